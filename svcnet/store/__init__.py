@@ -1,0 +1,1 @@
+"""Where records live: one adapter a file behind one Protocol."""

@@ -12,7 +12,7 @@ test: .venv/ready
 	./tests/run
 
 demo: .venv/ready
-	./demo.sh
+	./bench/demo.sh
 
-.venv/ready: pyproject.toml tools/setup
-	PYTHON=$(PYTHON) ./tools/setup
+.venv/ready: pyproject.toml .ci/setup
+	PYTHON=$(PYTHON) ./.ci/setup

@@ -1,0 +1,136 @@
+"""Elements of our maps as the kernel stores them: bytes in, bytes out.
+
+Owns: key and data layouts (each part of a concatenation padded to 4 bytes; numbers of meta and numgen in host order,
+packet fields in network order; measured against what nft 1.0.6 writes) and the element operations of a batch.
+"""
+
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from svcnet.iptables.desired import Frontend, packed
+from svcnet.iptables.netlink import NLM_F_CREATE, attr, attributes, message, nest, text
+from svcnet.iptables.ruleset import TABLE
+
+PROTOCOL_NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}
+PROTOCOL_NAMES = {number: name for name, number in PROTOCOL_NUMBERS.items()}
+FAMILY_NUMBERS = {4: 2, 6: 10}
+"""NFPROTO_IPV4, NFPROTO_IPV6."""
+
+NEWSETELEM, GETSETELEM, DELSETELEM = (10 << 8) + 12, (10 << 8) + 13, (10 << 8) + 14
+ELEM_LIST_TABLE, ELEM_LIST_SET, ELEM_LIST_ELEMENTS = 1, 2, 3
+ELEM_KEY, ELEM_DATA, ELEM_FLAGS = 1, 2, 3
+LIST_ELEM, DATA_VALUE = 1, 1
+LIST_BYTES = 48_000
+"""Elements a message: a nested attribute's length is 16 bit."""
+
+_PROTO_PORT = struct.Struct(">B3xH2x")
+_PORT = struct.Struct(">H2x")
+_NUMBER = struct.Struct("=I")
+_TWO = struct.Struct("=II")
+
+
+class Op(NamedTuple):
+    """Add (or delete) one element. To change an element's data, delete and add it in one batch."""
+
+    family: int
+    table: str
+    key: bytes
+    data: bytes = b""
+    delete: bool = False
+
+
+def address_key(front: Frontend) -> bytes:
+    """Key of `services` and `classes`."""
+    return packed(front.address) + _PROTO_PORT.pack(PROTOCOL_NUMBERS[front.protocol], front.port)
+
+
+def frontend(family: int, key: bytes) -> Frontend:
+    """The other way round."""
+    size = 4 if family == 4 else 16
+    proto, port = _PROTO_PORT.unpack_from(key, size)
+    return Frontend(family, unpacked(key[:size]), PROTOCOL_NAMES.get(proto, str(proto)), port)
+
+
+def number(value: int) -> bytes:
+    """An id or a class code."""
+    return _NUMBER.pack(value)
+
+
+def unnumber(data: bytes) -> int:
+    """The other way round."""
+    value: int = _NUMBER.unpack_from(data)[0]
+    return value
+
+
+def slot_key(port_id: int, slot: int) -> bytes:
+    """Key of `endpoints`."""
+    return _TWO.pack(port_id, slot)
+
+
+def unslot(key: bytes) -> tuple[int, int]:
+    """(id, slot) of a key of `endpoints`."""
+    port_id, slot = _TWO.unpack_from(key)
+    return port_id, slot
+
+
+def target_data(address: str, port: int) -> bytes:
+    """Data of `endpoints`."""
+    return packed(address) + _PORT.pack(port)
+
+
+def untarget(data: bytes) -> tuple[str, int]:
+    """(address, port) of data of `endpoints`."""
+    return unpacked(data[:-4]), _PORT.unpack_from(data, len(data) - 4)[0]
+
+
+def unpacked(data: bytes) -> str:
+    """4 or 16 bytes as canonical text."""
+    return socket.inet_ntop(socket.AF_INET if len(data) == 4 else socket.AF_INET6, data)
+
+
+def _element(op: Op) -> bytes:
+    body = nest(ELEM_KEY, attr(DATA_VALUE, op.key))
+    if op.data and not op.delete:
+        body += nest(ELEM_DATA, attr(DATA_VALUE, op.data))
+    return nest(LIST_ELEM, body)
+
+
+def messages(ops: Iterable[Op], seq: int) -> Iterator[bytes]:
+    """The ops as messages numbered from `seq`, in order; neighbours that go to the same list share a message."""
+    run: list[bytes] = []
+    size, head = 0, (0, "", False)
+    for op in ops:
+        where = (op.family, op.table, op.delete)
+        if run and (where != head or size > LIST_BYTES):
+            yield _message(head, run, seq)
+            seq, run, size = seq + 1, [], 0
+        head = where
+        run.append(_element(op))
+        size += len(run[-1])
+    if run:
+        yield _message(head, run, seq)
+
+
+def _message(head: tuple[int, str, bool], run: list[bytes], seq: int) -> bytes:
+    family, table, delete = head
+    payload = text(ELEM_LIST_TABLE, TABLE) + text(ELEM_LIST_SET, table) + nest(ELEM_LIST_ELEMENTS, b"".join(run))
+    kind = DELSETELEM if delete else NEWSETELEM
+    return message(kind, 0 if delete else NLM_F_CREATE, FAMILY_NUMBERS[family], payload, seq)
+
+
+def elements(body: memoryview) -> Iterator[tuple[bytes, bytes]]:
+    """(key, data) of each element of one message of a dump; verdicts and interval ends come with empty data."""
+    for kind, payload in attributes(body):
+        if kind != ELEM_LIST_ELEMENTS:
+            continue
+        for _, element in attributes(payload):
+            parts = dict(attributes(element))
+            yield _value(parts.get(ELEM_KEY)), _value(parts.get(ELEM_DATA))
+
+
+def _value(part: memoryview | None) -> bytes:
+    if part is None:
+        return b""
+    return next((bytes(v) for kind, v in attributes(part) if kind == DATA_VALUE), b"")

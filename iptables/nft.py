@@ -1,0 +1,109 @@
+"""The kernel behind nftables: chains and rules through nft, elements and dumps through netlink.
+
+Owns: the conversation with the kernel of the network namespace that it was made in. Decides nothing.
+Why two ways: nft writes rules that every tool can list again; netlink changes an element in 20 µs (docs/adr/0001).
+"""
+
+import errno
+import shutil
+import struct
+import subprocess
+from collections.abc import Iterable, Sequence
+
+from svcnet.iptables.elements import (
+    ELEM_LIST_SET,
+    ELEM_LIST_TABLE,
+    FAMILY_NUMBERS,
+    GETSETELEM,
+    Op,
+    elements,
+    messages,
+)
+from svcnet.iptables.netlink import BATCH_BEGIN, BATCH_END, NLM_F_ACK, NetlinkError, Socket, attributes, message, text
+from svcnet.iptables.nft_text import render, render_class_chains, render_elements
+from svcnet.iptables.ruleset import TABLE, Parameters
+from svcnet.model.errors import KernelError, NotPermittedError
+
+SUBSYSTEM = 10
+GETCHAIN = (SUBSYSTEM << 8) + 4
+CHAIN_TABLE, CHAIN_NAME = 1, 3
+DUMP_TRIES = 5
+
+
+class NftKernel:
+    """Table `svcnet` of families ip and ip6 in this network namespace."""
+
+    def __init__(self) -> None:
+        program = shutil.which("nft") or shutil.which("nft", path="/usr/sbin:/sbin")
+        if program is None:
+            raise KernelError("the program nft is missing (Debian: apt install nftables)")
+        self._nft = program
+        self._socket = Socket()
+
+    def close(self) -> None:
+        """Give the socket back; the rules stay."""
+        self._socket.close()
+
+    def chains(self, family: int) -> frozenset[str]:
+        """Names of the chains of our table; empty when there is no table."""
+        found: set[str] = set()
+        for body in self._socket.dump(GETCHAIN, FAMILY_NUMBERS[family]):
+            parts = dict(attributes(body))
+            if bytes(parts.get(CHAIN_TABLE, b"")).rstrip(b"\0") == TABLE.encode():
+                found.add(bytes(parts[CHAIN_NAME]).rstrip(b"\0").decode())
+        return frozenset(found)
+
+    def dump(self, family: int, table: str) -> list[tuple[bytes, bytes]]:
+        """(key, data) of every element of one map or set. Read again when a change interrupts it."""
+        ask = text(ELEM_LIST_TABLE, TABLE) + text(ELEM_LIST_SET, table)
+        for left in reversed(range(DUMP_TRIES)):
+            try:
+                bodies = self._socket.dump(GETSETELEM, FAMILY_NUMBERS[family], ask)
+                return [element for body in bodies for element in elements(body)]
+            except NetlinkError as error:
+                if error.code != errno.EINTR or not left:
+                    raise
+        return []
+
+    def install(
+        self, parameters: Parameters, slots: Iterable[int], ops: Sequence[Op] = (), *, replace: bool = False
+    ) -> None:
+        """Make the table with these class chains, holding `ops`; `replace` an old one in the same commit."""
+        ip = "ip" if parameters.family == 4 else "ip6"
+        lines = [f"delete table {ip} {TABLE}"] if replace else []
+        self._run([*lines, *render(parameters, slots), *render_elements(ops)])
+
+    def grow(self, parameters: Parameters, slots: Iterable[int]) -> None:
+        """Add class chains for these numbers of slots."""
+        self._run(render_class_chains(parameters, slots))
+
+    def remove(self, family: int) -> None:
+        """Delete the table."""
+        self._run([f"delete table {'ip' if family == 4 else 'ip6'} {TABLE}"])
+
+    def commit(self, ops: Sequence[Op]) -> None:
+        """Carry out all or none. ENOENT: a key to delete is missing; EEXIST: a key has other data."""
+        parts = list(messages(ops, seq=1))
+        if not parts:
+            return
+        last = len(parts)
+        # The acknowledgement of the last message comes after the commit, and so says that all is done.
+        parts[-1] = parts[-1][:6] + struct.pack("=H", _flags(parts[-1]) | NLM_F_ACK) + parts[-1][8:]
+        begin = message(BATCH_BEGIN, 0, 0, b"", 0, SUBSYSTEM)
+        end = message(BATCH_END, 0, 0, b"", last + 1, SUBSYSTEM)
+        self._socket.request(b"".join([begin, *parts, end]), last)
+
+    def _run(self, lines: Sequence[str]) -> None:
+        done = subprocess.run(
+            [self._nft, "-f", "-"], input="\n".join(lines) + "\n", capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            what = done.stderr.strip().splitlines()[:1] or ["no message"]
+            if "Operation not permitted" in done.stderr:
+                raise NotPermittedError("programming nftables needs CAP_NET_ADMIN (run as root)")
+            raise KernelError(f"nft: {what[0]}")
+
+
+def _flags(part: bytes) -> int:
+    flags: int = struct.unpack_from("=H", part, 6)[0]
+    return flags

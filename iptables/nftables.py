@@ -1,0 +1,171 @@
+"""The nftables data path: plans in, commits out; reads the kernel at start and after an error only.
+
+Owns: when to read, install, grow and commit. The kernel itself is behind `Kernel`; `fake.py` has one that behaves.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+from svcnet.iptables.adoption import adopt
+from svcnet.iptables.desired import Desired, Frontend, Treatment
+from svcnet.iptables.elements import Op
+from svcnet.iptables.nft_text import schema_name
+from svcnet.iptables.ruleset import CLASSES, ENDPOINTS, FIRST_COUNTS, HAIRPINS, SERVICES, VIRTUAL_IPS, Parameters
+from svcnet.iptables.shadow import Phases, Shadow, Unit
+from svcnet.plan import Plan, diff
+
+log = logging.getLogger(__name__)
+
+COMMIT_OPS = 30_000
+"""Operations a commit at most: the kernel holds its lock for the length of one (~40 ms at this size)."""
+NEIGHBOURS = 64
+"""Above this many slots a class chain is made for the very number, on demand (one nft run, about 6 ms)."""
+READ_BACK = (SERVICES, CLASSES, ENDPOINTS, VIRTUAL_IPS, HAIRPINS)
+
+
+class Kernel(Protocol):
+    """One network namespace's nftables. Errors: KernelError, NotPermittedError."""
+
+    def chains(self, family: int) -> frozenset[str]:
+        """Names of the chains of our table; empty without a table."""
+        ...
+
+    def dump(self, family: int, table: str) -> list[tuple[bytes, bytes]]:
+        """Every (key, data) of a map."""
+        ...
+
+    def install(
+        self, parameters: Parameters, slots: Iterable[int], ops: Sequence[Op] = (), *, replace: bool = False
+    ) -> None:
+        """Make (or replace, in one commit) the table."""
+        ...
+
+    def grow(self, parameters: Parameters, slots: Iterable[int]) -> None:
+        """Add class chains."""
+        ...
+
+    def commit(self, ops: Sequence[Op]) -> None:
+        """All or nothing."""
+        ...
+
+    def remove(self, family: int) -> None:
+        """Delete the table."""
+        ...
+
+
+class Nftables:
+    """Translation by table `svcnet`, one shadow a family."""
+
+    name = "nftables"
+
+    def __init__(self, kernel: Kernel, parameters: Sequence[Parameters], commit_ops: int = COMMIT_OPS) -> None:
+        self._kernel = kernel
+        self._parameters = {p.family: p for p in parameters}
+        self._commit_ops = commit_ops
+        self._shadows: dict[int, Shadow] = {}
+        self._chains: dict[int, set[int]] = {}
+        self._garbage: list[Op] = []
+
+    def read(self, desired: Desired) -> Desired:
+        """Read the kernel back, make the table where there is none; the current state in the plan's terms.
+
+        O(everything): at start and after a KernelError. A table of another schema counts as empty and stays in
+        force until the next `apply` replaces it.
+        """
+        current: Desired = {}
+        self._garbage = []
+        for family, parameters in self._parameters.items():
+            chains = self._kernel.chains(family)
+            if chains and schema_name(parameters) not in chains:
+                self._shadows[family], self._chains[family] = Shadow(family), set()
+                continue
+            if not chains:
+                self._kernel.install(parameters, FIRST_COUNTS)
+            self._chains[family] = _counts(chains) or set(FIRST_COUNTS)
+            dumps = {t: self._kernel.dump(family, t) if chains else [] for t in READ_BACK}
+            mine = {f: t for f, t in desired.items() if f.family == family}
+            adopted = adopt(family, dumps, mine)
+            self._shadows[family] = adopted.shadow
+            self._garbage += adopted.garbage
+            current |= adopted.current
+        return current
+
+    def look(self, desired: Desired) -> Desired:
+        """What `read` returns, writing nothing: for `svcnet plan`."""
+        current: Desired = {}
+        for family, parameters in self._parameters.items():
+            if schema_name(parameters) in self._kernel.chains(family):
+                dumps = {t: self._kernel.dump(family, t) for t in READ_BACK}
+                current |= adopt(family, dumps, {f: t for f, t in desired.items() if f.family == family}).current
+        return current
+
+    def sync(self, desired: Desired) -> Plan[Frontend, Treatment]:
+        """Make the kernel equal to `desired`, whatever it held."""
+        plan = diff(self.read(desired), desired)
+        self.apply(plan)
+        return plan
+
+    def apply(self, plan: Plan[Frontend, Treatment]) -> int:
+        """Carry a plan out; return the number of element operations. After a KernelError call `sync`."""
+        count = 0
+        garbage, self._garbage = self._garbage, []
+        for family, parameters in self._parameters.items():
+            shadow = self._shadows[family]
+            phases = shadow.operations(c for c in plan.changes() if c.key.family == family)
+            if not self._chains[family]:
+                count += self._replace(parameters, shadow, phases)
+                continue
+            self._grow(parameters, shadow.counts)
+            mine = [(op,) for op in garbage if op.family == family]
+            for batch in batches([*mine, *phases.units()], self._commit_ops):
+                self._kernel.commit(batch)
+                count += len(batch)
+        return count
+
+    def remove(self) -> bool:
+        """Delete our tables; whether there were any."""
+        there = [family for family in (4, 6) if self._kernel.chains(family)]
+        for family in there:
+            self._kernel.remove(family)
+        return bool(there)
+
+    def _replace(self, parameters: Parameters, shadow: Shadow, phases: Phases) -> int:
+        """A table of another schema and all it translates give way to ours in one commit: no moment without."""
+        counts = _with_neighbours(shadow.counts, set())
+        ops = [op for unit in phases.units() for op in unit]
+        log.info("replaced a table of another schema family=%s elements=%s", parameters.family, len(ops))
+        self._kernel.install(parameters, sorted(counts), ops, replace=True)
+        self._chains[parameters.family] = counts
+        return len(ops)
+
+    def _grow(self, parameters: Parameters, counts: set[int]) -> None:
+        there = self._chains[parameters.family]
+        if not counts <= there:
+            missing = _with_neighbours(counts, there)
+            self._kernel.grow(parameters, sorted(missing))
+            there |= missing
+
+
+def batches(units: Iterable[Unit], limit: int) -> Iterator[list[Op]]:
+    """Operations in order, at most `limit` a batch; what belongs together is not split."""
+    batch: list[Op] = []
+    for unit in units:
+        if batch and len(batch) + len(unit) > limit:
+            yield batch
+            batch = []
+        batch += unit
+    if batch:
+        yield batch
+
+
+def _counts(chains: Iterable[str]) -> set[int]:
+    return {int(n) for c in chains if (n := c.removeprefix("cluster-")).isdigit() and n != c}
+
+
+def _with_neighbours(counts: set[int], there: set[int]) -> set[int]:
+    """The numbers of slots to make chains for: while small, all up to the next power of two, as a scale-up goes on."""
+    size = FIRST_COUNTS[-1]
+    while size < min(max(counts, default=1), NEIGHBOURS):
+        size *= 2
+    return (counts | set(range(1, size + 1))) - there

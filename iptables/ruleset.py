@@ -1,0 +1,236 @@
+"""The rules as data: what the tracer walks and what nft is given are the same tables.
+
+Owns: the names and keys of every map, set and chain of table `svcnet` (docs/adr/0001-flat-maps.md) and the
+statements that rules are made of. Knows no service. A statement that is not in this file does not exist.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+TABLE = "svcnet"
+
+# Maps and sets: name → (key fields, data).
+SERVICES = "services"  # address . protocol . port → service-port id
+CLASSES = "classes"  # address . protocol . port → class : number of slots
+ENDPOINTS = "endpoints"  # service-port id . slot → address . port
+CHAINS = "chains"  # class : number of slots → class chain
+VIRTUAL_IPS = "virtual-ips"  # addresses that services hold: their undefined ports are refused
+HAIRPINS = "hairpins"  # address . the same address, of endpoints that may be clients of themselves here
+SERVICE_CIDR = "service-cidr"  # what nobody holds in it is dropped
+CLUSTER_CIDR = "cluster-cidr"  # pods: their source address is kept
+
+DISPATCH, REFUSE, DISCARD = "dispatch", "refuse", "discard"
+LOCAL_SCOPE = 0x8000
+"""Slots of scope `local` (endpoints of this minion) begin here; those of scope `all` at 0."""
+FIRST_COUNTS = range(1, 17)
+"""Class chains for 1..16 slots exist from the start; more are made on demand."""
+
+
+class Field(Enum):
+    """A part of a packet, with its nft spelling (%s is ip or ip6)."""
+
+    SADDR = "%s saddr"
+    DADDR = "%s daddr"
+    PROTO = "meta l4proto"
+    DPORT = "th dport"
+    SCRATCH = "meta priority"
+    SLOT = "numgen random mod 65536"
+    VERDICT = "verdict"
+
+
+ADDRESS_KEY = (Field.DADDR, Field.PROTO, Field.DPORT)
+
+
+class Class(Enum):
+    """How traffic to an address is treated. The value is the high half of its code; the low half counts slots."""
+
+    REFUSE = 1
+    DROP = 2
+    CLUSTER = 3
+
+    def code(self, slots: int = 0) -> int:
+        """The 32 bits that map `classes` holds; nft prints them as CLASS:SLOTS in hex."""
+        return self.value << 16 | slots
+
+
+@dataclass(frozen=True)
+class Load:
+    """Look `key` up in `table` and put the answer in the scratch; a miss ends the rule."""
+
+    table: str
+    key: tuple[Field, ...]
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """Go where map `table` sends the scratch; a miss ends the rule."""
+
+    table: str
+
+
+@dataclass(frozen=True)
+class Within:
+    """Go on if the fields are (or are not) in set `table`."""
+
+    fields: tuple[Field, ...]
+    table: str
+    negated: bool = False
+
+
+@dataclass(frozen=True)
+class Protocols:
+    """Go on if the transport protocol is one of these."""
+
+    names: tuple[str, ...] = ("tcp", "udp", "sctp")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Set the masquerade bit in the packet's mark."""
+
+    bit: int
+
+
+@dataclass(frozen=True)
+class TakeMark:
+    """Go on if the masquerade bit is set, and clear it."""
+
+    bit: int
+
+
+@dataclass(frozen=True)
+class Translated:
+    """Go on if this connection's destination was translated."""
+
+
+@dataclass(frozen=True)
+class Translate:
+    """Send the connection to one of the `slots` endpoints of the id in the scratch, at random."""
+
+    table: str
+    slots: int
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Goto:
+    """Continue in another chain, for good."""
+
+    chain: str
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """Answer at once: a TCP reset, or an ICMP port unreachable for the rest."""
+
+    tcp: bool
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Say nothing."""
+
+
+@dataclass(frozen=True)
+class ClearScratch:
+    """Put the packet's priority back, which qdiscs read; forwarding resets it by itself, local output does not."""
+
+
+@dataclass(frozen=True)
+class Masquerade:
+    """Give the connection an address of this minion as its source."""
+
+
+Match = Load | Dispatch | Within | Protocols | TakeMark | Translated
+Action = Mark | Translate | Goto | Refuse | Drop | ClearScratch | Masquerade
+Statement = Match | Action
+Rule = tuple[Statement, ...]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A chain; `hook` is (type, hook, priority) for a base chain."""
+
+    name: str
+    rules: tuple[Rule, ...]
+    hook: tuple[str, str, int] | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A map (data fields) or a set (none), declared by the fields of its key."""
+
+    name: str
+    key: tuple[Field, ...]
+    data: tuple[Field, ...] = ()
+    interval: bool = False
+
+
+TABLES = (
+    Table(SERVICES, ADDRESS_KEY, (Field.SCRATCH,)),
+    Table(CLASSES, ADDRESS_KEY, (Field.SCRATCH,)),
+    Table(ENDPOINTS, (Field.SCRATCH, Field.SLOT), (Field.DADDR, Field.DPORT)),
+    Table(CHAINS, (Field.SCRATCH,), (Field.VERDICT,)),
+    Table(VIRTUAL_IPS, (Field.DADDR,)),
+    Table(HAIRPINS, (Field.SADDR, Field.DADDR)),
+    Table(SERVICE_CIDR, (Field.DADDR,), interval=True),
+    Table(CLUSTER_CIDR, (Field.SADDR,), interval=True),
+)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What the operator decides about the rules of one family (4 or 6). CIDRs as text."""
+
+    family: int
+    service_cidrs: tuple[str, ...] = ()
+    cluster_cidrs: tuple[str, ...] = ()
+    masquerade_all: bool = False
+    masquerade_bit: int = 14
+
+
+def base_chains(parameters: Parameters) -> tuple[Chain, ...]:
+    """Every chain that does not depend on a number of slots."""
+    bit = 1 << parameters.masquerade_bit
+    return (
+        Chain("prerouting", ((Goto(DISPATCH),),), ("nat", "prerouting", -100)),
+        Chain("output", ((Goto(DISPATCH),),), ("nat", "output", -100)),
+        Chain(
+            DISPATCH,
+            (
+                (Protocols(), Load(CLASSES, ADDRESS_KEY), Dispatch(CHAINS)),
+                (Within((Field.DADDR,), VIRTUAL_IPS), Goto(REFUSE)),
+                (Within((Field.DADDR,), SERVICE_CIDR), Drop()),
+            ),
+        ),
+        Chain(REFUSE, ((Protocols(("tcp",)), Refuse(tcp=True)), (Refuse(tcp=False),))),
+        Chain(DISCARD, ((Drop(),),)),
+        # NAT hooks see the first packet of a connection alone; what conntrack calls invalid must not leave either.
+        Chain("leak-guard", ((Within((Field.DADDR,), SERVICE_CIDR), Drop()),), ("filter", "postrouting", 0)),
+        Chain(
+            "postrouting",
+            (
+                (Translated(), ClearScratch()),
+                (TakeMark(bit), Masquerade()),
+                (Translated(), Within((Field.SADDR, Field.DADDR), HAIRPINS), Masquerade()),
+            ),
+            ("nat", "postrouting", 100),
+        ),
+    )
+
+
+def class_chain(parameters: Parameters, slots: int) -> Chain:
+    """The chain of class CLUSTER for services with that many slots."""
+    mark = Mark(1 << parameters.masquerade_bit)
+    rules: list[Rule] = []
+    if parameters.masquerade_all:
+        rules.append((mark,))
+    elif parameters.cluster_cidrs:
+        rules.append((Within((Field.SADDR,), CLUSTER_CIDR, negated=True), mark))
+    rules.append((Protocols(), Load(SERVICES, ADDRESS_KEY), Translate(ENDPOINTS, slots)))
+    return Chain(f"cluster-{slots}", tuple(rules))
+
+
+def fixed_codes() -> tuple[tuple[int, str], ...]:
+    """(code, chain) of the classes without slots."""
+    return ((Class.REFUSE.code(), REFUSE), (Class.DROP.code(), DISCARD))

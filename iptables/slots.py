@@ -1,0 +1,50 @@
+"""Endpoints of one service port → the slots of map `endpoints`, moved as little as possible. Pure.
+
+Owns: weights as numbers of slots, and which slot an endpoint keeps when others come and go.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from math import gcd
+
+MAX_SLOTS = 0x8000
+"""Slots of one scope; more weight than this is scaled down, every endpoint keeping at least one slot."""
+
+
+def shares(weights: Iterable[tuple[bytes, int]]) -> Counter[bytes]:
+    """(target, weight ≥ 1) → number of slots a target, in lowest terms."""
+    wanted: Counter[bytes] = Counter()
+    for target, weight in weights:
+        wanted[target] += weight
+    if not wanted:
+        return wanted
+    divisor = reduce(gcd, wanted.values())
+    total = sum(wanted.values()) // divisor
+    if total <= MAX_SLOTS:
+        return Counter({t: w // divisor for t, w in wanted.items()})
+    return Counter({t: max(1, w // divisor * (MAX_SLOTS - len(wanted)) // total) for t, w in wanted.items()})
+
+
+def assign(old: Sequence[bytes], wanted: Counter[bytes]) -> list[bytes]:
+    """The new slots: what stays keeps its slot, what is new fills the holes, the last slots move into holes left."""
+    rest = Counter(wanted)
+    new: list[bytes | None] = []
+    for target in old:
+        if rest[target] > 0:
+            rest[target] -= 1
+            new.append(target)
+        else:
+            new.append(None)
+    fresh = list(rest.elements())
+    holes = [i for i, target in enumerate(new) if target is None]
+    fill = min(len(fresh), len(holes))
+    for i, target in zip(holes, fresh, strict=False):
+        new[i] = target
+    new += fresh[fill:]
+    for i in holes[fill:]:
+        while new and new[-1] is None:
+            new.pop()
+        if i < len(new):
+            new[i] = new.pop()
+    return [target for target in new if target is not None]

@@ -1,0 +1,195 @@
+"""A packet's way through the rules, without a kernel: walks the statements of a FakeKernel's chains.
+
+Owns: what each statement does to a packet. A statement that it does not know is an error, never a guess.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from ipaddress import ip_address, ip_network
+from typing import NamedTuple
+
+from svcnet.iptables.desired import Frontend, packed
+from svcnet.iptables.elements import address_key, number, slot_key, unnumber, untarget
+from svcnet.iptables.fake import FakeKernel, FakeTable
+from svcnet.iptables.nft_text import render_rule
+from svcnet.iptables.ruleset import (
+    ADDRESS_KEY,
+    CHAINS,
+    Chain,
+    ClearScratch,
+    Dispatch,
+    Drop,
+    Field,
+    Goto,
+    Load,
+    Mark,
+    Masquerade,
+    Protocols,
+    Refuse,
+    Statement,
+    TakeMark,
+    Translate,
+    Translated,
+    Within,
+)
+
+
+@dataclass(frozen=True)
+class Packet:
+    """The first packet of a connection. `outgoing`: made on this minion (hook output), else it came in."""
+
+    source: str
+    destination: str
+    protocol: str
+    port: int
+    outgoing: bool = False
+    scratch: int = 0
+    mark: int = 0
+    translated: bool = False
+
+    @property
+    def family(self) -> int:
+        """4 or 6."""
+        return 6 if ":" in self.destination else 4
+
+
+class Arrival(NamedTuple):
+    """Where a connection may end. `masqueraded`: the endpoint sees an address of this minion as the source."""
+
+    address: str
+    port: int
+    masqueraded: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`verdict` is translated, refused, dropped or passed; `arrivals` has each possible end with its share of 1."""
+
+    verdict: str
+    arrivals: dict[Arrival, float]
+    steps: tuple[str, ...]
+
+
+class End(NamedTuple):
+    """One way through one hook's chains: what became of the packet, and how likely."""
+
+    verdict: str
+    packet: Packet
+    share: float
+
+
+class UnknownStatementError(Exception):
+    """The tracer does not know what a statement does."""
+
+
+def trace(kernel: FakeKernel, packet: Packet) -> Outcome:
+    """Send one packet through NAT in its first hook, then through postrouting."""
+    table = kernel.tables.get(packet.family)
+    if table is None:
+        return Outcome("passed", {}, ("no table",))
+    steps: list[str] = []
+    arrivals: Counter[Arrival] = Counter()
+    verdicts: set[str] = set()
+    for end in _hook(table, "output" if packet.outgoing else "prerouting", packet, steps):
+        if end.verdict in {"refused", "dropped"}:
+            verdicts.add(end.verdict)
+            continue
+        last = next(_hook(table, "postrouting", end.packet, steps))
+        verdicts.add("dropped" if last.verdict == "dropped" else "translated" if end.packet.translated else "passed")
+        where = Arrival(end.packet.destination, end.packet.port, last.verdict == "masqueraded")
+        arrivals[where] += end.share  # type: ignore[assignment]  # Counter is typed for int; shares add up alike
+    if len(verdicts) != 1:
+        raise UnknownStatementError(f"one packet, several verdicts: {sorted(verdicts)}")
+    verdict = verdicts.pop()
+    return Outcome(verdict, dict(arrivals) if verdict == "translated" else {}, tuple(steps))
+
+
+def _hook(table: FakeTable, hook: str, packet: Packet, steps: list[str]) -> Iterator[End]:
+    """Run every base chain of a hook in order of priority; a random choice yields each possibility."""
+    chains = sorted((c for c in table.chains.values() if c.hook and c.hook[1] == hook), key=lambda c: c.hook or ())
+    chains.sort(key=lambda c: c.hook[2] if c.hook else 0)
+    ends = [End("", packet, 1.0)]
+    for chain in chains:
+        ends = [
+            after
+            for end in ends
+            for after in ([end] if end.verdict in {"refused", "dropped"} else _chain(table, chain, end, steps))
+        ]
+    yield from ends
+
+
+def _chain(table: FakeTable, chain: Chain, end: End, steps: list[str]) -> list[End]:
+    packet = end.packet
+    for rule in chain.rules:
+        followed: str | None = None
+        for statement in rule:
+            result = _step(table, statement, packet)
+            if result is None:
+                break
+            if isinstance(result, Packet):
+                packet = result
+                continue
+            steps.append(f"{chain.name}: {render_rule(rule, packet.family)}")
+            if isinstance(result, str):
+                followed = result
+                break
+            return [End(e.verdict, e.packet, e.share * end.share) for e in result]
+        if followed is not None:
+            return _chain(table, table.chains[followed], End(end.verdict, packet, end.share), steps)
+    return [End(end.verdict, packet, end.share)]
+
+
+def _step(table: FakeTable, s: Statement, p: Packet) -> Packet | str | list[End] | None:
+    """None: no match, next rule. Packet: go on in this rule. str: that chain. Ends: final."""
+    match s:
+        case Load(name, key) if key == ADDRESS_KEY:
+            found = table.maps[name].get(address_key(Frontend(p.family, p.destination, p.protocol, p.port)))
+            return None if found is None else replace(p, scratch=unnumber(found))
+        case Dispatch(name) if name == CHAINS:
+            chain = table.maps[name].get(number(p.scratch))
+            return None if chain is None else chain.decode()
+        case Within(fields, name, negated):
+            return p if _within(table, fields, name, p) != negated else None
+        case Protocols(names):
+            return p if p.protocol in names else None
+        case Mark(bit):
+            return replace(p, mark=p.mark | bit)
+        case TakeMark(bit):
+            return replace(p, mark=p.mark ^ bit) if p.mark & bit else None
+        case Translated():
+            return p if p.translated else None
+        case ClearScratch():
+            return replace(p, scratch=0)
+        case Goto(name):
+            return name
+        case _:
+            return _final(table, s, p)
+
+
+def _final(table: FakeTable, s: Statement, p: Packet) -> list[End] | None:
+    match s:
+        case Translate(name, slots, offset):
+            ends = []
+            for slot in range(offset, offset + slots):
+                data = table.maps[name].get(slot_key(p.scratch, slot))
+                if data is None:
+                    raise UnknownStatementError(f"no slot {slot} of id {p.scratch}: a share of the connections is lost")
+                address, port = untarget(data)
+                ends.append(End("", replace(p, destination=address, port=port, translated=True), 1 / slots))
+            return ends
+        case Refuse(tcp):
+            return [End("refused", p, 1.0)] if not tcp or p.protocol == "tcp" else None
+        case Drop():
+            return [End("dropped", p, 1.0)]
+        case Masquerade():
+            return [End("masqueraded", p, 1.0)]
+    raise UnknownStatementError(str(s))
+
+
+def _within(table: FakeTable, fields: tuple[Field, ...], name: str, p: Packet) -> bool:
+    values = {Field.SADDR: p.source, Field.DADDR: p.destination}
+    if name in table.networks:
+        address = ip_address(values[fields[0]])
+        return any(address in ip_network(n) for n in table.networks[name])
+    return b"".join(packed(values[f]) for f in fields) in table.maps[name]

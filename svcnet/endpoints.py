@@ -1,0 +1,143 @@
+"""Which endpoints a service port has: from slices, Endpoints records or pods to what traffic may go to. Pure.
+
+Owns: the join of service ports and endpoint ports, readiness, weights, duplicates, forbidden addresses.
+Knows one service at a time; who belongs to it is the tracker's business.
+"""
+
+import socket
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Network, IPv6Network
+from typing import NamedTuple
+
+from svcnet.model.endpoint import Endpoints, EndpointSlice, SliceEndpoint
+from svcnet.model.meta import Pairs, pair_get
+from svcnet.model.pod import Pod
+from svcnet.model.service import Service, ServicePort
+from svcnet.model.snapshot import Endpoint, LeftOut
+
+Network = IPv4Network | IPv6Network
+Source = EndpointSlice | Endpoints
+
+
+class Networks:
+    """A set of networks with a fast membership test for address text."""
+
+    def __init__(self, networks: Iterable[Network]) -> None:
+        self._masks: dict[int, tuple[tuple[int, int, Network], ...]] = {4: (), 6: ()}
+        for n in networks:
+            self._masks[n.version] += ((int(n.netmask), int(n.network_address), n),)
+
+    def holding(self, address: str) -> Network | None:
+        """The network that an address is in, if any."""
+        family = 6 if ":" in address else 4
+        if not self._masks[family]:
+            return None
+        value = int.from_bytes(socket.inet_pton(socket.AF_INET6 if family == 6 else socket.AF_INET, address))
+        for mask, network, which in self._masks[family]:
+            if value & mask == network:
+                return which
+        return None
+
+
+class Found(NamedTuple):
+    """The endpoints of one port, sorted, and what was left out of it."""
+
+    endpoints: tuple[Endpoint, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def endpoints_of(
+    service: Service, port: ServicePort, family: int, sources: Iterable[Source], pods: Iterable[Pod], deny: Networks
+) -> Found:
+    """Work out one port in one family: `sources` if there are any, else the pods that the selector matches.
+
+    Ready ones; when none is ready, those that still serve while they terminate (KEP-1669).
+    """
+    sources = tuple(sources)
+    left_out: list[LeftOut] = []
+    candidates = _from_sources(port, family, sources) if sources else _from_pods(service, port, family, pods, left_out)
+    found: dict[tuple[str, int], Endpoint] = {}
+    for e in candidates:
+        forbidden = deny.holding(e.address)
+        if forbidden is not None:
+            what = f"endpoint {e.address}:{e.port} of {service.key}"
+            left_out.append(LeftOut(what, f"address in {forbidden}, which is never served (--endpoint-deny)"))
+            continue
+        known = found.get((e.address, e.port))
+        if known is None or (e.ready and not known.ready):
+            found[e.address, e.port] = e
+    chosen = [e for e in found.values() if e.ready] or [e for e in found.values() if e.serving and e.terminating]
+    return Found(tuple(sorted(chosen)), tuple(left_out))
+
+
+def _from_sources(port: ServicePort, family: int, sources: Iterable[Source]) -> Iterator[Endpoint]:
+    for source in sources:
+        weights = _weights(source.meta.annotations)
+        if isinstance(source, EndpointSlice):
+            parts = [(source.endpoints, source.ports)] if source.address_type == f"IPv{family}" else []
+        else:
+            parts = [(s.endpoints, s.ports) for s in source.subsets]
+        for endpoints, ports in parts:
+            for number in (p.port for p in ports if p.name == port.name and p.protocol == port.protocol and p.port):
+                yield from (_endpoint(e, number, weights) for e in endpoints if _of_family(e, family))
+
+
+def _of_family(e: SliceEndpoint, family: int) -> bool:
+    return bool(e.addresses) and (":" in e.addresses[0]) == (family == 6)
+
+
+def _endpoint(e: SliceEndpoint, number: int, weights: dict[str, int]) -> Endpoint:
+    address = e.addresses[0]
+    ready = e.ready is not False
+    return Endpoint(
+        address,
+        number,
+        e.node,
+        e.zone,
+        ready,
+        ready if e.serving is None else e.serving,
+        e.terminating is True,
+        weights.get(address, 1),
+        e.hostname,
+        e.target,
+    )
+
+
+def _from_pods(
+    service: Service, port: ServicePort, family: int, pods: Iterable[Pod], left_out: list[LeftOut]
+) -> Iterator[Endpoint]:
+    for pod in pods:
+        address = next((ip for ip in pod.ips if (":" in ip) == (family == 6)), None)
+        if address is None:
+            continue
+        number = _target_port(port, pod)
+        if number is None:
+            reason = f"it has no container port named {port.target_port} ({port.protocol})"
+            left_out.append(LeftOut(f"{pod.key} of {service.key}", reason))
+            continue
+        running = not pod.deletion and pod.phase in {"", "Running"}
+        ready = pod.is_ready or (service.publish_not_ready_addresses and running)
+        serving = ready or (bool(pod.deletion) and pod.ready is True and pod.phase in {"", "Running"})
+        weight = pair_get(pod.meta.annotations, "svcnet.dev/weight", "1")
+        target = f"Pod/{pod.meta.namespace}/{pod.meta.name}"
+        hostname = pod.spec.hostname if pod.spec.subdomain == service.meta.name else ""
+        yield Endpoint(
+            address, number, pod.spec.node, "", ready, serving, bool(pod.deletion), int(weight), hostname, target
+        )
+
+
+def _target_port(port: ServicePort, pod: Pod) -> int | None:
+    """The container's port: a number as it is, 0 for the service's own, a name by the pod's containers."""
+    if not isinstance(port.target_port, str):
+        return port.target_port or port.port
+    for container in pod.spec.containers:
+        for p in container.ports:
+            if p.name == port.target_port and p.protocol == port.protocol:
+                return p.container_port
+    return None
+
+
+def _weights(annotations: Pairs) -> dict[str, int]:
+    """svcnet.dev/weights: `10.1.0.5=3,10.1.0.6=0` (checked by the codec)."""
+    text = pair_get(annotations, "svcnet.dev/weights")
+    return {a.strip(): int(w) for a, _, w in (part.rpartition("=") for part in text.split(",")) if a} if text else {}

@@ -1,0 +1,266 @@
+"""Events in, snapshots and deltas out. Pure: no clock, no I/O.
+
+Owns: which record touches which service (indexes both ways), so that one changed record costs its own services and
+nothing else; who holds an address; the brake on lists (architecture, decision 9).
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+from immutables import MapMutation
+from msgspec import structs
+
+from svcnet.endpoints import Networks, Source, endpoints_of
+from svcnet.membership import Membership
+from svcnet.model.endpoint import Endpoints, EndpointSlice
+from svcnet.model.event import Delete, Event, Put, Synced
+from svcnet.model.meta import Key
+from svcnet.model.pod import Pod
+from svcnet.model.record import Record
+from svcnet.model.service import Service
+from svcnet.model.snapshot import Delta, Held, LeftOut, PortKey, ServedPort, Snapshot
+
+BRAKE_LEAST = 10
+"""A list that lacks fewer services than this is never held."""
+
+Address = tuple[str, str, int]
+
+
+class Tracker:
+    """The state of all records, as this minion serves it."""
+
+    def __init__(self, deny: Networks) -> None:
+        self.snapshot = Snapshot()
+        self.synced = False
+        """Whether a list was complete: nothing is deleted from the kernel before."""
+        self.held: Held | None = None
+        self.endpoints = 0
+        self._deny = deny
+        self._records: dict[Key, Record] = {}
+        self._services = 0
+        self._missing: set[Key] = set()
+        self._sources: dict[Key, dict[Key, Source]] = {}
+        self._members = Membership()
+        self._ports: dict[Key, tuple[ServedPort, ...]] = {}
+        self._left_out: dict[Key, tuple[LeftOut, ...]] = {}
+        self._waiting: defaultdict[Address, set[Key]] = defaultdict(set)
+
+    def fold(self, events: Iterable[Event]) -> Delta:
+        """Take events in; return what they changed (perhaps nothing) and move `snapshot` on. O(what they touch)."""
+        dirty: dict[Key, Service | None] = {}
+        rev = self.snapshot.rev
+        for event in events:
+            match event:
+                case Put(record, at):
+                    rev = max(rev, at)
+                    self._missing.discard(record.key)
+                    self._put(record, dirty)
+                case Delete(key, at):
+                    rev = max(rev, at)
+                    self._missing.discard(key)
+                    self._drop(key, dirty)
+                case Synced(at, keys):
+                    rev = max(rev, at)
+                    self._listed(keys, at, dirty)
+                case _:
+                    continue
+        return self._advance(rev, dirty)
+
+    def release(self) -> Delta:
+        """Let a held list through."""
+        dirty: dict[Key, Service | None] = {}
+        for key in sorted(self._missing):
+            self._drop(key, dirty)
+        self._missing.clear()
+        self.held = None
+        return self._advance(self.snapshot.rev, dirty)
+
+    def records(self) -> Iterator[Record]:
+        """Everything known, held records included."""
+        yield from self._records.values()
+
+    def get(self, key: Key) -> Record | None:
+        """One record."""
+        return self._records.get(key)
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """What is not served, and why."""
+        return tuple(item for items in self._left_out.values() for item in items)
+
+    def ports_of(self, service: Key) -> tuple[ServedPort, ...]:
+        """The served ports of one service."""
+        return self._ports.get(service, ())
+
+    def _listed(self, keys: frozenset[Key], rev: int, dirty: dict[Key, Service | None]) -> None:
+        missing = self._records.keys() - keys
+        services = sum(key.kind == "Service" for key in missing)
+        if services >= BRAKE_LEAST and services * 2 > self._services:
+            self.held = Held(services, self._services, rev)
+            self._missing = set(missing)
+        else:
+            self.held = None
+            self._missing = set()
+            for key in missing:
+                self._drop(key, dirty)
+        self.synced = True
+
+    def _put(self, record: Record, dirty: dict[Key, Service | None]) -> None:
+        key = record.key
+        old = self._records.get(key)
+        if old == record:
+            return
+        if old is None and key.kind == "Service":
+            self._services += 1
+        self._records[key] = record
+        self._touch(key, old, record, dirty)
+
+    def _drop(self, key: Key, dirty: dict[Key, Service | None]) -> None:
+        old = self._records.pop(key, None)
+        if old is None:
+            return
+        if key.kind == "Service":
+            self._services -= 1
+        self._touch(key, old, None, dirty)
+
+    def _touch(self, key: Key, old: Record | None, new: Record | None, dirty: dict[Key, Service | None]) -> None:
+        """Mark the services that a change of one record concerns, and keep the indexes."""
+        touched: set[Key] = set()
+        match new or old:
+            case Service():
+                self._members.set_service(key, new.selector if isinstance(new, Service) else ())
+                touched.add(key)
+            case Pod():
+                touched |= self._members.set_pod(key, new if isinstance(new, Pod) else None)
+            case EndpointSlice() | Endpoints():
+                touched |= self._source(key, old, new)
+        for service in touched:
+            dirty.setdefault(service, self.snapshot.services.get(service))
+
+    def _source(self, key: Key, old: Record | None, new: Record | None) -> set[Key]:
+        touched: set[Key] = set()
+        self._left_out.pop(key, None)
+        for record, there in ((old, False), (new, True)):
+            if not isinstance(record, EndpointSlice | Endpoints):
+                continue
+            name = record.service if isinstance(record, EndpointSlice) else record.meta.name
+            if not name:
+                self._left_out[key] = (LeftOut(str(key), "it has no label kubernetes.io/service-name"),)
+                continue
+            service = Key("Service", key.namespace, name)
+            touched.add(service)
+            sources = self._sources.setdefault(service, {})
+            if there:
+                sources[key] = record
+            else:
+                sources.pop(key, None)
+            if not sources:
+                del self._sources[service]
+        return touched
+
+    def _advance(self, rev: int, dirty: dict[Key, Service | None]) -> Delta:
+        """Serve the dirty services anew, and whoever waited for an address that they gave up."""
+        if not dirty:
+            if rev != self.snapshot.rev:
+                self.snapshot = structs.replace(self.snapshot, rev=rev)
+            return Delta(rev)
+        ports, services = self.snapshot.ports.mutate(), self.snapshot.services.mutate()
+        addresses = self.snapshot.by_address.mutate()
+        before: dict[PortKey, ServedPort | None] = {}
+        queue = dict.fromkeys(sorted(dirty))
+        while queue:
+            key = next(iter(queue))
+            del queue[key]
+            dirty.setdefault(key, self.snapshot.services.get(key))
+            freed = self._retire(key, ports, addresses, before)
+            for port in self._serve(key, addresses):
+                known = before.setdefault(port.key, None)
+                ports[port.key] = known if known == port else port
+            _store(services, key, self._records.get(key))
+            for address in freed:
+                if address not in addresses:
+                    queue |= dict.fromkeys(sorted(self._waiting.pop(address, ())))
+        self.snapshot = Snapshot(rev, services.finish(), ports.finish(), addresses.finish())
+        return self._delta(rev, before, dirty)
+
+    def _retire(
+        self,
+        key: Key,
+        ports: MapMutation[PortKey, ServedPort],
+        addresses: MapMutation[Address, PortKey],
+        before: dict[PortKey, ServedPort | None],
+    ) -> list[Address]:
+        freed: list[Address] = []
+        self._left_out.pop(key, None)
+        for port in self._ports.pop(key, ()):
+            before.setdefault(port.key, port)
+            self.endpoints -= len(port.endpoints)
+            del ports[port.key]
+            address = _address(port)
+            if port.virtual_ip and addresses.get(address) == port.key:
+                del addresses[address]
+                freed.append(address)
+        return freed
+
+    def _serve(self, key: Key, addresses: MapMutation[Address, PortKey]) -> tuple[ServedPort, ...]:
+        service = self._records.get(key)
+        if not isinstance(service, Service) or service.type == "ExternalName":
+            return ()
+        left_out: list[LeftOut] = []
+        served: list[ServedPort] = []
+        sources, pods = tuple(self._sources.get(key, {}).values()), self._members.pods(key)
+        for virtual_ip, family in _families(service):
+            for port in service.ports:
+                found = endpoints_of(service, port, family, sources, pods, self._deny)
+                left_out += found.left_out
+                port_key = PortKey(key.namespace, key.name, port.protocol, port.port, family)
+                one = ServedPort(port_key, port.name, virtual_ip, found.endpoints, port.node_port)
+                served.append(self._hold(one, key, addresses, left_out))
+                self.endpoints += len(found.endpoints)
+        if service.wants_address and not service.cluster_ips:
+            left_out.append(LeftOut(str(key), "it has no virtual IP"))
+        self._ports[key] = tuple(served)
+        if left_out:
+            self._left_out[key] = tuple(left_out)
+        return self._ports[key]
+
+    def _hold(
+        self, port: ServedPort, key: Key, addresses: MapMutation[Address, PortKey], left_out: list[LeftOut]
+    ) -> ServedPort:
+        """Take the port's address, or leave it to the service that has it already."""
+        if not port.virtual_ip:
+            return port
+        address = _address(port)
+        holder = addresses.get(address)
+        if holder is None:
+            addresses[address] = port.key
+            return port
+        self._waiting[address].add(key)
+        left_out.append(LeftOut(str(port.key), f"{port.virtual_ip} is held by {holder}"))
+        return structs.replace(port, virtual_ip="")
+
+    def _delta(self, rev: int, before: dict[PortKey, ServedPort | None], dirty: dict[Key, Service | None]) -> Delta:
+        now, services = self.snapshot.ports, self.snapshot.services
+        added = tuple(now[k] for k, old in before.items() if old is None and k in now)
+        changed = tuple((old, now[k]) for k, old in before.items() if old and k in now and now[k] != old)
+        removed = tuple(old for k, old in before.items() if old and k not in now)
+        records = ((old, services.get(key)) for key, old in dirty.items())
+        return Delta(rev, added, changed, removed, tuple((old, new) for old, new in records if old is not new))
+
+
+def _address(port: ServedPort) -> Address:
+    return (port.virtual_ip, port.key.protocol, port.key.port)
+
+
+def _families(service: Service) -> tuple[tuple[str, int], ...]:
+    """(virtual IP or "", family) for each family that the service is in."""
+    if service.cluster_ips and not service.headless:
+        return tuple((ip, 6 if ":" in ip else 4) for ip in service.cluster_ips)
+    families = tuple(6 if f == "IPv6" else 4 for f in service.ip_families)
+    return tuple(("", f) for f in families or ((4, 6) if service.headless else (4,)))
+
+
+def _store(services: MapMutation[Key, Service], key: Key, record: Record | None) -> None:
+    if isinstance(record, Service):
+        services[key] = record
+    elif key in services:
+        del services[key]

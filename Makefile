@@ -1,18 +1,17 @@
 # demo: the main job on a bare Debian 12 machine (root). test: everything. check: style and types.
-PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 BIN := .venv/bin
 
-.PHONY: demo test check
-check: .venv/ready
+.PHONY: demo test check setup
+check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-test: .venv/ready
+test: setup
 	./tests/run
 
-demo: .venv/ready
+demo: setup
 	./bench/demo.sh
 
-.venv/ready: pyproject.toml .ci/setup
-	PYTHON=$(PYTHON) ./.ci/setup
+setup:
+	@./.ci/setup

@@ -85,7 +85,7 @@ class Tracker:
 
     def left_out(self) -> tuple[LeftOut, ...]:
         """What is not served, and why."""
-        return tuple(item for items in self._left_out.values() for item in items)
+        return tuple(item for items in list(self._left_out.values()) for item in items)
 
     def ports_of(self, service: Key) -> tuple[ServedPort, ...]:
         """The served ports of one service."""

@@ -1,0 +1,342 @@
+"""The one loop: events from the store → tracker → kernel, then env files and checkpoint.
+
+Owns: the order of things, and what happens when a part fails: the last good state serves on. The tracker decides
+what is served, the data path how; this module moves values between them and catches what they raise.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from svcnet import checkpoint
+from svcnet.iptables.desired import Desired, Frontend, Treatment, desired
+from svcnet.model.errors import SvcnetError
+from svcnet.model.event import Away, Event, Problem, Put, Synced
+from svcnet.model.snapshot import Delta, LeftOut, ServedPort, Snapshot
+from svcnet.pacing import Backoff, Pacing
+from svcnet.plan import Plan, diff
+from svcnet.store.protocol import Store
+from svcnet.tracker import Tracker
+
+log = logging.getLogger(__name__)
+
+INLINE_CHANGES = 200
+"""A plan of fewer changes (some ms) is carried out in the loop; a larger one in a thread, so that health answers."""
+CHECKPOINT_QUIET_SECONDS = 2.0
+ENV_QUIET_SECONDS = 0.02
+
+
+class DataPath(Protocol):
+    """What makes the kernel translate (nftables; later iptables, eBPF)."""
+
+    name: str
+
+    def sync(self, desired: Desired) -> Plan[Frontend, Treatment]:
+        """Read everything back and make it equal."""
+        ...
+
+    def apply(self, plan: Plan[Frontend, Treatment]) -> int:
+        """Carry out a plan."""
+        ...
+
+
+class Flows(Protocol):
+    """The connection table."""
+
+    def clean(self, wanted: dict[Frontend, frozenset[tuple[str, int]]]) -> int:
+        """Remove UDP flows of these frontends that lead to none of these endpoints."""
+        ...
+
+
+class EnvWriter(Protocol):
+    """What keeps NAMESPACE.env files."""
+
+    def update(self, snapshot: Snapshot, changed_namespaces: Iterable[str] | None) -> int:
+        """Write what changed (None: everything); return how many files."""
+        ...
+
+
+class Meter(Protocol):
+    """What counts (svcnet.status.metrics.Metrics)."""
+
+    def synced(self, seconds: float, changes: int, rev: int, now: float) -> None: ...  # noqa: D102 (named by itself)
+    def sync_failed(self) -> None: ...  # noqa: D102
+    def programmed(self, seconds: float) -> None: ...  # noqa: D102
+    def flows_deleted(self, count: int) -> None: ...  # noqa: D102
+    def env_rendered(self, files: int) -> None: ...  # noqa: D102
+
+
+@dataclass
+class Parts:
+    """What the loop moves values between. None: that part is off."""
+
+    store: Store
+    tracker: Tracker
+    node: str
+    meter: Meter
+    data_path: DataPath | None = None
+    flows: Flows | None = None
+    env: EnvWriter | None = None
+    state_dir: Path | None = None
+    clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    on_ready: Callable[[str], None] = lambda _status: None
+    """Called once, after the first sync, and with a text when a checkpoint serves."""
+
+
+@dataclass
+class State:
+    """What `/status` tells of the loop. Times are of the monotonic clock; None: not now."""
+
+    revision_seen: int = 0
+    revision_applied: int = 0
+    synced: bool = False
+    """The store's first sync is applied."""
+    from_checkpoint: float | None = None
+    """Unix time of the checkpoint that serves."""
+    away: str = ""
+    away_since: float | None = None
+    oldest_unapplied: float | None = None
+    last_error: str = ""
+    drift: int = 0
+    problems: dict[str, str] = field(default_factory=dict)
+
+
+class Agent:
+    """Run with `run()`; ends by cancellation, and leaves the rules where they are."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.state = State()
+        self._pending: list[Event] = []
+        self._wake = asyncio.Event()
+        self._stale = True
+        self._ready = False
+        self._pacing, self._backoff = Pacing(), Backoff()
+        self._env_dirty: set[str] | None = None
+        self._env_wake, self._save_wake = asyncio.Event(), asyncio.Event()
+        self._loaded = False
+
+    @property
+    def tracker(self) -> Tracker:
+        """The state of the records."""
+        return self.parts.tracker
+
+    async def run(self) -> None:
+        """Follow the store for ever."""
+        await self._recall()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow())
+            tasks.create_task(self._keep_env())
+            tasks.create_task(self._keep_checkpoint())
+            while True:
+                await self._wake.wait()
+                delay = self._pacing.delay(self.parts.clock())
+                if delay:
+                    await asyncio.sleep(delay)
+                self._wake.clear()
+                await self._turn()
+
+    async def release(self) -> str:
+        """Let a held list through (`svcnet release`)."""
+        held = self.tracker.held
+        if held is None:
+            return "nothing is held"
+        await self._carry_out(self.tracker.release())
+        return f"released: {held.missing} of {held.known} services deleted"
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """Everything that is not served: what the store can't read, what the tracker leaves out."""
+        problems = tuple(LeftOut(where, what) for where, what in sorted(self.state.problems.items()))
+        return problems + self.tracker.left_out()
+
+    async def save(self) -> None:
+        """Write the checkpoint now."""
+        if self.parts.state_dir is None or not self.state.synced:
+            return
+        records = tuple(self.tracker.records())
+        path = self.parts.state_dir / "checkpoint"
+        try:
+            await asyncio.to_thread(checkpoint.save, path, self.tracker.snapshot.rev, records, self.parts.wall())
+        except OSError as error:
+            self._failed(f"checkpoint: {error}")
+
+    async def _recall(self) -> None:
+        """Put the checkpoint's records in the tracker: the brake compares with them, and they serve without a store."""
+        if self.parts.state_dir is None:
+            return
+        found = await asyncio.to_thread(checkpoint.load, self.parts.state_dir / "checkpoint")
+        if found is not None:
+            self._pending += [Put(record, found.rev) for record in found.records]
+            self.state.from_checkpoint = found.written
+            self._loaded = True
+
+    async def _follow(self) -> None:
+        async for batch in self.parts.store.watch():
+            for event in batch:
+                self._notice(event)
+            self._pending += batch
+            if self.state.oldest_unapplied is None:
+                self.state.oldest_unapplied = self.parts.clock()
+            # Until the list is whole there is nothing to act on: folding it in one go is half the work.
+            if self.tracker.synced or any(isinstance(e, Synced | Away) for e in batch):
+                self._wake.set()
+
+    def _notice(self, event: Event) -> None:
+        match event:
+            case Put(_, rev) | Synced(rev, _):
+                self.state.revision_seen = max(self.state.revision_seen, rev)
+                if isinstance(event, Synced):
+                    self.state.away, self.state.away_since = "", None
+            case Away(reason):
+                if self.state.away_since is None:
+                    self.state.away_since = self.parts.clock()
+                    log.warning("store away reason=%s", reason)
+                self.state.away = reason
+            case Problem(where, what):
+                if what:
+                    log.warning("left out where=%s why=%s", where, what)
+                    self.state.problems[where] = what
+                else:
+                    self.state.problems.pop(where, None)
+            case _:
+                self.state.revision_seen = max(self.state.revision_seen, event.rev)
+
+    async def _turn(self) -> None:
+        """One sync: everything that is pending goes out together."""
+        events, self._pending = self._pending, []
+        since, self.state.oldest_unapplied = self.state.oldest_unapplied, None
+        if not self.tracker.synced and not any(isinstance(e, Synced) for e in events) and not self._loaded:
+            self._pending = events + self._pending  # away, and nothing to serve yet
+            self.state.oldest_unapplied = since
+            return
+        held = self.tracker.held
+        delta = await asyncio.to_thread(self.tracker.fold, events) if len(events) > 5000 else self.tracker.fold(events)
+        if self.tracker.held and self.tracker.held != held:
+            log.warning("held a list missing=%s known=%s: svcnet release", *self.tracker.held[:2])
+        if not await self._carry_out(delta):
+            self.state.oldest_unapplied = since
+            return
+        if since is not None:
+            self.parts.meter.programmed(self.parts.clock() - since)
+
+    async def _carry_out(self, delta: Delta) -> bool:
+        begin = self.parts.clock()
+        try:
+            changes = await self._program(delta)
+        except SvcnetError as error:
+            self._stale = True
+            self.parts.meter.sync_failed()
+            self._failed(str(error))
+            asyncio.get_running_loop().call_later(self._backoff.failed(), self._wake.set)
+            return False
+        self._backoff.worked()
+        end = self.parts.clock()
+        self._pacing.synced(end)
+        self.state.revision_applied = self.tracker.snapshot.rev
+        self.parts.meter.synced(end - begin, changes, self.state.revision_applied, self.parts.wall())
+        if changes:
+            ms = (end - begin) * 1000
+            services = len(self.tracker.snapshot.services)
+            log.info("synced rev=%s services=%s changes=%s ms=%.1f", delta.rev, services, changes, ms)
+        self._announce()
+        self._queue_env(delta)
+        self._save_wake.set()
+        return True
+
+    async def _program(self, delta: Delta) -> int:
+        """Bring the kernel to the snapshot; return the number of changed frontends."""
+        path = self.parts.data_path
+        if path is None:
+            self._stale = False
+            return len(delta.added) + len(delta.changed) + len(delta.removed)
+        if self._stale:
+            wanted = await asyncio.to_thread(self._all_desired)
+            plan = await asyncio.to_thread(path.sync, wanted)
+            self._stale = False
+            await self._clean(tuple(self.tracker.snapshot.ports.values()))
+            return len(plan)
+        node = self.parts.node
+        before = _rows((*delta.removed, *(old for old, _ in delta.changed)), node)
+        after = _rows((*delta.added, *(new for _, new in delta.changed)), node)
+        plan = diff(before, after)
+        if len(plan) > INLINE_CHANGES:
+            await asyncio.to_thread(path.apply, plan)
+        elif plan:
+            path.apply(plan)
+        gone = [p for p in delta.removed if p.key.protocol == "UDP"]
+        changed = [new for _, new in delta.changed if new.key.protocol == "UDP"]
+        moved = [old for old, new in delta.changed if new.key.protocol == "UDP" and old.virtual_ip != new.virtual_ip]
+        await self._clean((*changed, *(p for p in delta.added if p.key.protocol == "UDP")), (*gone, *moved))
+        return len(plan)
+
+    def _all_desired(self) -> Desired:
+        return _rows(self.tracker.snapshot.ports.values(), self.parts.node)
+
+    async def _clean(self, ports: Iterable[ServedPort], gone: Iterable[ServedPort] = ()) -> None:
+        """Remove the UDP flows that lead where no endpoint is; weight 0 keeps those that are open."""
+        if self.parts.flows is None:
+            return
+        wanted = {front: frozenset[tuple[str, int]]() for p in gone for front in desired(p, self.parts.node)}
+        for p in ports:
+            keep = frozenset((e.address, e.port) for e in p.endpoints)
+            if p.key.protocol == "UDP":
+                wanted |= dict.fromkeys(desired(p, self.parts.node), keep)
+        if wanted:
+            deleted = await asyncio.to_thread(self.parts.flows.clean, wanted)
+            self.parts.meter.flows_deleted(deleted)
+
+    def _announce(self) -> None:
+        if self.tracker.synced and not self.state.synced:
+            self.state.synced, self.state.from_checkpoint = True, None
+            self.parts.on_ready("")
+        elif not self.tracker.synced and not self._ready and self.state.from_checkpoint is not None:
+            age = self.parts.wall() - self.state.from_checkpoint
+            self.parts.on_ready(f"checkpoint, {age:.0f} s old; store away: {self.state.away}")
+        self._ready = True
+
+    def _failed(self, what: str) -> None:
+        self.state.last_error = what
+        log.error("failed error=%s", what)
+
+    def _queue_env(self, delta: Delta) -> None:
+        if self.parts.env is None:
+            return
+        names = {s.meta.namespace for pair in delta.services for s in pair if s is not None}
+        if names or self._env_dirty is None:
+            self._env_dirty = (self._env_dirty or set()) | names
+            self._env_wake.set()
+
+    async def _keep_env(self) -> None:
+        """Files follow a little later, together: no packet waits for a file."""
+        everything = True
+        while self.parts.env is not None:
+            await self._env_wake.wait()
+            await asyncio.sleep(ENV_QUIET_SECONDS)
+            self._env_wake.clear()
+            dirty, self._env_dirty = self._env_dirty or set(), set()
+            try:
+                what = None if everything else dirty
+                count = await asyncio.to_thread(self.parts.env.update, self.tracker.snapshot, what)
+                everything = False
+                self.parts.meter.env_rendered(count)
+            except (OSError, SvcnetError) as error:
+                self._failed(f"env files: {error}")
+
+    async def _keep_checkpoint(self) -> None:
+        while True:
+            await self._save_wake.wait()
+            await asyncio.sleep(CHECKPOINT_QUIET_SECONDS)
+            self._save_wake.clear()
+            await self.save()
+
+
+def _rows(ports: Iterable[ServedPort], node: str) -> Desired:
+    rows: dict[Any, Any] = {}
+    for port in ports:
+        rows.update(desired(port, node))
+    return rows

@@ -13,7 +13,7 @@ LINKED = ("dns", "proxy", "iptables", "bench")
 CODE = ("svcnet", *LINKED, "tests")
 MODULE_LINES, FUNCTION_LINES = 400, 40
 
-DECIDING = {"endpoints", "tracker", "plan", "virtual_ip", "balance", "pacing", "health"}
+DECIDING = {"endpoints", "membership", "tracker", "plan", "virtual_ip", "balance", "pacing", "health"}
 """Modules of svcnet/ that decide and do no I/O."""
 CORE = {"model", "codec"} | DECIDING
 PARTS = {"iptables", "proxy", "dns"}
@@ -27,12 +27,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": {"model", "codec", "virtual_ip"},
     **{part: CORE | {part} for part in PARTS},
     **{small: {"model"} for small in SMALL},
-    "config": {"model"},
+    "option_kind": {"model"},
+    "config": {"model", "option_kind"},
+    "checkpoint": {"model", "codec"},
     "env": CORE,
     "run": CORE | {"env"},
     "lab": {"model"},
     "status": CORE | PARTS | {"store", "env"},
-    "agent": CORE | PARTS | SMALL | {"config", "store", "env", "run", "status"},
+    "agent": CORE | PARTS | SMALL | {"config", "checkpoint", "store", "env", "run", "status"},
 }
 """Room → the rooms that it may import besides itself. Those that are absent (cli, bench, tests) may import all."""
 FREE = {"cli", "bench", "tests"}

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from svcnet.codec import v1_endpoint, v1_node, v1_pod, v1_service, v1beta1
+from svcnet.codec.check import Path
 from svcnet.model.record import Record
 
 
@@ -15,24 +16,35 @@ class Form(NamedTuple):
     wire: type[msgspec.Struct]
     decoder: msgspec.json.Decoder[Any]
     build: Callable[[Any], Record]
+    annotations: Path
+    template_annotations: Path = ()
+    """Where a controller keeps those of the pods that it makes."""
 
 
-def _form(wire: type[msgspec.Struct], build: Callable[[Any], Record]) -> Form:
-    return Form(wire, msgspec.json.Decoder(wire), build)
+def _form(wire: type[msgspec.Struct], build: Callable[[Any], Record], *template: str) -> Form:
+    return Form(wire, msgspec.json.Decoder(wire), build, ("metadata", "annotations"), template)
+
+
+def _old(wire: type[msgspec.Struct], build: Callable[[Any], Record], *template: str) -> Form:
+    return Form(wire, msgspec.json.Decoder(wire), build, ("annotations",), template)
 
 
 FORMS: dict[str, dict[str, Form]] = {
     "v1beta1": {
-        "Service": _form(v1beta1.OldService, v1beta1.build_service),
-        "Pod": _form(v1beta1.OldPod, v1beta1.build_pod),
-        "ReplicationController": _form(v1beta1.OldController, v1beta1.build_controller),
-        "Endpoints": _form(v1beta1.OldEndpoints, v1beta1.build_endpoints),
-        "Minion": _form(v1beta1.OldMinion, v1beta1.build_minion),
+        "Service": _old(v1beta1.OldService, v1beta1.build_service),
+        "Pod": _old(v1beta1.OldPod, v1beta1.build_pod),
+        "ReplicationController": _old(
+            v1beta1.OldController, v1beta1.build_controller, "desiredState", "podTemplate", "annotations"
+        ),
+        "Endpoints": _old(v1beta1.OldEndpoints, v1beta1.build_endpoints),
+        "Minion": _old(v1beta1.OldMinion, v1beta1.build_minion),
     },
     "v1": {
         "Service": _form(v1_service.WireService, v1_service.build),
         "Pod": _form(v1_pod.WirePod, v1_pod.build_pod),
-        "ReplicationController": _form(v1_pod.WireController, v1_pod.build_controller),
+        "ReplicationController": _form(
+            v1_pod.WireController, v1_pod.build_controller, "spec", "template", "metadata", "annotations"
+        ),
         "Endpoints": _form(v1_endpoint.WireEndpoints, v1_endpoint.build_endpoints),
         "Node": _form(v1_node.WireNode, v1_node.build_node),
         "Namespace": _form(v1_node.WireNamespace, v1_node.build_namespace),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from svcnet.codec.check import Path
+from svcnet.codec.check import FieldError, Path, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,12 +62,16 @@ class JsonValue(NamedTuple):
         return self.line + self.data.count(b"\n", 0, find(self.data, path))
 
     def items(self) -> "Iterator[JsonValue]":
-        """Yield the entries of the array `items`, each with its line. Errors: msgspec.ValidationError."""
+        """Yield the entries of the array `items`, each with its line. Errors: FieldError."""
         text = bytes(_ITEMS.decode(self.data).items)
+        try:
+            entries = _ARRAY.decode(text) or ()
+        except msgspec.ValidationError:
+            raise FieldError(f"got {show(msgspec.json.decode(text))}, expected array", "items") from None
         keys = _ITEMS_KEY.finditer(self.data)
         at = next((key.end() for key in keys if self.data.startswith(text, key.end())), 0) + 1
         line, counted = self.line, 0
-        for raw in _ARRAY.decode(text) or ():
+        for raw in entries:
             if gap := _BETWEEN.match(self.data, at):
                 at = gap.end()
             line += self.data.count(b"\n", counted, at)

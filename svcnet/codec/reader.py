@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import msgspec
 
 from svcnet.codec import json_text
+from svcnet.codec.annotations import findings
 from svcnet.codec.check import FieldError, Path, path_text, quote, show
 from svcnet.codec.forms import FORMS, Form, list_item
 from svcnet.codec.json_text import JsonValue, TextError
+from svcnet.model.controller import ReplicationController
 from svcnet.model.errors import RecordError
+from svcnet.model.meta import Pairs
 from svcnet.model.record import Record
 
 if TYPE_CHECKING:
@@ -156,11 +159,28 @@ def _document(value: Value, header: _Header | None, found: _Findings) -> None:
         header = header or value.typed(_HEADER, _Header)
         form = _form(header, None, None)
         if isinstance(form, Form):
-            found.records.append(Located(form.build(value.typed(form.decoder, form.wire)), value.line))
+            _record(value, form, found)
             return
         _list(value, header, form, found)
     except (FieldError, msgspec.DecodeError) as error:
         _refuse(value, error, found)
+
+
+def _record(value: Value, form: Form, found: _Findings) -> None:
+    record = form.build(value.typed(form.decoder, form.wire))
+    if record.meta.annotations:
+        _annotations(value, record.meta.annotations, record.key.kind, form.annotations, found)
+    if isinstance(record, ReplicationController) and record.template_annotations:
+        _annotations(value, record.template_annotations, "Pod", form.template_annotations, found)
+    found.records.append(Located(record, value.line))
+
+
+def _annotations(value: Value, annotations: Pairs, kind: str, path: Path, found: _Findings) -> None:
+    """Report odd `svcnet.dev/…` annotations. Errors: FieldError."""
+    for finding in findings(annotations, kind, path):
+        if isinstance(finding, FieldError):
+            raise finding
+        found.warning(value.line_of(path), f"{path_text(path)}: {finding}")
 
 
 def _list(value: Value, header: _Header, kind: str, found: _Findings) -> None:
@@ -169,7 +189,7 @@ def _list(value: Value, header: _Header, kind: str, found: _Findings) -> None:
         empty = False
         try:
             form = _item_form(item.typed(_HEADER, _Header), header.apiVersion, kind)
-            found.records.append(Located(form.build(item.typed(form.decoder, form.wire)), item.line))
+            _record(item, form, found)
         except (FieldError, msgspec.DecodeError) as error:
             _refuse(item, error, found)
     if empty:

@@ -1,0 +1,136 @@
+"""The `svcnet.dev/…` annotations: which there are, on which kinds, and what their values may be.
+
+Owns: the table of the contract. Must not know: what the annotations do, files, lines.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from svcnet.codec.check import FieldError, Path, address, quote
+from svcnet.model.meta import Pairs
+
+PREFIX = "svcnet.dev/"
+
+_PART = r"\d{1,9}(?:\.\d{1,9})?(?:ms|h|m|s|us|µs)"
+_DURATION = re.compile(rf"(?:{_PART}){{1,8}}", re.ASCII).fullmatch
+_NUMBER = re.compile(r"\d{1,9}", re.ASCII).fullmatch
+_HTTP_PATH = re.compile(r"http:/[^\s,]*", re.ASCII).fullmatch
+
+Test = Callable[[str], bool]
+
+
+def _duration(text: str) -> bool:
+    return _DURATION(text) is not None
+
+
+def _positive_duration(text: str) -> bool:
+    return _duration(text) and re.search(r"[1-9]", text) is not None
+
+
+def _within(low: int, high: int) -> Test:
+    return lambda text: _NUMBER(text) is not None and low <= int(text) <= high
+
+
+def _word(*words: str) -> Test:
+    return lambda text: text in words
+
+
+def _timeouts(text: str) -> bool:
+    return all(_positive_duration(part) for part in text.split(","))
+
+
+def _options(parts: list[str], known: dict[str, Test]) -> bool:
+    """Whether every part is NAME=VALUE of a known name, each name at most once."""
+    names = [part.partition("=")[0] for part in parts]
+    values = (part.partition("=")[::2] for part in parts)
+    return len(set(names)) == len(names) and all(name in known and known[name](value) for name, value in values)
+
+
+_COUNT = _within(1, 1000)
+_HEALTH: dict[str, Test] = {
+    "interval": _positive_duration,
+    "timeout": _positive_duration,
+    "rise": _COUNT,
+    "fall": _COUNT,
+}
+_EJECT: dict[str, Test] = {
+    "failures": _COUNT,
+    "base": _positive_duration,
+    "max": _positive_duration,
+    "share": _within(0, 100),
+}
+
+
+def _health(text: str) -> bool:
+    probe, *options = text.split(",")
+    return (probe in {"tcp", "off"} or _HTTP_PATH(probe) is not None) and _options(options, _HEALTH)
+
+
+def _eject(text: str) -> bool:
+    return text == "off" or _options(text.split(","), _EJECT)
+
+
+_WEIGHT = _within(0, 256)
+
+
+def _weights(text: str) -> bool:
+    for part in text.split(","):
+        ip, equals, weight = part.strip().partition("=")
+        if not equals or not _WEIGHT(weight):
+            return False
+        try:
+            address(ip)
+        except FieldError:
+            return False
+    return True
+
+
+class Rule(NamedTuple):
+    """One annotation: the kinds that it belongs on, the test of its value, and what an error says is expected."""
+
+    kinds: tuple[str, ...]
+    test: Test
+    expected: str
+
+
+_SERVICE = ("Service",)
+RULES: dict[str, Rule] = {
+    "proxy": Rule(_SERVICE, _word("userspace"), "userspace"),
+    "balance": Rule(
+        _SERVICE,
+        _word("random", "roundrobin", "leastconn", "source-hash"),
+        "random, roundrobin, leastconn or source-hash",
+    ),
+    "weight": Rule(("Pod",), _WEIGHT, "a weight, 0..256"),
+    "weights": Rule(("EndpointSlice", "Endpoints"), _weights, "ADDRESS=WEIGHT,… with weights 0..256"),
+    "connect-timeouts": Rule(_SERVICE, _timeouts, "durations, as in 250ms,500ms,1s,2s"),
+    "idle-timeout": Rule(_SERVICE, _positive_duration, "a duration, as in 30s"),
+    "half-closed-timeout": Rule(_SERVICE, _positive_duration, "a duration, as in 30s"),
+    "drain": Rule(_SERVICE, _duration, "a duration, as in 30s"),
+    "max-connections": Rule(_SERVICE, _within(1, 999_999_999), "a number of connections, 1 or more"),
+    "send-proxy": Rule(_SERVICE, _word("v1", "v2", "off"), "v1, v2 or off"),
+    "health": Rule(
+        ("Service", "Pod"),
+        _health,
+        "tcp, http:/PATH or off, then options, as in http:/ready,interval=2s,timeout=1s,rise=2,fall=3",
+    ),
+    "eject": Rule(_SERVICE, _eject, "off, or options, as in failures=3,base=5s,max=300s,share=50"),
+    "hedge": Rule(_SERVICE, lambda text: text == "off" or _positive_duration(text), "a duration, as in 50ms, or off"),
+    "ttl": Rule(_SERVICE, _within(0, 3600), "seconds, 0..3600"),
+}
+"""Annotation, without the prefix → rule. New ones go here and into the contract's table."""
+
+
+def findings(annotations: Pairs, kind: str, path: Path) -> Iterator[FieldError | str]:
+    """Yield what is wrong with the annotations of a record: an error for a bad value, a text for a warning."""
+    for key, value in annotations:
+        if not key.startswith(PREFIX):
+            continue
+        rule = RULES.get(key.removeprefix(PREFIX))
+        if rule is None:
+            yield f"{quote(key)}: unknown annotation, which has no effect"
+        elif kind not in rule.kinds:
+            yield f"{key}: has no effect on {kind}, expected on {' or '.join(rule.kinds)}"
+        elif not rule.test(value):
+            yield FieldError(f"got {quote(value)}, expected {rule.expected}", *path, key)

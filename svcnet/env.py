@@ -148,14 +148,6 @@ def size_warning(values: Mapping[str, str], services: int) -> str:
     )
 
 
-class Updated(NamedTuple):
-    """What one update did: names of namespaces."""
-
-    written: tuple[str, ...]
-    removed: tuple[str, ...]
-    problems: tuple[str, ...]
-
-
 class EnvFiles:
     """DIRECTORY/NAMESPACE.env for every namespace with services: dotenv text, which `.` of sh reads.
 
@@ -168,31 +160,36 @@ class EnvFiles:
         self._docker_links = docker_links
         self._known: dict[str, str] = {}
         self._owed: set[str] = set()
+        self._problems: dict[str, list[str]] = {}
         self._texts: dict[Key, tuple[Service, dict[str, str]]] = {}
 
-    def update(self, snapshot: "Snapshot", changed_namespaces: Iterable[str] | None = None) -> Updated:
-        """Bring the files of the named namespaces up to date; None is all, and files of namespaces gone are removed.
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What could not be a variable, in the namespaces as they were last rendered."""
+        return tuple(f"namespace {name}: {text}" for name in sorted(self._problems) for text in self._problems[name])
 
-        A file that can't be written is a problem in the result, and is tried again with the next update.
+    def update(self, snapshot: "Snapshot", changed_namespaces: Iterable[str] | None = None) -> int:
+        """Bring the files of the named namespaces up to date, and return how many were written or removed.
+
+        None is all of them, and what an earlier run left of namespaces that are gone is removed. OSError: a file
+        can't be written; the others were, and this one is tried again with the next update.
         """
         wanted = None if changed_namespaces is None else {*changed_namespaces, *self._owed}
-        problems: list[str] = []
-        written, removed = [], []
-        texts = self._render(snapshot, wanted, problems)
+        texts = self._render(snapshot, wanted)
         gone = (self._on_disk() if wanted is None else wanted) - texts.keys()
         self._owed = set()
+        done, failed = 0, None
         for namespace in sorted(texts.keys() | gone):
             try:
-                if namespace in gone:
-                    removed += self._remove(namespace)
-                else:
-                    written += self._write(namespace, texts[namespace])
+                done += self._remove(namespace) if namespace in gone else self._write(namespace, texts[namespace])
             except OSError as error:
                 self._owed.add(namespace)
-                problems.append(f"{self._path(namespace)}: {error.strerror or error}")
-        return Updated(tuple(written), tuple(removed), tuple(problems))
+                failed = failed or error
+        if failed is not None:
+            raise failed
+        return done
 
-    def _render(self, snapshot: "Snapshot", wanted: set[str] | None, problems: list[str]) -> dict[str, str]:
+    def _render(self, snapshot: "Snapshot", wanted: set[str] | None) -> dict[str, str]:
         """Return the text of each wanted namespace; a service that did not change costs a look, not a rendering."""
         members: dict[str, list[tuple[str, dict[str, str]]]] = {}
         for key, service in snapshot.services.items():
@@ -203,10 +200,13 @@ class EnvFiles:
                 members.setdefault(key.namespace, []).append((key.name, known[1]))
         for key in [k for k in self._texts if (wanted is None or k.namespace in wanted) and k not in snapshot.services]:
             del self._texts[key]
+        for namespace in list(self._problems) if wanted is None else wanted:
+            self._problems[namespace] = []
         texts: dict[str, str] = {}
         for namespace, services in members.items():
             merged: dict[str, str] = {}
             holders: dict[str, str] = {}
+            problems = self._problems[namespace] = []
             for name, own in sorted(services, key=lambda pair: pair[0]):
                 _merge(name, own, merged, holders, problems)
             texts[namespace] = render(merged, "dotenv")
@@ -221,20 +221,20 @@ class EnvFiles:
         except OSError:
             return set()
 
-    def _remove(self, namespace: str) -> list[str]:
+    def _remove(self, namespace: str) -> bool:
         self._known.pop(namespace, None)
         try:
             self._path(namespace).unlink()
         except FileNotFoundError:
-            return []
-        return [namespace]
+            return False
+        return True
 
-    def _write(self, namespace: str, text: str) -> list[str]:
+    def _write(self, namespace: str, text: str) -> bool:
         path = self._path(namespace)
         if namespace not in self._known and path.is_file():
             self._known[namespace] = path.read_text(encoding="utf-8", errors="replace")
         if self._known.get(namespace) == text and path.exists():
-            return []
+            return False
         self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         # One fixed temporary name: what a killed writer left is overwritten, never collected.
         temporary = self._directory / f".{namespace}.env.new"
@@ -242,4 +242,4 @@ class EnvFiles:
         temporary.chmod(0o644)
         os.replace(temporary, path)  # noqa: PTH105 - rename is the point
         self._known[namespace] = text
-        return [namespace]
+        return True

@@ -6,10 +6,11 @@ Owns: reading back. Identifies what is ours by keys and names alone, never by ru
 from collections import Counter
 from typing import NamedTuple
 
-from svcnet.iptables.desired import Desired, Frontend, Target, Treatment, packed
+from svcnet.iptables.desired import Desired, Target, Treatment, packed
 from svcnet.iptables.elements import Op, frontend, slot_key, unnumber, unslot, untarget
 from svcnet.iptables.ruleset import CLASSES, ENDPOINTS, HAIRPINS, SERVICES, VIRTUAL_IPS, Class
 from svcnet.iptables.shadow import Front, Shadow
+from svcnet.model.snapshot import PortKey
 
 Dump = list[tuple[bytes, bytes]]
 
@@ -30,7 +31,7 @@ def adopt(family: int, dumps: dict[str, Dump], desired: Desired) -> Adopted:
     for key, data in dumps[SERVICES]:
         front = frontend(family, key)
         before = shadow.fronts.get(front)
-        if before is None and front not in desired:
+        if (before is None and front not in desired) or (before and before.code >> 16 != Class.CLUSTER.value):
             garbage.append(Op(family, SERVICES, key, delete=True))
             continue
         shadow.fronts[front] = Front(unnumber(data), before.code if before else 0)
@@ -39,7 +40,7 @@ def adopt(family: int, dumps: dict[str, Dump], desired: Desired) -> Adopted:
     _own(shadow, desired)
     garbage += _addresses(shadow, dumps)
     shadow.reserve(max((unnumber(data) for _, data in dumps[SERVICES]), default=0))
-    return Adopted(shadow, _current(shadow), garbage)
+    return Adopted(shadow, _current(shadow, desired), garbage)
 
 
 def _slots(shadow: Shadow, dump: Dump) -> list[Op]:
@@ -84,16 +85,19 @@ def _addresses(shadow: Shadow, dumps: dict[str, Dump]) -> list[Op]:
     return ops + [Op(family, VIRTUAL_IPS, key) for key in shadow.virtual_ips if key not in there]
 
 
-def _current(shadow: Shadow) -> Desired:
+def _current(shadow: Shadow, desired: Desired) -> Desired:
     current: Desired = {}
     for front, (port_id, code) in shadow.fronts.items():
         if code:
-            current[front] = _treatment(shadow, front, port_id, code)
+            wanted = desired.get(front)
+            named = wanted.owner if wanted else None
+            # What leads to no id has no owner in the kernel: it is whose it should be.
+            owner = shadow.names.get(port_id) if port_id else named
+            current[front] = _treatment(shadow, owner, port_id, code)
     return current
 
 
-def _treatment(shadow: Shadow, _front: Frontend, port_id: int, code: int) -> Treatment:
-    owner = shadow.names.get(port_id)
+def _treatment(shadow: Shadow, owner: PortKey | None, port_id: int, code: int) -> Treatment:
     high, low = code >> 16, code & 0xFFFF
     if high != Class.CLUSTER.value:
         known = {c.value: c for c in Class}

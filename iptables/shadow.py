@@ -57,6 +57,8 @@ class Shadow:
         self._next = 1
         self._free: list[int] = []
         self._freed: list[int] = []
+        self._before: dict[tuple[str, bytes], int] = {}
+        """How often an address was used before this plan, for those that it touches."""
         self.counts: set[int] = set()
         """The numbers of slots that the last `operations` need class chains for."""
 
@@ -73,6 +75,8 @@ class Shadow:
             before = self.fronts.get(change.key, Front(0, 0))
             after = self._after(change, before, phases, done)
             self._point(change.key, before, after, phases)
+        for counter, table in ((self.virtual_ips, VIRTUAL_IPS), (self.hairpins, HAIRPINS)):
+            self._settle(counter, table, phases)
         # An id is free once its elements are gone, which is not before this batch is committed.
         self._free += self._freed
         self._freed.clear()
@@ -120,19 +124,19 @@ class Shadow:
             elif old[slot] != new[slot]:
                 phases.ids.append((Op(family, ENDPOINTS, key, delete=True), Op(family, ENDPOINTS, key, new[slot])))
         self._cut(port_id, len(new), len(old), phases)
-        self._hairpin(port_id, frozenset(packed(t.address) * 2 for t in targets if t.hairpin), phases)
+        self._hairpin(port_id, frozenset(packed(t.address) * 2 for t in targets if t.hairpin))
 
     def _cut(self, port_id: int, first: int, end: int, phases: Phases) -> None:
         """Delete slots from the last down, so that what an interruption leaves is 0..n without a hole."""
         for slot in reversed(range(first, end)):
             phases.leftovers.append((Op(self.family, ENDPOINTS, slot_key(port_id, slot), delete=True),))
 
-    def _hairpin(self, port_id: int, new: frozenset[bytes], phases: Phases) -> None:
+    def _hairpin(self, port_id: int, new: frozenset[bytes]) -> None:
         old = self.hairpins_of.get(port_id, frozenset())
         for key in new - old:
-            _count(self.hairpins, key, 1, HAIRPINS, self.family, phases)
+            self._count(self.hairpins, HAIRPINS, key, 1)
         for key in old - new:
-            _count(self.hairpins, key, -1, HAIRPINS, self.family, phases)
+            self._count(self.hairpins, HAIRPINS, key, -1)
         if new:
             self.hairpins_of[port_id] = new
         else:
@@ -149,13 +153,30 @@ class Shadow:
             phases.classes.append(_replace(family, CLASSES, key, before.code, after.code))
         address = packed(front.address)
         if after.code and not before.code:
-            _count(self.virtual_ips, address, 1, VIRTUAL_IPS, family, phases)
+            self._count(self.virtual_ips, VIRTUAL_IPS, address, 1)
         if before.code and not after.code:
-            _count(self.virtual_ips, address, -1, VIRTUAL_IPS, family, phases)
+            self._count(self.virtual_ips, VIRTUAL_IPS, address, -1)
         if after == Front(0, 0):
             self.fronts.pop(front, None)
         else:
             self.fronts[front] = after
+
+    def _count(self, counter: Counter[bytes], table: str, key: bytes, step: int) -> None:
+        self._before.setdefault((table, key), counter[key])
+        counter[key] += step
+
+    def _settle(self, counter: Counter[bytes], table: str, phases: Phases) -> None:
+        """Write what an address set lost or won over the whole plan: one may go and come back within it."""
+        for (name, key), before in list(self._before.items()):
+            if name != table:
+                continue
+            del self._before[name, key]
+            if counter[key] and not before:
+                phases.ids.append((Op(self.family, table, key),))
+            if not counter[key]:
+                del counter[key]
+                if before:
+                    phases.leftovers.append((Op(self.family, table, key, delete=True),))
 
     def _leave(self, port_id: int, phases: Phases) -> None:
         """One frontend less leads to this id; the last one takes its slots along."""
@@ -166,7 +187,7 @@ class Shadow:
             return
         del self.users[port_id]
         self._cut(port_id, 0, len(self.slots.pop(port_id, ())), phases)
-        self._hairpin(port_id, frozenset(), phases)
+        self._hairpin(port_id, frozenset())
         owner = self.names.pop(port_id, None)
         if owner:
             del self.owners[owner]
@@ -180,12 +201,3 @@ def _replace(family: int, table: str, key: bytes, before: int, after: int) -> Un
     if after:
         unit += (Op(family, table, key, number(after)),)
     return unit
-
-
-def _count(counter: Counter[bytes], key: bytes, step: int, table: str, family: int, phases: Phases) -> None:
-    counter[key] += step
-    if step > 0 and counter[key] == 1:
-        phases.ids.append((Op(family, table, key),))
-    if counter[key] == 0:
-        del counter[key]
-        phases.leftovers.append((Op(family, table, key, delete=True),))

@@ -144,7 +144,8 @@ class Tracker:
                 continue
             name = record.service if isinstance(record, EndpointSlice) else record.meta.name
             if not name:
-                self._left_out[key] = (LeftOut(str(key), "it has no label kubernetes.io/service-name"),)
+                if there:
+                    self._left_out[key] = (LeftOut(str(key), "it has no label kubernetes.io/service-name"),)
                 continue
             service = Key("Service", key.namespace, name)
             touched.add(service)

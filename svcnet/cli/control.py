@@ -1,0 +1,147 @@
+"""The daemon's control socket: STATE_DIR/control.sock, one JSON line in, one JSON line out.
+
+Owns: the protocol, both sides of it. A request is {"command": NAME, …}, an answer {"ok": bool, "message": text, …}.
+Must not know what a command does: the daemon hands over a table of handlers.
+"""
+
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from svcnet.model.errors import NotPermittedError, SvcnetError
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Iterator
+
+SOCKET = "control.sock"
+LINE_BYTES = 1 << 20
+"""Longest line of either side."""
+ASK_SECONDS = 60.0
+"""How long `ask` waits for an answer: a release of 10,000 services is one sync."""
+
+Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+"""Takes the request, returns the fields of the answer ("ok" is added); a SvcnetError becomes ok: false."""
+
+
+class ControlServer:
+    """Answers on the control socket of one state directory. The daemon holds that directory's lock (instance.py)."""
+
+    def __init__(self, state_dir: Path, handlers: Mapping[str, Handler]) -> None:
+        self._state_dir = state_dir
+        self._handlers = handlers
+        self._server: asyncio.Server | None = None
+        self._inode = 0
+        self._open: set[asyncio.StreamWriter] = set()
+
+    async def start(self) -> None:
+        """Listen, mode 0600, in place of a socket that a dead daemon left. OSError when there can't be one."""
+        import asyncio  # noqa: PLC0415 - `ask` does without
+
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            os.fchmod(listener.fileno(), 0o600)  # before bind: there is no moment at which others could connect
+            with _short(self._state_dir) as directory:
+                temporary = directory / f"{SOCKET}.new"
+                temporary.unlink(missing_ok=True)
+                listener.bind(str(temporary))
+                listener.listen()
+                temporary.rename(directory / SOCKET)
+                self._inode = (directory / SOCKET).stat().st_ino
+            self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=LINE_BYTES)
+        except OSError:
+            listener.close()
+            raise
+
+    async def stop(self) -> None:
+        """Close it, and remove the socket unless another daemon has put its own there."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        server.close()
+        for writer in self._open:
+            writer.close()  # its reader sees the end, and the task ends by itself
+        path = self._state_dir / SOCKET
+        with suppress(FileNotFoundError):
+            if path.stat().st_ino == self._inode:
+                path.unlink()
+
+    async def _serve(self, reader: "asyncio.StreamReader", writer: "asyncio.StreamWriter") -> None:
+        self._open.add(writer)
+        try:
+            while True:
+                try:
+                    line = await reader.readline()
+                except ValueError:  # longer than LINE_BYTES
+                    writer.write(_answer({"message": f"a request has at most {LINE_BYTES} bytes"}, ok=False))
+                    break
+                if not line:
+                    break
+                writer.write(await self._handle(line))
+                await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            self._open.discard(writer)
+            writer.close()
+
+    async def _handle(self, line: bytes) -> bytes:
+        try:
+            request = msgspec.json.decode(line, type=dict[str, Any])
+        except msgspec.DecodeError as error:
+            return _answer({"message": f"no request: {error}"}, ok=False)
+        command = request.get("command")
+        handler = self._handlers.get(command) if isinstance(command, str) else None
+        if handler is None:
+            known = ", ".join(sorted(self._handlers))
+            return _answer({"message": f"unknown command {command!r}, expected one of {known}"}, ok=False)
+        try:
+            return _answer(await handler(request), ok=True)
+        except SvcnetError as error:
+            return _answer({"message": str(error)}, ok=False)
+
+
+def ask(state_dir: Path, command: str, **fields: Any) -> dict[str, Any]:
+    """Send one request and return the answer.
+
+    SvcnetError when no daemon answers or it says no, NotPermittedError when the socket may not be used.
+    """
+    path = state_dir / SOCKET
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(ASK_SECONDS)
+            with _short(state_dir) as directory:
+                connection.connect(str(directory / SOCKET))
+            connection.sendall(msgspec.json.encode({"command": command, **fields}) + b"\n")
+            with connection.makefile("rb") as stream:
+                line = stream.readline(LINE_BYTES)
+    except PermissionError as error:
+        raise NotPermittedError(f"{path}: {error.strerror}, expected the daemon's user") from error
+    except OSError as error:
+        raise SvcnetError(f"no svcnet-proxy answers on {path}: {error.strerror or error}") from error
+    try:
+        answer: dict[str, Any] = msgspec.json.decode(line, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise SvcnetError(f"svcnet-proxy ended before it answered on {path}") from error
+    if not answer.get("ok"):
+        raise SvcnetError(str(answer.get("message", "refused")))
+    return answer
+
+
+def _answer(fields: Mapping[str, Any], *, ok: bool) -> bytes:
+    return msgspec.json.encode({"ok": ok, "message": "", **fields}) + b"\n"
+
+
+@contextmanager
+def _short(directory: Path) -> "Iterator[Path]":
+    """Name a directory in few bytes: a unix socket's path has room for 107 (unix(7)), a state directory's for more."""
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield Path(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)

@@ -1,0 +1,105 @@
+"""Counts and report as Prometheus text or OpenMetrics.
+
+Owns: the names of the metrics (docs/contract.md lists them). Must not count anything itself.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import svcnet
+from svcnet.status.metrics import Metrics
+from svcnet.status.report import RUNNING, Report
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
+
+class Exposition:
+    """A registry of its own: importing svcnet into another program adds nothing to that program's metrics."""
+
+    def __init__(self, metrics: Metrics, report: Callable[[], Report]) -> None:
+        from prometheus_client import CollectorRegistry, ProcessCollector  # noqa: PLC0415 - 140 ms, see metrics.py
+
+        self.metrics = metrics
+        self.report = report
+        self.registry = CollectorRegistry(auto_describe=False)
+        self.registry.register(_Source(self))
+        ProcessCollector(registry=self.registry)
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """Return (body, Content-Type) in the form that an Accept header asks for."""
+        from prometheus_client.exposition import choose_encoder  # noqa: PLC0415 - as above
+
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+
+class _Source:
+    """What prometheus_client calls a custom collector."""
+
+    def __init__(self, exposition: Exposition) -> None:
+        self._exposition = exposition
+
+    def collect(self) -> "Iterator[Metric]":
+        """Yield every metric of this moment."""
+        report = self._exposition.report()
+        yield from _counted(self._exposition.metrics)
+        yield from _reported(report)
+
+
+def _counted(metrics: Metrics) -> "Iterator[Metric]":
+    from prometheus_client.core import (  # noqa: PLC0415 - as above
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+    )
+
+    sync, programming = metrics.sync_seconds, metrics.programming_seconds
+    for name, text, value in (
+        ("sync_proxy_rules_duration_seconds", "How long one sync took.", sync),
+        (
+            "network_programming_duration_seconds",
+            "From a change seen in the store to its rule being live.",
+            programming,
+        ),
+    ):
+        yield HistogramMetricFamily(f"svcnet_{name}", text, buckets=value.buckets, sum_value=value.sum)
+    yield GaugeMetricFamily(
+        "svcnet_sync_proxy_rules_last_timestamp_seconds",
+        "Unix time of the last sync that went through.",
+        metrics.last_sync,
+    )
+    for name, text, count in (
+        ("sync_proxy_rules_service_changes", "Service ports whose rules a sync changed.", metrics.changes),
+        ("sync_proxy_rules_failures", "Syncs that the kernel refused.", metrics.failures),
+        ("conntrack_reconciler_deleted_entries", "Connection table entries removed.", metrics.flows),
+        ("env_renders", "Env files written.", metrics.renders),
+    ):
+        yield CounterMetricFamily(f"svcnet_{name}", text, count)
+
+
+def _reported(report: Report) -> "Iterator[Metric]":
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415 - as above
+
+    store = report.store
+    for name, text, value in (
+        ("store_connected", "Whether records flow from the store.", float(store.connected)),
+        ("store_staleness_seconds", "Time since records last flowed; 0 while they do.", store.staleness_seconds),
+        ("store_revision", "Last revision seen.", report.revision_seen),
+        ("applied_revision", "Last revision that is live.", report.revision_applied),
+        ("oldest_unapplied_seconds", "Age of the oldest change that is not live.", report.oldest_unapplied_seconds),
+        ("services", "Services served.", report.services),
+        ("endpoints", "Endpoints served.", report.endpoints),
+        ("records_left_out", "Records and addresses that are not served.", len(report.left_out)),
+        ("store_held_services", "Services that a held list lacks.", store.held.missing if store.held else 0),
+        ("ready", "Whether the first sync is applied.", float(report.ready)),
+    ):
+        yield GaugeMetricFamily(f"svcnet_{name}", text, value)
+    yield CounterMetricFamily("svcnet_rule_drift", "Times the kernel held something else than written.", report.drift)
+    parts = GaugeMetricFamily("svcnet_part_running", "Whether a part of the daemon runs.", labels=["part"])
+    for name, state in sorted(report.parts.items()):
+        parts.add_metric([name], float(state.startswith(RUNNING)))
+    yield parts
+    build = GaugeMetricFamily("svcnet_build_info", "Always 1.", labels=["version", "node", "mode"])
+    build.add_metric([svcnet.__version__, report.node, report.mode], 1)
+    yield build

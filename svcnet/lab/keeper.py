@@ -67,7 +67,7 @@ def open_registry(spec: LabSpec, files: LabFiles) -> Registry | None:
     module, _, function = spec.opener.partition(":")
     try:
         opener: Opener = getattr(import_module(module), function)
-        return opener(spec, files.url(spec))
+        return opener(spec, files.url(spec), files.store)
     except (SvcnetError, ImportError, AttributeError) as error:
         say(f"store can't be opened, records of pods that end will stay error={error}")
         return None

@@ -20,11 +20,11 @@ from typing import Self
 
 from svcnet.lab import namespace, probe, process, wiring
 from svcnet.lab.record import keys, records
-from svcnet.lab.registry import Registry
+from svcnet.lab.registry import Opener
 from svcnet.lab.spec import POD_PORT, STATUS_PORT, LabSpec
 from svcnet.lab.state import LabFiles, directory, locked
-from svcnet.lab.topology import LabMinion, LabPod, Topology, namespace_of, plan
-from svcnet.model.errors import SvcnetError
+from svcnet.lab.topology import LabMinion, LabPod, Topology, is_pod, namespace_of, plan
+from svcnet.model.errors import StoreError, SvcnetError
 
 KEEPER = "keeper"
 
@@ -57,8 +57,10 @@ class Lab:
     def __exit__(self, *_: object) -> None:
         self.down()
 
-    def up(self, spec: LabSpec, registry: Registry | None = None, timeout_seconds: float = 30.0) -> Self:
-        """Build the lab, wait until every pod answers and every proxy is ready, register all in `registry`.
+    def up(self, spec: LabSpec, opener: Opener | None = None, timeout_seconds: float = 30.0) -> Self:
+        """Build the lab, wait until every pod answers and every proxy is ready; register all in the store.
+
+        `opener` opens the store; without it nothing is registered. The keeper has its own: `spec.opener`.
 
         Errors: ConfigError (spec), NotPermittedError, SvcnetError (a lab of that name exists; something did not come
         up in time, with the tail of its log). Whatever was made is taken down again first.
@@ -72,30 +74,34 @@ class Lab:
             try:
                 with locked(self.files, "build"):
                     self._topology = topology
-                    self._build(topology, registry, time.monotonic() + timeout_seconds)
+                    self._build(topology, opener, time.monotonic() + timeout_seconds)
             except BaseException:
-                self.down(registry)
+                with contextlib.suppress(StoreError):  # it is what we are here for, or worth less than that
+                    self.down(opener)
                 raise
         return self
 
-    def down(self, registry: Registry | None = None) -> bool:
+    def down(self, opener: Opener | None = None) -> bool:
         """End and remove everything the lab made; return whether there was anything. Safe after any crash.
 
-        `registry`: the store that the records were put in, unless that is the lab's own directory.
+        `opener`: opens the store that the records were put in, unless that is the lab's own directory. StoreError when
+        it is away: everything else is gone by then.
         """
         namespace.require_privilege()
-        found = namespace.existing(self._own_namespaces())
         self._topology = None
         if not self.files.root.exists():
+            found = namespace.existing(self._own_namespaces())
             namespace.delete(found)
             return bool(found)
         with locked(self.files, "take down"):
             spec = self.files.read()
             self._end_processes()
             namespace.delete(namespace.existing(self._own_namespaces()))
-            if registry is not None and spec is not None:
-                registry.delete(*keys(plan(spec)))
-            self.files.remove()
+            try:
+                if opener is not None and spec is not None and spec.records:
+                    opener(spec, spec.records, self.files.store).delete(*keys(plan(spec)))
+            finally:
+                self.files.remove()
         return True
 
     @property
@@ -175,8 +181,11 @@ class Lab:
         """Start a minion's proxy. SvcnetError when it runs, or ends at once."""
         if self.alive(name):
             raise SvcnetError(f"the proxy of {name} runs already")
+        identity = self.files.process(name)
+        if earlier := process.read(identity):
+            identity.rename(self.files.process(f"{name}.{earlier.pid}"))  # `down` looks for what it left
         command = self.argv(name, self.proxy_argv(name))
-        started = process.spawn(command, self.files.process(name), self.files.log(name), self._outer_environment())
+        started = process.spawn(command, identity, self.files.log(name), self._outer_environment())
         if started is None:
             raise SvcnetError(f"the proxy of {name} ended at once{self._tail(name)}")
         return started
@@ -243,12 +252,12 @@ class Lab:
             raise SvcnetError(f"lab {self.name} exists already: svcnet lab down --name {self.name}") from error
         yield
 
-    def _build(self, topology: Topology, registry: Registry | None, deadline: float) -> None:
+    def _build(self, topology: Topology, opener: Opener | None, deadline: float) -> None:
         self.files.make(topology.spec)
         self._wire(topology)
         self._start_pods(topology, deadline)
-        if registry is not None:
-            registry.put(*records(topology))
+        if opener is not None:
+            opener(topology.spec, self.records, self.files.store).put(*records(topology))
         if topology.spec.daemon is not None:
             names = [minion.name for minion in topology.minions]
             for name in names:
@@ -302,24 +311,21 @@ class Lab:
 
     def _end_processes(self) -> None:
         """End the keeper first, so that it takes no pod for crashed; then pods and proxies."""
-        known = {file.name: who for file in self._identities() if (who := process.read(file))}
-        stubborn = []
-        if KEEPER in known:
-            stubborn += process.end([known.pop(KEEPER)], 0)
-        # Read again: the keeper may have been forking until now.
-        known |= {file.name: who for file in self._identities() if (who := process.read(file))}
-        known.pop(KEEPER, None)
-        stubborn += process.end([who for name, who in known.items() if "p" in name], 0)
-        proxies = {name: who for name, who in known.items() if "p" not in name}
+        known = self._known()
+        stubborn = process.end([who for name, who in known.items() if name == KEEPER], 0)
+        known = self._known()  # again: the keeper may have been forking until now
+        stubborn += process.end([who for name, who in known.items() if is_pod(name)], 0)
+        proxies = {name: who for name, who in known.items() if name != KEEPER and not is_pod(name)}
         stubborn += process.end(list(proxies.values()), 5.0)
         for name, who in proxies.items():
-            where = namespace.path(namespace_of(self.name, name))
+            where = namespace.path(namespace_of(self.name, name.partition(".")[0]))
             stubborn += process.end(process.session_members(who, where), 0)
         if stubborn:
             raise SvcnetError(f"can't end {', '.join(f'pid {who.pid}' for who in stubborn)}")
 
-    def _identities(self) -> list[Path]:
-        return sorted(self.files.processes.iterdir()) if self.files.processes.is_dir() else []
+    def _known(self) -> dict[str, process.Process]:
+        files = sorted(self.files.processes.iterdir()) if self.files.processes.is_dir() else []
+        return {file.name: who for file in files if (who := process.read(file))}
 
     def _own_namespaces(self) -> re.Pattern[str]:
         return re.compile(re.escape(namespace_of(self.name, "")) + r"(switch|m\d+(p\d+)?)")

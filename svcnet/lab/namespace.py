@@ -43,7 +43,7 @@ def existing(pattern: re.Pattern[str]) -> list[str]:
 
 def require_privilege() -> None:
     """Raise NotPermittedError that names the capabilities, or the programs, which are missing."""
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
     effective = int(status.split("CapEff:")[1].split()[0], 16)
     missing = [name for name, bit in CAPABILITIES.items() if not effective >> bit & 1]
     if missing:
@@ -104,8 +104,8 @@ def write_settings(namespace: str, settings: Sequence[tuple[str, str]]) -> list[
         for name, value in settings:
             file = Path("/proc/sys", name)
             try:
-                if file.read_text(encoding="ascii").strip() != value:
-                    file.write_text(value, encoding="ascii")
+                if file.read_text(encoding="utf-8").strip() != value:
+                    file.write_text(value, encoding="utf-8")
             except FileNotFoundError:
                 absent.append(name)
         return absent

@@ -8,6 +8,7 @@ for ours, and a signal goes through a pidfd that was opened before that check.
 """
 
 import contextlib
+import fcntl
 import os
 import select
 import signal
@@ -18,9 +19,11 @@ from typing import NamedTuple
 
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
-# $0: where to write; the rest is executed by the same process. Shell built-ins only: no further process, 1 ms.
+# $0: where to write; the rest is executed by the same process, after descriptor 4 told the parent that it has written.
+# Shell built-ins only: no further process, 1 ms.
 WRITE_AND_BECOME = (
-    f'read -r boot <{BOOT} && read -r stat </proc/$$/stat && printf "%s %s\\n" "$boot" "$stat" >"$0" && exec "$@"'
+    f'read -r boot <{BOOT} && read -r stat </proc/$$/stat && printf "%s %s\\n" "$boot" "$stat" >"$0" '
+    '&& exec 4>&- && exec "$@"'
 )
 
 
@@ -73,7 +76,7 @@ def write_own(file: Path) -> None:
 
 def boot_id() -> str:
     """Return the id of this boot: start times count from it."""
-    return BOOT.read_text(encoding="ascii").strip()
+    return BOOT.read_text(encoding="utf-8").strip()
 
 
 def is_alive(process: Process) -> bool:
@@ -102,7 +105,7 @@ def session_members(leader: Process, namespace: Path) -> list[Process]:
 def spawn(
     argv: Sequence[str], identity: Path, log: Path, environ: Mapping[str, str], keep: int | None = None
 ) -> Process | None:
-    """Start `argv` in a session of its own, output appended to `log`; return who it is, None if it is gone already.
+    """Start `argv` in a session of its own, output appended to `log`; return who it is, None if it can't say.
 
     `keep`: a file descriptor that it gets as number 3.
     """
@@ -112,12 +115,22 @@ def spawn(
         (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
-    if keep is not None:
-        actions.append((os.POSIX_SPAWN_DUP2, keep, 3))
     launcher = ["/bin/sh", "-c", WRITE_AND_BECOME, str(identity), *argv]
-    pid = os.posix_spawn("/bin/sh", launcher, dict(environ), file_actions=actions, setsid=True)
-    stat = _stat(pid)
-    return Process(boot_id(), pid, stat.start) if stat else None
+    hears, tells = os.pipe()
+    # Copies above 9: one of the originals may itself have number 3 or 4.
+    copies = [(fcntl.fcntl(tells, fcntl.F_DUPFD_CLOEXEC, 10), 4)]
+    os.close(tells)
+    if keep is not None:
+        copies.append((fcntl.fcntl(keep, fcntl.F_DUPFD_CLOEXEC, 10), 3))
+    actions += [(os.POSIX_SPAWN_DUP2, copy, number) for copy, number in copies]
+    try:
+        os.posix_spawn("/bin/sh", launcher, dict(environ), file_actions=actions, setsid=True)
+    finally:
+        for copy, _ in copies:
+            os.close(copy)
+        os.read(hears, 1)  # nothing comes: it returns when nobody holds the other end
+        os.close(hears)
+    return read(identity)
 
 
 def end(processes: Sequence[Process], grace_seconds: float) -> list[Process]:

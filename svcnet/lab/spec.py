@@ -45,7 +45,7 @@ class LabSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     records: str = ""
     """URL of the record store (`dir:PATH`, …), "" for a directory of the lab's own, deleted with it."""
     opener: str = ""
-    """`module:function`, called as function(spec, url): how the keeper, a process of its own, opens the store."""
+    """`module:function`, an Opener: how the keeper, a process of its own, opens the store; "" leaves records alone."""
     daemon: tuple[str, ...] | None = None
     """The program started in each minion, before its options; None starts none."""
     mode: str = ""

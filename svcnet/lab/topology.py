@@ -6,6 +6,7 @@ Minion i is the i-th address of the node network and has the i-th /24 (/64) of t
 that is the pods' gateway, pod j has address j + 1. The switch is the last usable address of the node network.
 """
 
+import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from itertools import combinations
 from typing import NamedTuple
@@ -93,6 +94,11 @@ class Topology(NamedTuple):
 def namespace_of(lab: str, member: str) -> str:
     """Return the name of a member's network namespace."""
     return f"svcnet-{lab}-{member}"
+
+
+def is_pod(member: str) -> bool:
+    """Whether this is a pod's name."""
+    return re.fullmatch(r"m\d+p\d+", member) is not None
 
 
 def networks(text: str, option: str, ipv6: bool) -> tuple[Network, ...]:

@@ -104,6 +104,9 @@ class Nftables:
         """Make the kernel equal to `desired`, whatever it held."""
         plan = diff(self.read(desired), desired)
         self.apply(plan)
+        for family in {4, 6} - self._parameters.keys():  # the family that the service CIDR has no more
+            if self._kernel.chains(family):
+                self._kernel.remove(family)
         return plan
 
     def apply(self, plan: Plan[Frontend, Treatment]) -> int:

@@ -1,0 +1,235 @@
+"""svcnet-proxy: puts the parts together, runs the agent, answers signals.
+
+Owns: the order of a start (nothing is written before every check has passed) and of an end. Exit codes: contract.
+"""
+
+import asyncio
+import contextlib
+import gc
+import importlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Mapping
+from typing import Any
+
+import click
+
+from svcnet import __version__, config
+from svcnet.agent import Agent, Parts
+from svcnet.cli.context import open_store
+from svcnet.cli.control import ControlServer
+from svcnet.cli.data_path import Chosen, choose, remove_all
+from svcnet.config import OPTIONS, Config
+from svcnet.endpoints import Networks
+from svcnet.env import EnvFiles
+from svcnet.instance import DataPathClaim, StateClaim
+from svcnet.model.errors import ConfigError, SvcnetError
+from svcnet.overlap import check, read_machine
+from svcnet.sd_notify import Notifier, watchdog_seconds
+from svcnet.status.gather import gather
+from svcnet.status.metrics import Metrics
+from svcnet.status.report import OFF, RUNNING, Report
+from svcnet.tracker import Tracker
+
+log = logging.getLogger("svcnet.daemon")
+
+STATUS_AFTER_SECONDS = 1.0
+"""The status server starts after the first sync, or this long after the start: its imports must not delay a packet."""
+
+
+class Daemon:
+    """One run of svcnet-proxy."""
+
+    def __init__(self, options: Config, chosen: Chosen, notifier: Notifier) -> None:
+        self.options, self.chosen, self.notifier = options, chosen, notifier
+        self.parts_state = {"data path": RUNNING if chosen.path else OFF, "dns": OFF}
+        self.metrics = Metrics()
+        self.ready = asyncio.Event()
+        env = EnvFiles(options.env_dir) if options.env_dir else None
+        self.parts_state["env"] = RUNNING if env else OFF
+        self.agent = Agent(
+            Parts(
+                store=open_store(options),
+                tracker=Tracker(Networks(options.endpoint_deny)),
+                node=options.node,
+                meter=self.metrics,
+                data_path=chosen.path,
+                flows=chosen.flows,
+                env=env,
+                state_dir=options.state_dir,
+                on_ready=self._on_ready,
+            )
+        )
+        self._again = asyncio.Event()
+
+    def report(self) -> Report:
+        """What /status says now."""
+        return gather(self.agent, self.options.node, self.chosen.mode, self.parts_state, time.monotonic())
+
+    async def run(self, reload: "Reload") -> bool:
+        """Serve until SIGTERM or SIGINT; True when a changed configuration asks for another start."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up, reload, stop)
+        control = ControlServer(self.options.state_dir, {"release": self._release, "status": self._status})
+        self.parts_state["control"] = await _start(control.start())
+        tasks = [asyncio.create_task(t) for t in (self.agent.run(), self._serve_status(), self._watchdog())]
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([stopping, *tasks[:1]], return_when=asyncio.FIRST_COMPLETED)
+        self.notifier.stopping()
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        await self.agent.save()
+        await control.stop()
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+        return self._again.is_set()
+
+    def _hang_up(self, reload: "Reload", stop: asyncio.Event) -> None:
+        try:
+            fresh = reload()
+        except SvcnetError as error:
+            self.agent.state.last_error = f"reload: {error}"
+            log.error("kept the old configuration why=%s", error)  # noqa: TRY400 (a typo of the operator, no fault)
+            return
+        if fresh == self.options:
+            log.info("configuration unchanged")
+            return
+        self.notifier.reloading(time.monotonic())
+        self._again.set()
+        stop.set()
+
+    def _on_ready(self, status: str) -> None:
+        # What is loaded now stays for long: later collections need not look at it.
+        gc.freeze()
+        gc.enable()
+        self.notifier.ready(status or f"{self.chosen.mode.name}, {len(self.agent.tracker.snapshot.services)} services")
+        self.ready.set()
+
+    async def _serve_status(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.ready.wait(), STATUS_AFTER_SECONDS)
+        # aiohttp takes longer to import than the first sync: in a thread, so that changes go on meanwhile.
+        await asyncio.to_thread(importlib.import_module, "aiohttp.web")
+        from svcnet.status.server import StatusServer  # noqa: PLC0415 (needs aiohttp)
+
+        server = StatusServer(self.report, self.metrics)
+        self.parts_state["status"] = await server.start(self.options.status_listen)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await server.stop()
+
+    async def _watchdog(self) -> None:
+        seconds = watchdog_seconds(os.environ)
+        while seconds is not None:
+            if self.report().healthy:
+                self.notifier.watchdog()
+            await asyncio.sleep(seconds / 2)
+
+    async def _release(self, _request: dict[str, Any]) -> dict[str, Any]:
+        return {"message": await self.agent.release()}
+
+    async def _status(self, _request: dict[str, Any]) -> dict[str, Any]:
+        import msgspec  # noqa: PLC0415 (already loaded by the model; named here for the one use)
+
+        return {"status": msgspec.to_builtins(self.report())}
+
+
+class Reload:
+    """Reads the configuration again, from the same flags."""
+
+    def __init__(self, flags: Mapping[str, Any]) -> None:
+        self._flags = dict(flags)
+
+    def __call__(self) -> Config:
+        """Return the options in force now. ConfigError."""
+        return config.load(self._flags, os.environ, socket.gethostname())
+
+
+async def _start(starting: Awaitable[None]) -> str:
+    try:
+        await starting
+    except OSError as error:
+        return f"failed: {error.strerror or error}"
+    return RUNNING
+
+
+def refuse_overlap(options: Config) -> None:
+    """ConfigError when virtual IPs would hide what the machine reaches already (contract, --service-cidr)."""
+    machine = read_machine()
+    clashes = check(options.service_cidr, machine.addresses, machine.routes, machine.name_servers, options.cluster_cidr)
+    if clashes:
+        raise ConfigError("\n".join([*clashes, "expected a range that nothing else uses"]))
+
+
+def serve(flags: Mapping[str, Any]) -> None:
+    """Check everything, claim, then serve."""
+    reload = Reload(flags)
+    options = reload()
+    if options.cleanup:
+        removed = remove_all()
+        click.echo("\n".join(f"removed {what}" for what in removed) or "nothing of svcnet in the kernel", err=True)
+        return
+    if options.takeover:
+        raise ConfigError("--takeover: not in this version yet")
+    refuse_overlap(options)
+    chosen = choose(options)
+    claims: list[StateClaim | DataPathClaim] = [
+        StateClaim(options.state_dir)
+    ]  # given up when the process ends, not before
+    if chosen.path:
+        claims.append(DataPathClaim())
+    log.info("starting node=%s mode=%s reason=%s records=%s", options.node, *chosen.mode, options.records)
+    gc.disable()  # a load makes a million objects and no garbage; on again after the first sync
+    again = asyncio.run(_run(options, chosen, reload))
+    if again:
+        log.info("starting again with the changed configuration")
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 (the same program; rules stay)
+
+
+async def _run(options: Config, chosen: Chosen, reload: Reload) -> bool:
+    return await Daemon(options, chosen, Notifier.from_environment(os.environ)).run(reload)
+
+
+def _options() -> list[click.Parameter]:
+    params: list[click.Parameter] = [click.Option(["--config"], help="TOML file", metavar="FILE")]
+    for option in OPTIONS:
+        flag = option.default == "false"
+        text = option.help + ("" if flag or option.default is None else f"  [default: {option.default}]")
+        params.append(click.Option([option.flag, option.name], is_flag=flag, default=None, help=text))
+    return params
+
+
+def main() -> None:
+    """Entry point."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname).1s %(name)s %(message)s")
+
+    def run(**flags: Any) -> None:
+        try:
+            serve(flags)
+        except SvcnetError as error:
+            for line in str(error).splitlines():
+                click.echo(f"svcnet-proxy: {line}", err=True)
+            sys.exit(error.exit_code)
+
+    command = click.Command(
+        "svcnet-proxy",
+        callback=run,
+        params=_options(),
+        help="The daemon of svcnet, one a minion: records in, kernel rules, env files and status out.",
+    )
+    click.version_option(__version__)(command)
+    command(prog_name="svcnet-proxy")
+
+
+if __name__ == "__main__":
+    main()

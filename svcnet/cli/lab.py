@@ -27,14 +27,14 @@ DEFAULT = LabSpec()
 name_option = click.option("--name", default=DEFAULT.name, metavar="NAME", show_default=True, help="Which lab.")
 
 
-def open_records(spec: LabSpec, url: str, state: Path) -> "Registry":
-    """Open the record store of a lab, with its service CIDR; `state` is a directory for what the store remembers."""
+def open_records(spec: LabSpec, url: str) -> "Registry":
+    """Open the record store of a lab, with its service CIDR."""
     from svcnet import config  # noqa: PLC0415 - only `up`, `down` and the keeper open a store
     from svcnet.cli.context import open_store  # noqa: PLC0415
 
-    flags = {"records": url, "service_cidr": spec.service_cidr, "state_dir": str(state)}
-    registry: Registry = open_store(config.load(flags, {}, spec.name, lambda _: b""))
-    return registry
+    flags = {"records": url, "service_cidr": spec.service_cidr}
+    # Neither variables nor a file: what they say is for the machine, not for the lab.
+    return open_store(config.load(flags, {}, spec.name, lambda _: b""), remember=False)
 
 
 def labels(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
@@ -116,8 +116,8 @@ def exec_(name: str, member: str, command: tuple[str, ...]) -> None:
     from svcnet.lab.lab import Lab  # noqa: PLC0415
 
     found = Lab(_checked(name))
-    argv = found.argv(member, command)
     namespace.require_privilege()
+    argv = found.argv(member, command)
     sys.stdout.flush()
     os.execvpe(argv[0], argv, found.environment(member))  # noqa: S606 - no shell: that is the point
 

@@ -7,6 +7,7 @@ Pods are forked from here, all imports done: 40 ms less for each than a Python o
 listens, else what is wrong.
 """
 
+import ctypes  # here, so that no pod has to import it again: 150 of them took 1.2 s
 import gc
 import os
 import select
@@ -67,7 +68,7 @@ def open_registry(spec: LabSpec, files: LabFiles) -> Registry | None:
     module, _, function = spec.opener.partition(":")
     try:
         opener: Opener = getattr(import_module(module), function)
-        return opener(spec, files.url(spec), files.store)
+        return opener(spec, files.url(spec))
     except (SvcnetError, ImportError, AttributeError) as error:
         say(f"store can't be opened, records of pods that end will stay error={error}")
         return None
@@ -114,8 +115,6 @@ def _be_pod(pod: LabPod, identity: Path, ipv6: bool, told: int, keeper: int) -> 
 
 
 def _die_with(parent: int) -> None:
-    import ctypes  # noqa: PLC0415 - see namespace.enter
-
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)

@@ -99,7 +99,7 @@ class Lab:
             namespace.delete(namespace.existing(self._own_namespaces()))
             try:
                 if opener is not None and spec is not None and spec.records:
-                    opener(spec, spec.records, self.files.store).delete(*keys(plan(spec)))
+                    opener(spec, spec.records).delete(*keys(plan(spec)))
             finally:
                 self.files.remove()
         return True
@@ -257,7 +257,7 @@ class Lab:
         self._wire(topology)
         self._start_pods(topology, deadline)
         if opener is not None:
-            opener(topology.spec, self.records, self.files.store).put(*records(topology))
+            opener(topology.spec, self.records).put(*records(topology))
         if topology.spec.daemon is not None:
             names = [minion.name for minion in topology.minions]
             for name in names:

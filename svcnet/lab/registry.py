@@ -1,7 +1,6 @@
 """What the lab needs of a record store. Every store of svcnet has it; any object with these two methods does."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 from svcnet.lab.spec import LabSpec
@@ -21,5 +20,5 @@ class Registry(Protocol):
         ...
 
 
-Opener = Callable[[LabSpec, str, Path], Registry]
-"""Opens the store of a lab: (its spec, the store's URL, a directory for what the store remembers) → the store."""
+Opener = Callable[[LabSpec, str], Registry]
+"""Opens the store of a lab: (its spec, the store's URL) → the store."""

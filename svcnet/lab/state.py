@@ -48,11 +48,6 @@ class LabFiles(NamedTuple):
         return self.root / "records"
 
     @property
-    def store(self) -> Path:
-        """What the record store remembers beside the records."""
-        return self.root / "store"
-
-    @property
     def processes(self) -> Path:
         """Holds one file a process: who it is."""
         return self.root / "processes"
@@ -84,7 +79,7 @@ class LabFiles(NamedTuple):
         temporary.rename(self.spec)
         self.config.write_text("# The machine's own configuration is not the lab's.\n", encoding="utf-8")
         minions = [f"m{index}" for index in range(1, spec.minions + 1)]
-        wanted = [self.processes, self.store, self.log(""), *map(self.state, minions), *map(self.env, minions)]
+        wanted = [self.processes, self.log(""), *map(self.state, minions), *map(self.env, minions)]
         for path in wanted if spec.records else [*wanted, self.records]:
             path.mkdir(parents=True)
 

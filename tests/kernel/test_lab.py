@@ -51,6 +51,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200 if self.path == "/readyz" else 404); self.end_headers(); self.wfile.write(b"ok")
     def log_message(self, *a): pass
 host, port = options["--status-listen"].split(":")
+socketserver.TCPServer.allow_reuse_address = True
 socketserver.TCPServer((host, int(port)), Handler).serve_forever()
 """
 

@@ -5,6 +5,7 @@ what is served, the data path how; this module moves values between them and cat
 """
 
 import asyncio
+import errno
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 
 from svcnet import checkpoint
 from svcnet.iptables.desired import Desired, Frontend, Treatment, desired
+from svcnet.iptables.netlink import NetlinkError
 from svcnet.model.errors import SvcnetError
 from svcnet.model.event import Away, Event, Problem, Put, Synced
 from svcnet.model.snapshot import Delta, LeftOut, ServedPort, Snapshot
@@ -230,6 +232,8 @@ class Agent:
             changes = await self._program(delta)
         except SvcnetError as error:
             self._stale = True
+            # A key that is not there, or holds something else, was not our doing: we know what we wrote.
+            self.state.drift += isinstance(error, NetlinkError) and error.code in {errno.ENOENT, errno.EEXIST}
             self.parts.meter.sync_failed()
             self._failed(str(error))
             asyncio.get_running_loop().call_later(self._backoff.failed(), self._wake.set)

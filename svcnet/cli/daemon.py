@@ -23,6 +23,8 @@ from svcnet.agent import Agent, Parts
 from svcnet.cli.context import open_store
 from svcnet.cli.control import ControlServer
 from svcnet.cli.data_path import Chosen, choose, remove_all
+from svcnet.cli.main import run
+from svcnet.cli.option import config_options
 from svcnet.config import OPTIONS, Config
 from svcnet.endpoints import Networks
 from svcnet.env import EnvFiles
@@ -200,35 +202,18 @@ async def _run(options: Config, chosen: Chosen, reload: Reload) -> bool:
     return await Daemon(options, chosen, Notifier.from_environment(os.environ)).run(reload)
 
 
-def _options() -> list[click.Parameter]:
-    params: list[click.Parameter] = [click.Option(["--config"], help="TOML file", metavar="FILE")]
-    for option in OPTIONS:
-        flag = option.default == "false"
-        text = option.help + ("" if flag or option.default is None else f"  [default: {option.default}]")
-        params.append(click.Option([option.flag, option.name], is_flag=flag, default=None, help=text))
-    return params
+@click.command()
+@config_options(*(option.name for option in OPTIONS))
+@click.version_option(__version__)
+def svcnet_proxy(**flags: Any) -> None:
+    """The daemon of svcnet, one a minion: records in; kernel rules, env files and status out."""
+    serve(flags)
 
 
 def main() -> None:
     """Entry point."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname).1s %(name)s %(message)s")
-
-    def run(**flags: Any) -> None:
-        try:
-            serve(flags)
-        except SvcnetError as error:
-            for line in str(error).splitlines():
-                click.echo(f"svcnet-proxy: {line}", err=True)
-            sys.exit(error.exit_code)
-
-    command = click.Command(
-        "svcnet-proxy",
-        callback=run,
-        params=_options(),
-        help="The daemon of svcnet, one a minion: records in, kernel rules, env files and status out.",
-    )
-    click.version_option(__version__)(command)
-    command(prog_name="svcnet-proxy")
+    sys.exit(run(svcnet_proxy))
 
 
 if __name__ == "__main__":

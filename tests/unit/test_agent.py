@@ -1,0 +1,227 @@
+"""The agent's loop over a store in memory and a kernel in memory: what serves, when, and after which faults."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from svcnet.agent import Agent, Parts
+from svcnet.endpoints import Networks
+from svcnet.env import EnvFiles
+from svcnet.iptables.fake import FakeKernel
+from svcnet.iptables.nftables import Nftables
+from svcnet.iptables.ruleset import Parameters
+from svcnet.iptables.tracer import Packet, trace
+from svcnet.model.endpoint import EndpointPort, EndpointSlice, SliceEndpoint
+from svcnet.model.meta import Key, Meta, pairs
+from svcnet.model.service import Service, ServicePort
+from svcnet.status.metrics import Metrics
+from svcnet.store.memory import MemoryStore
+from svcnet.tracker import Tracker
+from svcnet.virtual_ip import Allocation
+
+
+def service(name: str, ip: str) -> Service:
+    return Service(Meta(name, "default"), (ServicePort(80),), cluster_ips=(ip,))
+
+
+def slice_of(name: str, *ips: str) -> EndpointSlice:
+    labels = pairs({"kubernetes.io/service-name": name})
+    ends = tuple(SliceEndpoint((ip,)) for ip in ips)
+    return EndpointSlice(Meta(f"{name}-1", "default", labels), endpoints=ends, ports=(EndpointPort(8080),))
+
+
+class House:
+    """An agent with everything it needs, and eyes for what it did."""
+
+    def __init__(self, state_dir: Path, kernel: FakeKernel | None = None) -> None:
+        self.store = MemoryStore(Allocation((ip_network("10.0.0.0/16"),)))
+        self.kernel = kernel or FakeKernel()
+        self.env = state_dir / "env"
+        self.told: list[str] = []
+        path = Nftables(self.kernel, (Parameters(4, ("10.0.0.0/16",)),))
+        parts = Parts(
+            self.store, Tracker(Networks([])), "m1", Metrics(), path, env=EnvFiles(self.env), state_dir=state_dir
+        )
+        parts.on_ready = self.told.append
+        self.agent = Agent(parts)
+
+    def reached(self, ip: str) -> list[str] | str:
+        """Endpoint addresses behind a virtual IP, or the verdict."""
+        if 4 not in self.kernel.tables:
+            return "no table"
+        outcome = trace(self.kernel, Packet("10.9.9.9", ip, "tcp", 80))
+        return sorted(a.address for a in outcome.arrivals) if outcome.arrivals else outcome.verdict
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait for a condition; its last value is in the failure."""
+        for _ in range(2000):
+            if condition():
+                return
+            await asyncio.sleep(0.005)
+        pytest.fail(f"never came true; state {self.agent.state}")
+
+
+def live(house: House, story: Callable[[House], Awaitable[None]]) -> None:
+    """Run the agent while a story happens."""
+
+    async def both() -> None:
+        task = asyncio.create_task(house.agent.run())
+        try:
+            await story(house)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await house.agent.save()
+
+    asyncio.run(both())
+
+
+def test_a_change_in_the_store_reaches_the_kernel(tmp_path: Path) -> None:
+    async def story(h: House) -> None:
+        h.store.put(service("web", "10.0.0.5"), slice_of("web", "10.1.0.2"))
+        await h.until(lambda: h.reached("10.0.0.5") == ["10.1.0.2"])
+        h.store.put(slice_of("web", "10.1.0.3"))
+        await h.until(lambda: h.reached("10.0.0.5") == ["10.1.0.3"])
+        h.store.delete(Key("Service", "default", "web"))
+        await h.until(lambda: h.reached("10.0.0.5") == "dropped")
+        assert h.agent.state.revision_applied == h.store.rev
+        assert h.told == [""]
+
+    live(House(tmp_path), story)
+
+
+def test_a_burst_ends_in_the_last_state_with_few_commits(tmp_path: Path) -> None:
+    async def story(h: House) -> None:
+        h.store.put(service("web", "10.0.0.5"))
+        await h.until(lambda: h.reached("10.0.0.5") == "refused")
+        before = len(h.kernel.log)
+        for i in range(500):
+            h.store.put(slice_of("web", f"10.1.{i // 250}.{i % 250 + 1}"))
+            if i % 10 == 0:
+                await asyncio.sleep(0)
+        await h.until(lambda: h.reached("10.0.0.5") == ["10.1.1.250"])
+        assert len(h.kernel.log) - before < 100
+
+    live(House(tmp_path), story)
+
+
+def test_with_the_store_away_the_last_state_serves_and_status_tells_it(tmp_path: Path) -> None:
+    async def story(h: House) -> None:
+        h.store.put(service("web", "10.0.0.5"), slice_of("web", "10.1.0.2"))
+        await h.until(lambda: h.reached("10.0.0.5") == ["10.1.0.2"])
+        h.store.lose("cable cut")
+        await h.until(lambda: h.agent.state.away == "cable cut")
+        assert h.reached("10.0.0.5") == ["10.1.0.2"]
+        h.store.recover()
+        await h.until(lambda: h.agent.state.away_since is None)
+        assert h.reached("10.0.0.5") == ["10.1.0.2"]
+
+    live(House(tmp_path), story)
+
+
+def test_a_start_without_the_store_serves_the_checkpoint(tmp_path: Path) -> None:
+    async def first(h: House) -> None:
+        h.store.put(service("web", "10.0.0.5"), slice_of("web", "10.1.0.2"))
+        await h.until(lambda: h.agent.state.synced and h.reached("10.0.0.5") == ["10.1.0.2"])
+
+    async def second(h: House) -> None:
+        h.store.lose("not yet up")
+        await h.until(lambda: h.reached("10.0.0.5") == ["10.1.0.2"])
+        await h.until(lambda: h.told)
+        assert "checkpoint" in h.told[0]
+        assert not h.agent.state.synced
+        await h.until((h.env / "default.env").exists)
+        h.store.recover()
+        await h.until(lambda: h.agent.state.synced)
+        assert h.reached("10.0.0.5") == "dropped"
+
+    live(House(tmp_path), first)
+    live(House(tmp_path), second)
+
+
+def test_a_start_without_store_and_checkpoint_leaves_the_kernel_alone(tmp_path: Path) -> None:
+    async def story(h: House) -> None:
+        h.store.lose("not yet up")
+        await h.until(lambda: h.agent.state.away)
+        assert h.reached("10.0.0.5") == "no table"
+        assert h.told == []
+        h.store.recover()
+        h.store.put(service("web", "10.0.0.5"))
+        await h.until(lambda: h.reached("10.0.0.5") == "refused")
+
+    live(House(tmp_path), story)
+
+
+def test_an_emptied_store_is_held_also_against_the_checkpoint_until_released(tmp_path: Path) -> None:
+    async def first(h: House) -> None:
+        h.store.put(*(service(f"s{i}", f"10.0.1.{i}") for i in range(12)))
+        await h.until(lambda: h.reached("10.0.1.11") == "refused")
+
+    async def second(h: House) -> None:
+        await h.until(lambda: h.agent.tracker.held)
+        assert h.reached("10.0.1.11") == "refused"
+        assert await h.agent.release() == "released: 12 of 12 services deleted"
+        assert h.reached("10.0.1.11") == "dropped"
+
+    kernel = FakeKernel()
+    live(House(tmp_path, kernel), first)
+    live(House(tmp_path, kernel), second)
+
+
+def test_a_kernel_error_is_told_and_mended_by_reading_back(tmp_path: Path) -> None:
+    async def story(h: House) -> None:
+        h.store.put(service("web", "10.0.0.5"), slice_of("web", "10.1.0.2"))
+        await h.until(lambda: h.reached("10.0.0.5") == ["10.1.0.2"])
+        h.kernel.fail_after = len(h.kernel.log)
+        h.store.put(slice_of("web", "10.1.0.3"))
+        await h.until(lambda: h.agent.state.last_error)
+        assert h.agent.state.oldest_unapplied is not None
+        assert h.reached("10.0.0.5") == ["10.1.0.2"]
+        h.kernel.fail_after = None
+        await h.until(lambda: h.reached("10.0.0.5") == ["10.1.0.3"])
+        await h.until(lambda: h.agent.state.oldest_unapplied is None)
+
+    live(House(tmp_path), story)
+
+
+def test_our_table_deleted_by_somebody_else_comes_back_with_the_next_change(tmp_path: Path) -> None:
+    async def story(h: House) -> None:
+        h.store.put(service("web", "10.0.0.5"), service("api", "10.0.0.6"), slice_of("web", "10.1.0.2"))
+        await h.until(lambda: h.reached("10.0.0.5") == ["10.1.0.2"])
+        h.kernel.remove(4)
+        h.store.put(slice_of("web", "10.1.0.3"))
+        await h.until(lambda: h.reached("10.0.0.5") == ["10.1.0.3"])
+        assert h.reached("10.0.0.6") == "refused"
+        assert h.agent.state.drift == 1
+
+    live(House(tmp_path), story)
+
+
+def test_problems_of_the_store_are_left_out_until_mended(tmp_path: Path) -> None:
+    async def story(h: House) -> None:
+        h.store.put(service("web", "10.0.0.5"))
+        h.store.report("bad.json:3", "port: 70000")
+        await h.until(lambda: [i.what for i in h.agent.left_out()] == ["bad.json:3"])
+        h.store.report("bad.json:3", "")
+        await h.until(lambda: h.agent.left_out() == ())
+
+    live(House(tmp_path), story)
+
+
+def test_env_files_follow_services_and_not_endpoints(tmp_path: Path) -> None:
+    async def story(h: House) -> None:
+        h.store.put(service("web", "10.0.0.5"))
+        file = h.env / "default.env"
+        await h.until(file.exists)
+        assert "WEB_SERVICE_HOST=10.0.0.5" in file.read_text()
+        inode = file.stat().st_ino
+        h.store.put(slice_of("web", "10.1.0.3"))
+        await h.until(lambda: h.reached("10.0.0.5") == ["10.1.0.3"])
+        h.store.put(service("api", "10.0.0.6"))
+        await h.until(lambda: "API_SERVICE_PORT=80" in file.read_text())
+        assert file.stat().st_ino != inode
+
+    live(House(tmp_path), story)

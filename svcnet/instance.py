@@ -20,7 +20,7 @@ DATA_PATH_NAME = "\0svcnet-proxy"
 """Abstract unix socket: such names belong to a network namespace, exactly as far as a data path reaches (unix(7))."""
 
 _BACKLOG = 4096
-"""Nobody accepts: each refused daemon leaves a closed connection in the queue, and learns our pid while there is room."""
+"""Nobody accepts: each refused daemon leaves a closed connection in the queue, and learns our pid while it has room."""
 
 _UCRED = struct.Struct("iII")
 

@@ -1,0 +1,167 @@
+"""From records to packets at a size: first packet, one change, memory; and the chain-per-service shape beside it.
+
+Run by `bench/run.py --suite sync [--services N] [--endpoints E] [--changes C] [--chains N,N…]`. The daemon is pinned to
+the first core, the client to the last. Traffic goes to addresses of this namespace's loopback device alone.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from svcnet.bench import chains
+from svcnet.bench.world import PORT, TARGET_PORT, one_endpoint, records, virtual_ip, write
+
+ANSWERING = ("192.0.2.21", "192.0.2.22")
+FIRST_PACKET_SECONDS = 300.0
+
+
+def prepare() -> None:
+    """Addresses that answer, and a route for virtual IPs, in this (new) namespace."""
+    lines = ["link set lo up", "route add default dev lo src 192.0.2.1", "addr add 192.0.2.1/32 dev lo"]
+    lines += [f"addr add {ip}/32 dev lo" for ip in ANSWERING]
+    lines[1], lines[2] = lines[2], lines[1]
+    subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
+    if os.readlink("/proc/self/ns/net") == os.readlink("/proc/1/ns/net"):
+        raise SystemExit("bench: refuses to run in the machine's own network namespace")
+
+
+def serve(ip: str) -> None:
+    """Answer every connection with the address that it reached."""
+    listener = socket.create_server((ip, TARGET_PORT), backlog=512)
+
+    def loop() -> None:
+        while True:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(ip.encode())
+
+    threading.Thread(target=loop, daemon=True).start()
+
+
+def ask(i: int, seconds: float) -> str:
+    """Who answers behind service i; "" when nobody does in time."""
+    try:
+        with socket.create_connection((virtual_ip(i), PORT), timeout=seconds) as connection:
+            return connection.recv(64).decode()
+    except OSError:
+        return ""
+
+
+@contextlib.contextmanager
+def daemon(directory: Path, state: Path, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
+    """svcnet-proxy on these records, pinned to the first core; with the time of its start."""
+    command = [sys.executable, "-m", "svcnet.cli.daemon", f"--records=dir:{directory}", f"--state-dir={state}"]
+    command += ["--service-cidr=10.0.0.0/14", "--node=m1", "--env-dir=off", "--mode=nftables", "--dns-listen=off"]
+    with log.open("wb") as out:
+        begin = time.perf_counter()
+        process = subprocess.Popen(command, stdout=out, stderr=out, preexec_fn=lambda: os.sched_setaffinity(0, {0}))  # noqa: PLW1509 (one thread so far in the child's copy)
+        try:
+            yield process, begin
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+
+def first_packet(process: subprocess.Popen[bytes], begin: float, probes: tuple[int, ...]) -> float:
+    """Seconds from exec until every probed service answers."""
+    waiting = list(probes)
+    while waiting and time.perf_counter() - begin < FIRST_PACKET_SECONDS and process.poll() is None:
+        if ask(waiting[-1], 0.02):
+            waiting.pop()
+    if waiting:
+        raise SystemExit(f"bench: no answer through services {waiting}")
+    return time.perf_counter() - begin
+
+
+def one_change(directory: Path, i: int, ip: str) -> float:
+    """Seconds from the rename of a slice's file to the first answer of its new endpoint."""
+    record = one_endpoint(i, ip)
+    begin = time.perf_counter()
+    write(directory, record)
+    while ask(i, 0.5) != ip:
+        if time.perf_counter() - begin > 10:
+            raise SystemExit(f"bench: service {i} did not change in 10 s")
+    return time.perf_counter() - begin
+
+
+def memory(pid: int) -> tuple[int, int]:
+    """(resident now, highest) in MiB."""
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(fields["VmRSS"].split()[0]) // 1024, int(fields["VmHWM"].split()[0]) // 1024
+
+
+def svcnet_row(services: int, endpoints: int, changes: int, rounds: int) -> None:
+    """Measure the daemon: a fresh state directory each round."""
+    firsts: list[float] = []
+    times: list[float] = []
+    sizes: list[tuple[int, int]] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = Path(temporary, "records")
+        directory.mkdir()
+        count = sum(1 for r in records(services, endpoints) if write(directory, r) is None)
+        probes = (1, services // 2, services)
+        for i in probes:
+            write(directory, one_endpoint(i, ANSWERING[0]))
+        for n in range(rounds):
+            subprocess.run(["nft", "flush", "ruleset"], check=True)
+            with daemon(directory, Path(temporary, f"state{n}"), Path(temporary, "log")) as (process, begin):
+                firsts.append(first_packet(process, begin, probes))
+                time.sleep(3)  # the daemon's imports and its first checkpoint are over then
+                for step in range(changes):
+                    times.append(one_change(directory, probes[step % 3], ANSWERING[(step // 3 + 1) % 2]))
+                    time.sleep(0.02)  # a quiet time before each change
+                sizes.append(memory(process.pid))
+            for i in probes:
+                write(directory, one_endpoint(i, ANSWERING[0]))
+    times.sort()
+    p50, p99 = (times[int(len(times) * q)] * 1000 for q in (0.5, 0.99))
+    print(f"svcnet-proxy, {services} services x {endpoints} endpoints from {count} files, {rounds} rounds")
+    print(f"  exec to first packet  {statistics.median(firsts):.2f} s ({min(firsts):.2f}-{max(firsts):.2f})")
+    print(f"  rename to packet      p50 {p50:.1f} ms, p99 {p99:.1f} ms ({len(times)} changes)")
+    print(f"  daemon memory         {max(s[0] for s in sizes)} MiB resident, {max(s[1] for s in sizes)} MiB at most")
+
+
+def chains_row(services: int, endpoints: int, seconds: float) -> None:
+    """Measure the chain-per-service shape through `nft -f`."""
+    subprocess.run(["nft", "flush", "ruleset"], check=True)
+    took = chains.load(chains.whole(services, endpoints), seconds)
+    name = f"chain per service, {services} x {endpoints} through nft -f"
+    if took is None:
+        print(f"{name}: not loaded after {seconds:.0f} s (stopped)")
+        return
+    times = sorted(chains.load(chains.changed(services, endpoints, s), seconds) or seconds for s in range(1, 8))
+    print(f"{name}: load {took:.2f} s, one change {statistics.median(times) * 1000:.0f} ms ({len(times)} changes)")
+    chains.remove()
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--services", type=int, default=10_000)
+    parser.add_argument("--endpoints", type=int, default=10)
+    parser.add_argument("--changes", type=int, default=150)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--chains", default="100,1000,2000", help="sizes of the baseline, in the same run")
+    parser.add_argument("--chains-seconds", type=float, default=200.0)
+    options = parser.parse_args()
+    prepare()
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    for ip in ANSWERING:
+        serve(ip)
+    svcnet_row(options.services, options.endpoints, options.changes, options.rounds)
+    for size in (int(n) for n in options.chains.split(",") if n):
+        chains_row(size, options.endpoints, options.chains_seconds)
+
+
+if __name__ == "__main__":
+    main()

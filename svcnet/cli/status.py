@@ -1,0 +1,180 @@
+"""`svcnet status` and `svcnet release`: what the daemon of this machine says and can be told.
+
+Owns: the client side of the status server and of the control socket. The JSON's fields are the contract's; fields
+that are missing (an older daemon) are shown as "-".
+"""
+
+import json
+import socket
+import time
+from collections.abc import Iterable
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any
+
+import click
+
+from svcnet.cli import table
+from svcnet.cli.option import with_config
+from svcnet.config import Loaded
+from svcnet.model.errors import NotPermittedError, SvcnetError
+from svcnet.option_kind import Listen
+
+ANSWER_SECONDS = 5.0
+RELEASE_SECONDS = 60.0
+"""A released list of 10,000 services is carried out before the answer comes."""
+POLL_SECONDS = 0.05
+
+
+class NotConvergedError(SvcnetError):
+    """The daemon did not get there in time."""
+
+    exit_code = 4
+
+
+@click.command()
+@click.option("--wait", "waiting", is_flag=True, help="Until it is ready and has applied all that it has seen.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long --wait waits; then exit 4.",
+)
+@click.option("-o", "--output", type=click.Choice(["json"]), help="The JSON as it came.")
+@with_config("status_listen")
+def status(loaded: Loaded, waiting: bool, timeout: float, output: str | None) -> None:
+    """Show what svcnet-proxy on this machine does. Exit 1 when it doesn't answer."""
+    listen = loaded.config.status_listen
+    report = _wait(listen, timeout) if waiting else fetch(listen)
+    if output == "json":
+        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        click.echo("\n".join(lines(report)))
+
+
+@click.command()
+@with_config("state_dir")
+def release(loaded: Loaded) -> None:
+    """Let through a list that lacks most services, and that svcnet-proxy holds because it looks like an accident."""
+    path = loaded.config.state_dir / "control.sock"
+    reply = ask(path, {"command": "release"})
+    message = str(reply.get("message") or reply.get("error") or "")
+    if not reply.get("ok"):
+        raise SvcnetError(message or "svcnet-proxy refused")
+    click.echo(message or "released", err=not message)
+
+
+def fetch(listen: Listen) -> dict[str, Any]:
+    """Return /status of the daemon. SvcnetError when it doesn't answer, or something else does."""
+    # A daemon that listens on every address is asked on loopback.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen.host, listen.host)  # noqa: S104 - compared, not bound
+    connection = HTTPConnection(host, listen.port, timeout=ANSWER_SECONDS)
+    try:
+        connection.request("GET", "/status")
+        answer = connection.getresponse()
+        report = json.loads(answer.read())
+    except (OSError, HTTPException) as error:
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise SvcnetError(f"svcnet-proxy doesn't answer at {listen} (--status-listen): {why}") from None
+    except ValueError:
+        report = None
+    finally:
+        connection.close()
+    if not isinstance(report, dict) or "revision_seen" not in report:
+        raise SvcnetError(f"what answers at {listen} is not svcnet-proxy, expected JSON with revision_seen")
+    return report
+
+
+def ask(path: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """Send one command to the control socket and return the reply."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
+        control.settimeout(RELEASE_SECONDS)
+        try:
+            control.connect(str(path))
+            control.sendall(json.dumps(request).encode() + b"\n")
+            with control.makefile("rb") as stream:
+                reply = json.loads(stream.readline() or b"null")
+        except PermissionError:
+            raise NotPermittedError(f"not permitted: {path}, expected root or the user of svcnet-proxy") from None
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise SvcnetError(f"no svcnet-proxy runs with {path.parent} (--state-dir)") from None
+        except (OSError, ValueError) as error:
+            raise SvcnetError(f"{path}: {error or 'no answer'}") from None
+    if not isinstance(reply, dict):
+        raise SvcnetError(f"{path}: no answer")
+    return reply
+
+
+def _wait(listen: Listen, timeout: float) -> dict[str, Any]:
+    """Ask until all that was seen is applied. A daemon that doesn't answer yet may be starting."""
+    end = time.monotonic() + timeout
+    while True:
+        try:
+            report = fetch(listen)
+            if is_converged(report):
+                return report
+            lacks = _lacks(report)
+        except SvcnetError as error:
+            lacks = str(error)
+        if time.monotonic() + POLL_SECONDS > end:
+            raise NotConvergedError(f"not converged in {timeout:g} s: {lacks}")
+        time.sleep(POLL_SECONDS)
+
+
+def is_converged(report: dict[str, Any]) -> bool:
+    """Whether the first sync is applied, and everything seen since."""
+    return bool(report.get("ready", True)) and 0 < report.get("revision_seen", 0) <= report.get("revision_applied", 0)
+
+
+def _lacks(report: dict[str, Any]) -> str:
+    parts = [f"revision {report.get('revision_applied')} of {report.get('revision_seen')} applied"]
+    if not report.get("ready", True):
+        parts.append("first sync not applied")
+    if report.get("last_error"):
+        parts.append(f"last error: {report['last_error']}")
+    return ", ".join(parts)
+
+
+def lines(report: dict[str, Any]) -> Iterable[str]:
+    """Return the report as a person reads it."""
+    store = report.get("store") or {}
+    seen, applied = report.get("revision_seen", 0), report.get("revision_applied", 0)
+    age = report.get("oldest_unapplied_seconds") or 0.0
+    sync = "in sync" if is_converged(report) else f"behind by {age:.1f} s" if report.get("ready", True) else "not ready"
+    held = store.get("held")
+    rows = [
+        ("Minion", report.get("node", "-")),
+        ("Mode", " ".join(filter(None, [report.get("mode", "-"), _aside(report.get("mode_reason"))]))),
+        ("Records", _store_text(store)),
+        ("Revision", f"{applied} applied, {seen} seen: {sync}"),
+        ("Serves", f"{report.get('services', '-')} services, {report.get('endpoints', '-')} endpoints"),
+        ("Drift", str(report.get("drift", 0) or "none")),
+        ("Parts", ", ".join(f"{name} {state}" for name, state in sorted((report.get("parts") or {}).items())) or "-"),
+    ]
+    if held:
+        rows.append(("Held", f"a list lacks {held.get('missing')} of {held.get('known')} services: svcnet release"))
+    if report.get("last_error"):
+        rows.append(("Last error", report["last_error"]))
+    width = max(len(name) for name, _ in rows)
+    yield from (_coloured(name, f"{name:<{width}}   {text}", text) for name, text in rows)
+    left_out = report.get("left_out") or []
+    if left_out:
+        yield f"Left out ({len(left_out)})"
+        yield from (f"  {item.get('what', '-')}: {item.get('reason', '-')}" for item in left_out)
+
+
+def _aside(text: str | None) -> str:
+    return f"({text})" if text else ""
+
+
+def _store_text(store: dict[str, Any]) -> str:
+    if store.get("connected"):
+        return "connected"
+    return f"away, {store.get('staleness_seconds') or 0.0:.0f} s old state serves"
+
+
+def _coloured(name: str, text: str, value: str) -> str:
+    bad = name in {"Held", "Last error"} or "failed" in value or "away" in value or "not ready" in value
+    return click.style(text, fg="red") if bad and table.colourful() else text

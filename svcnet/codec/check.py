@@ -19,7 +19,7 @@ FAMILIES = ("IPv4", "IPv6")
 _LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?").fullmatch
 _SUBDOMAIN = re.compile(r"[a-zA-Z0-9](?:[-a-zA-Z0-9]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[-a-zA-Z0-9]*[a-zA-Z0-9])?)*+")
 _PORT_NAME = re.compile(r"(?=[^a-z]*[a-z])[a-z0-9]+(?:-[a-z0-9]+)*").fullmatch
-_SHOWN_CHARS = 60
+_SHOWN_CHARS = 80
 
 
 class FieldError(Exception):

@@ -4,6 +4,7 @@ Owns: bytes of JSON and positions in them. Must not know: records, wire forms.
 msgspec decodes; this module looks at the text again only when there is something to report.
 """
 
+import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +22,7 @@ _TOKEN = re.compile(_STRING + rb'|[{}\[\],:]|[^\s{}\[\],:"]++', re.DOTALL)
 _BLANK = re.compile(_SPACE)
 _BETWEEN = re.compile(rb"[ \t\r\n,]*+")
 _ITEMS_KEY = re.compile(rb'"items"' + _SPACE + b":" + _SPACE)
+_TRAILING = re.compile(r"trailing characters \(byte (\d+)\)")
 _POSITION = re.compile(r"(?:JSON is malformed: )?(.*?)(?: \(byte (\d+)\))?")
 
 
@@ -54,8 +56,12 @@ class JsonValue(NamedTuple):
         return decoder.decode(self.data)
 
     def plain(self) -> Any:
-        """Decode into plain Python values."""
-        return msgspec.json.decode(self.data)
+        """Decode into plain Python values, generously. Errors: ValueError, RecursionError."""
+        return json.loads(self.data)
+
+    def repeated(self) -> Path | None:
+        """Return the first key that its object holds twice."""
+        return repeated(self.data)
 
     def line_of(self, path: Path) -> int:
         """Return the line of a field, or of the nearest thing around it that exists."""
@@ -106,7 +112,7 @@ def documents(data: bytes) -> tuple[list[JsonValue], list[int]]:
         try:
             end = _value_end(data, start)
         except TextError as error:
-            if commas or not error.what.startswith("trailing comma"):
+            if commas or not error.what.startswith("not JSON: trailing comma"):
                 raise
             data, commas = _without_commas(data)
             end = _value_end(data, start)
@@ -121,23 +127,29 @@ def _value_end(data: bytes, start: int) -> int:
     try:
         _ANY.decode(view)
     except msgspec.DecodeError as error:
-        what, offset = _explain(error, view)
-        if what == "trailing characters":
-            return start + offset
-        raise TextError(what, *position(data, start + offset)) from None
+        if (stray := _TRAILING.search(str(error))) is not None:
+            # msgspec counts from the byte after the first stray character.
+            return start + int(stray[1]) - 1
+        raise _syntax_error(str(error), data, start) from None
     except RecursionError:
         raise TextError("nested too deep for a record", *position(data, start)) from None
     return len(data)
 
 
-def _explain(error: msgspec.DecodeError, data: bytes) -> tuple[str, int]:
-    match = _POSITION.fullmatch(str(error))
+def _syntax_error(complaint: str, data: bytes, start: int) -> TextError:
+    """Say what is wrong and where: the standard library's positions are exact, msgspec's not always."""
+    match = _POSITION.fullmatch(complaint)
     assert match is not None
-    if match[2] is None:
-        return "the text ends in the middle of a value", len(data)
-    what, offset = match[1], int(match[2])
-    # msgspec counts this one from the byte after the first stray character.
-    return what, offset - 1 if what == "trailing characters" else offset
+    what, offset = match[1], int(match[2]) if match[2] else len(data) - start
+    if not what.startswith("trailing comma"):
+        text = data[start:].decode()
+        try:
+            json.JSONDecoder().raw_decode(text)
+        except json.JSONDecodeError as error:
+            what, offset = error.msg[:1].lower() + error.msg[1:].removesuffix(" at"), len(text[: error.pos].encode())
+        except (ValueError, RecursionError):
+            pass
+    return TextError(f"not JSON: {what}", *position(data, start + offset))
 
 
 def _without_commas(data: bytes) -> tuple[bytes, list[int]]:
@@ -162,29 +174,64 @@ def find(data: bytes, path: Path) -> int:
     The last one of equal keys is meant, as in decoding.
     """
     best, depth = 0, 0
+    for here, offset in _places(data):
+        if depth <= len(here) <= len(path) and tuple(here) == path[: len(here)]:
+            best, depth = offset, len(here)
+    return best
+
+
+def _places(data: bytes) -> "Iterator[tuple[list[str | int], int]]":
+    """Yield path and offset of every key and every array entry. The path is the same list each time."""
     here: list[str | int] = []
     objects: list[bool] = []
     key_next = False
     for token in _TOKEN.finditer(data):
-        first = token[0][:1]
+        text = token[0]
+        first = text[:1]
         if first == b",":
             key_next = objects[-1]
             if not key_next:
                 here[-1] = int(here[-1]) + 1
-            continue
-        if first in b"}]":
+        elif first in b"}]":
             here.pop()
             objects.pop()
             key_next = False
-            continue
-        if key_next and first == b'"':
-            here[-1] = msgspec.json.decode(token[0], type=str)
-        steps = len(here)
-        starts = first != b":" and objects and (key_next or not objects[-1])
-        if starts and depth <= steps <= len(path) and tuple(here) == path[:steps]:
-            best, depth = token.start(), steps
-        key_next = first == b"{"
-        if first in b"{[":
-            here.append("" if key_next else 0)
-            objects.append(key_next)
-    return best
+        elif key_next:
+            here[-1] = msgspec.json.decode(text, type=str)
+            yield here, token.start()
+            key_next = False
+        elif first != b":":
+            if objects and not objects[-1]:
+                yield here, token.start()
+            if first in b"{[":
+                key_next = first == b"{"
+                here.append("" if key_next else 0)
+                objects.append(key_next)
+
+
+def repeated(data: bytes) -> Path | None:
+    """Return the first key that its object holds twice. JSON leaves open which counts; msgspec takes the last."""
+    try:
+        json.loads(data, object_pairs_hook=_no_repeats)
+    except _RepeatError:
+        pass
+    except (ValueError, RecursionError):
+        return None
+    else:
+        return None
+    seen: set[Path] = set()
+    for here, _ in _places(data):
+        path = tuple(here)
+        if path in seen:
+            return path
+        seen.add(path)
+    return None
+
+
+class _RepeatError(Exception):
+    """An object holds a key twice."""
+
+
+def _no_repeats(members: list[tuple[str, Any]]) -> None:
+    if len(dict(members)) < len(members):
+        raise _RepeatError

@@ -93,11 +93,12 @@ _NO_CONDITIONS = WireConditions()
 
 def build_slice(wire: WireSlice) -> EndpointSlice:
     """Return the model's EndpointSlice. Errors: FieldError."""
+    meta = metadata(wire.metadata, "EndpointSlice")
     kind = check.one_of(wire.address_type, ADDRESS_TYPES, "", "addressType")
     if not kind:
         raise check.missing(" or ".join(ADDRESS_TYPES), "addressType")
     return EndpointSlice(
-        metadata(wire.metadata, "EndpointSlice"),
+        meta,
         kind,
         tuple([_endpoint(entry, i, kind) for i, entry in enumerate(wire.endpoints or ())]),
         _ports(wire.ports, "ports"),

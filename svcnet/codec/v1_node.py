@@ -53,12 +53,13 @@ _NO_STATUS = WireNodeStatus()
 
 def build_node(wire: WireNode) -> Node:
     """Return the model's Node. Errors: FieldError."""
+    meta = metadata(wire.metadata, "Node")
     spec, status = wire.spec or _NO_SPEC, wire.status or _NO_STATUS
     cidrs = check.each(spec.pod_cidrs, check.cidr, "spec", "podCIDRs")
     if not cidrs and spec.pod_cidr:
         cidrs = (check.cidr(spec.pod_cidr, "spec", "podCIDR"),)
     return Node(
-        metadata(wire.metadata, "Node"),
+        meta,
         cidrs,
         tuple([_address(entry, i) for i, entry in enumerate(status.addresses or ())]),
         ready_of(status.conditions),

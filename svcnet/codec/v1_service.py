@@ -97,17 +97,14 @@ _NO_SPEC = WireSpec()
 
 def build(wire: WireService) -> Service:
     """Return the model's Service. Errors: FieldError."""
-    spec = wire.spec or _NO_SPEC
+    meta, spec = metadata(wire.metadata, "Service"), wire.spec or _NO_SPEC
     kind = check.one_of(spec.type, TYPES, "ClusterIP", "spec", "type")
     addresses = cluster_ips(spec, kind)
     families = check.each(spec.ip_families, _family, "spec", "ipFamilies")
     _check_families(families, addresses)
-    if kind == "ExternalName" and not spec.external_name:
-        raise check.missing("a host name, since type is ExternalName", "spec", "externalName")
-    if not spec.ports and kind != "ExternalName" and addresses != ("None",):
-        raise check.missing("at least one port", "spec", "ports")
+    _check_required(spec, kind, addresses)
     return Service(
-        meta=metadata(wire.metadata, "Service"),
+        meta=meta,
         ports=_ports(spec.ports),
         selector=string_pairs(spec.selector),
         type=kind,
@@ -137,6 +134,13 @@ def build(wire: WireService) -> Service:
         traffic_distribution=check.one_of(spec.traffic_distribution, DISTRIBUTIONS, "", "spec", "trafficDistribution"),
         ingress=_ingress(wire.status),
     )
+
+
+def _check_required(spec: WireSpec, kind: str, addresses: tuple[str, ...]) -> None:
+    if kind == "ExternalName" and not spec.external_name:
+        raise check.missing("a host name, since type is ExternalName", "spec", "externalName")
+    if not spec.ports and kind != "ExternalName" and addresses != ("None",):
+        raise check.missing("at least one port", "spec", "ports")
 
 
 def cluster_ips(spec: WireSpec, kind: str) -> tuple[str, ...]:

@@ -134,6 +134,7 @@ def _meta(wire: Old, kind: str) -> Meta:
 
 def build_service(wire: OldService) -> Service:
     """Return the model's Service. Errors: FieldError."""
+    meta = _meta(wire, "Service")
     addresses: tuple[str, ...] = ()
     if wire.portal_ip:
         addresses = ("None",) if wire.portal_ip == "None" else (check.address(wire.portal_ip, "portalIP"),)
@@ -143,7 +144,7 @@ def build_service(wire: OldService) -> Service:
         target_port=check.target_port(wire.container_port, "containerPort"),
     )
     return Service(
-        meta=_meta(wire, "Service"),
+        meta=meta,
         ports=(port,),
         selector=string_pairs(wire.selector),
         type="LoadBalancer" if wire.create_external_load_balancer else "ClusterIP",
@@ -161,6 +162,7 @@ def _manifest(state: OldState | None, *path: str | int) -> PodSpec:
 
 def build_pod(wire: OldPod) -> Pod:
     """Return the model's Pod. Errors: FieldError."""
+    meta = _meta(wire, "Pod")
     desired, current = wire.desired_state or _NO_STATE, wire.current_state or _NO_STATE
     node = current.host or desired.host or ""
     if current.status and current.status not in PHASES:
@@ -168,7 +170,7 @@ def build_pod(wire: OldPod) -> Pod:
             f"got {check.quote(current.status)}, expected {' or '.join(PHASES)}", "currentState", "status"
         )
     return Pod(
-        meta=_meta(wire, "Pod"),
+        meta=meta,
         spec=PodSpec(_manifest(desired, "desiredState").containers, intern(node)),
         phase=PHASES[current.status] if current.status else "",
         ips=(check.address(current.pod_ip, "currentState", "podIP"),) if current.pod_ip else (),
@@ -195,6 +197,7 @@ def build_controller(wire: OldController) -> ReplicationController:
 
 def build_endpoints(wire: OldEndpoints) -> Endpoints:
     """Return the model's Endpoints: one subset a port, in the order of first mention. Errors: FieldError."""
+    meta = _meta(wire, "Endpoints")
     protocol = check.protocol(wire.protocol, "protocol")
     by_port: dict[int, list[SliceEndpoint]] = {}
     for i, text in enumerate(wire.endpoints or ()):
@@ -204,7 +207,7 @@ def build_endpoints(wire: OldEndpoints) -> Endpoints:
         ip = check.address(found[1] or found[2], "endpoints", i)
         by_port.setdefault(check.port(int(found[3]), "endpoints", i), []).append(SliceEndpoint((ip,)))
     return Endpoints(
-        _meta(wire, "Endpoints"),
+        meta,
         tuple([Subset(tuple(some), (EndpointPort(port, "", protocol),)) for port, some in by_port.items()]),
     )
 

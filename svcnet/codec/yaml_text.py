@@ -51,14 +51,19 @@ class YamlValue(NamedTuple):
     line: int
     text: str
     spots: dict[int, Spot]
+    lines: dict[int, list[int]]
 
     def typed(self, _decoder: object, wire: type[_T]) -> _T:
         """Convert into a wire struct. Errors: msgspec.ValidationError."""
         return msgspec.convert(self.value, wire)
 
     def plain(self) -> Any:
-        """Return plain Python values."""
+        """Return plain Python values. Errors: none."""
         return self.value
+
+    def repeated(self) -> Path | None:
+        """Return None: a YAML file with a key twice is refused while reading."""
+        return None
 
     def line_of(self, path: Path) -> int:
         """Return the line of a field, or of the nearest thing around it that exists."""
@@ -70,9 +75,11 @@ class YamlValue(NamedTuple):
 
     def items(self) -> "Iterator[YamlValue]":
         """Yield the entries of the list `items`, each with its line. Errors: msgspec.ValidationError."""
-        for entry in msgspec.convert(self.value, _Items).items or ():
-            spot = self.spots.get(id(entry))
-            yield YamlValue(entry, spot.line if spot else self.line, self.text, self.spots)
+        entries = msgspec.convert(self.value, _Items).items or []
+        lines = self.lines.get(id(self.value.get("items")), [])
+        for i, entry in enumerate(entries):
+            # A list that came by alias or merge may have none.
+            yield self._replace(value=entry, line=lines[i] if i < len(lines) else self.line)
 
 
 class _Items(msgspec.Struct):
@@ -100,6 +107,7 @@ class _Builder:
     def __init__(self) -> None:
         self.done: list[tuple[Any, int]] = []
         self.spots: dict[int, Spot] = {}
+        self.lines: dict[int, list[int]] = {}
         self.stack: list[_Frame] = []
         self.anchors: dict[str, tuple[Any, int]] = {}
         self.nodes = 0
@@ -107,12 +115,13 @@ class _Builder:
 
     def take(self, event: Any) -> None:
         """Fold one event in. Errors: TextError."""
+        mark: Any = event.start_mark
         if isinstance(event, yaml.ScalarEvent):
             frame = self.stack[-1] if self.stack else None
             if frame is not None and frame.key is None and isinstance(frame.value, dict):
                 self._key(frame, event)
             else:
-                self._put(_scalar(event), event)
+                self._put(_scalar(event), mark.line + 1, event.anchor, self.nodes)
         elif isinstance(event, yaml.CollectionStartEvent):
             self._open(event)
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -146,7 +155,7 @@ class _Builder:
             if len(self.stack) in (0, 2):
                 mark = frame.mark
                 self.spots[id(value)] = Spot(mark.index, event.end_mark.index, mark.line + 1, mark.column)
-        self._put(value, frame)
+        self._put(value, frame.mark.line + 1, frame.anchor, frame.expanded)
 
     def _alias(self, event: Any) -> None:
         if event.anchor not in self.anchors:
@@ -158,20 +167,21 @@ class _Builder:
             raise _error(f"aliases that expand to more than {MAX_ALIASED} values", event)
         if self.stack and isinstance(self.stack[-1].value, dict) and self.stack[-1].key is None:
             raise _error("an alias as a key, expected a string", event)
-        self._put(value, None)
+        self._put(value, event.start_mark.line + 1, None, self.nodes)
 
-    def _put(self, value: Any, source: Any) -> None:
+    def _put(self, value: Any, line: int, anchor: str | None, began: int) -> None:
+        """Hand a finished value to what holds it. `began` is the count of nodes before it."""
         self.nodes += 1
-        if source is not None and source.anchor is not None:
-            began = source.expanded if isinstance(source, _Frame) else self.nodes - 1
-            self.anchors[source.anchor] = (value, self.nodes - began)
+        if anchor is not None:
+            self.anchors[anchor] = (value, self.nodes - began)
         if not self.stack:
-            mark = source.mark if isinstance(source, _Frame) else getattr(source, "start_mark", None)
-            self.done.append((value, mark.line + 1 if mark else 1))
+            self.done.append((value, line))
             return
         frame = self.stack[-1]
         if isinstance(frame.value, list):
             frame.value.append(value)
+            if len(self.stack) == 2:
+                self.lines.setdefault(id(frame.value), []).append(line)
             return
         key, frame.key = frame.key, None
         assert key is not None
@@ -272,7 +282,9 @@ def documents(text: str) -> list[YamlValue]:
     builder = _Builder()
     for event in _events(text):
         builder.take(event)
-    return [YamlValue(value, line, text, builder.spots) for value, line in builder.done if value is not None]
+    return [
+        YamlValue(value, line, text, builder.spots, builder.lines) for value, line in builder.done if value is not None
+    ]
 
 
 def _find_line(text: str, path: Path) -> int:

@@ -8,21 +8,18 @@ band at the low end for addresses and ports that people write into records by ha
 
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import NamedTuple
 
 import msgspec
 
+from svcnet.model.claim import NOTHING, Claim, Resource, claim_id
 from svcnet.model.errors import ConflictError, RecordError, SvcnetError
-from svcnet.model.meta import Key
 from svcnet.model.service import Service, ServicePort
 
 Network = IPv4Network | IPv6Network
-Address = IPv4Address | IPv6Address
-Resource = str | int
-"""What is claimed: an address (canonical text) or a node port (number, whatever the protocol)."""
-
 FULL4, FULL6, FULL_PORTS = "full/IPv4", "full/IPv6", "full/node ports"
+FULL: frozenset[Resource] = frozenset((FULL4, FULL6, FULL_PORTS))
 """What a service waits for that found no room; see Settled.waits_for."""
 
 
@@ -37,36 +34,6 @@ class Allocation(NamedTuple):
         return ",".join(str(cidr) for cidr in self.cidrs)
 
 
-class Claim(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """What one service holds."""
-
-    addresses: tuple[str, ...] = ()
-    """Canonical text, primary family first."""
-    node_ports: tuple[tuple[str, int, int], ...] = ()
-    """(protocol, port, node port)."""
-    health_check_node_port: int = 0
-
-    def resources(self) -> Iterator[Resource]:
-        """Yield everything that nobody else may hold."""
-        yield from self.addresses
-        for _, _, node_port in self.node_ports:
-            yield node_port
-        if self.health_check_node_port:
-            yield self.health_check_node_port
-
-    def without(self, resource: Resource) -> "Claim":
-        """Return this claim less one resource."""
-        health = self.health_check_node_port
-        return Claim(
-            tuple(a for a in self.addresses if a != resource),
-            tuple(p for p in self.node_ports if p[2] != resource),
-            0 if health == resource else health,
-        )
-
-
-NOTHING = Claim()
-
-
 class Settled(NamedTuple):
     """A service with what it holds now. `errors` (RecordError, ConflictError) say what it asked for and didn't get."""
 
@@ -75,11 +42,8 @@ class Settled(NamedTuple):
     errors: tuple[SvcnetError, ...] = ()
     waits_for: tuple[Resource, ...] = ()
     """Resources (or FULL4, FULL6, FULL_PORTS) that are held by others: settle again when one is given up."""
-
-
-def claim_id(key: Key) -> str:
-    """NAMESPACE/NAME: under this a service's claim is kept."""
-    return f"{key.namespace}/{key.name}"
+    lacking: bool = False
+    """Whether something was not chosen because the caller said so (`choose`)."""
 
 
 def asks(service: Service) -> bool:
@@ -103,9 +67,12 @@ class Claims:
         """Claim id → claim, oldest first."""
         self.lapsed: set[str] = set()
         """Holders whose record is gone: they keep what they have until somebody asks for it."""
+        self.changed = False
+        """Whether anything has changed since the table was last saved (who saves it sets it back)."""
         self._holder: dict[Resource, str] = {}
-        self._used = {4: 0, 6: 0}
-        self._room = {version: sum(_room(c) for c in allocation.cidrs if c.version == version) for version in (4, 6)}
+        self.used = {4: 0, 6: 0}
+        """Addresses held, by family; `room`: addresses that there are."""
+        self.room = {version: sum(_room(c) for c in allocation.cidrs if c.version == version) for version in (4, 6)}
         for name, claim in (held or {}).items():
             self.hold(name, claim)
 
@@ -116,6 +83,9 @@ class Claims:
     def hold(self, name: str, claim: Claim) -> tuple[Resource, ...]:
         """Make `claim` what `name` holds; return what it gave up. A lapsed holder loses what is taken."""
         before = self.held.get(name, NOTHING)
+        if claim == before:
+            return ()
+        self.changed = True
         kept = set(claim.resources())
         given_up = tuple(resource for resource in before.resources() if resource not in kept)
         for resource in given_up:
@@ -125,7 +95,7 @@ class Claims:
             if other is not None and other != name:
                 self.held[other] = self.held[other].without(resource)
             elif other is None and isinstance(resource, str):
-                self._used[6 if ":" in resource else 4] += 1
+                self.used[6 if ":" in resource else 4] += 1
             self._holder[resource] = name
         if claim == NOTHING:
             self.held.pop(name, None)
@@ -156,15 +126,11 @@ class Claims:
         """
         return _Settling(self, service, choose=choose, take_lapsed=take_lapsed).run()
 
-    def full(self, version: int) -> bool:
-        """Whether no address of the family (4 or 6) is free."""
-        return self._used[version] >= self._room[version]
-
     def _drop(self, resource: Resource, name: str) -> None:
         if self._holder.get(resource) == name:
             del self._holder[resource]
             if isinstance(resource, str):
-                self._used[6 if ":" in resource else 4] -= 1
+                self.used[6 if ":" in resource else 4] -= 1
 
 
 class _Settling:
@@ -179,6 +145,7 @@ class _Settling:
         self.take_lapsed = take_lapsed
         self.errors: list[SvcnetError] = []
         self.waits_for: list[Resource] = []
+        self.lacking = False
 
     def run(self) -> Settled:
         service = self.service
@@ -198,6 +165,7 @@ class _Settling:
             Claim(addresses, node_ports, health),
             tuple(self.errors),
             tuple(self.waits_for),
+            self.lacking,
         )
 
     def _addresses(self) -> tuple[str, ...]:
@@ -273,10 +241,11 @@ class _Settling:
     def _chosen(self, version: int) -> str | None:
         """Return a free address of the family; a lapsed holder's only when there is no other."""
         if not self.choose:
+            self.lacking = True
             return None
         claims = self.claims
         cidrs = [cidr for cidr in claims.allocation.cidrs if cidr.version == version]
-        if not claims.full(version):
+        if claims.used[version] < claims.room[version]:
             for cidr in cidrs:
                 base = cidr.network_address + 1
                 for offset in _probe(self.name, _room(cidr), _band(_room(cidr), 16, 256)):
@@ -352,6 +321,7 @@ class _Settling:
     def _free_number(self, mine: set[int]) -> int:
         """Return a node port that nobody holds, 0 (and an error) when there is none."""
         if not self.choose:
+            self.lacking = True
             return 0
         claims = self.claims
         ports = claims.allocation.node_ports

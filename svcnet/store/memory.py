@@ -7,13 +7,14 @@ reports and serves without it what `load` brings in from outside, goes `away` an
 import asyncio
 from collections.abc import AsyncIterator, Iterable, MutableSequence
 
+from svcnet.model.claim import NOTHING, Claim, Resource, claim_id
 from svcnet.model.errors import ConflictError, StoreError
 from svcnet.model.event import Away, Delete, Event, Problem, Put, Synced
 from svcnet.model.meta import Key
 from svcnet.model.record import Record
 from svcnet.model.service import Service
 from svcnet.store.protocol import Listing
-from svcnet.virtual_ip import NOTHING, Allocation, Claim, Claims, Resource, Settled, asks, claim_id, wakes
+from svcnet.virtual_ip import Allocation, Claims, Settled, asks, wakes
 
 CHUNK = 500
 """Most Puts in one batch of a list."""

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 _SPACE = rb"[ \t\r\n]*+"
 _STRING = rb'"(?:[^"\\]|\\.)*+(?:"|\Z)'
 _TRAILING_COMMA = re.compile(_STRING + rb"|,(?=" + _SPACE + rb"[}\]])", re.DOTALL)
-_TOKEN = re.compile(_STRING + rb'|[{}\[\],:]|[^\s{}\[\],:"]++', re.DOTALL)
 _BLANK = re.compile(_SPACE)
 _BETWEEN = re.compile(rb"[ \t\r\n,]*+")
 _ITEMS_KEY = re.compile(rb'"items"' + _SPACE + b":" + _SPACE)
@@ -168,45 +167,61 @@ def _without_commas(data: bytes) -> tuple[bytes, list[int]]:
     return _TRAILING_COMMA.sub(blank, data), lines
 
 
+class _Member(NamedTuple):
+    """One member of an object or entry of an array: offsets of its begin (the key's, if it has one) and its value."""
+
+    step: str | int
+    begin: int
+    value: int
+
+
 def find(data: bytes, path: Path) -> int:
     """Return the offset of a field's key, or of the deepest part of `path` that exists; the text must be good JSON.
 
     The last one of equal keys is meant, as in decoding.
     """
-    best, depth = 0, 0
-    for here, offset in _places(data):
-        if depth <= len(here) <= len(path) and tuple(here) == path[: len(here)]:
-            best, depth = offset, len(here)
+    best = at = skip_blank(data)
+    for step in path:
+        found = None
+        for member in _members(data, at):
+            if member.step == step:
+                found = member
+        if found is None:
+            break
+        best, at = found.begin, found.value
     return best
 
 
-def _places(data: bytes) -> "Iterator[tuple[list[str | int], int]]":
-    """Yield path and offset of every key and every array entry. The path is the same list each time."""
-    here: list[str | int] = []
-    objects: list[bool] = []
-    key_next = False
-    for token in _TOKEN.finditer(data):
-        text = token[0]
-        first = text[:1]
-        if first == b",":
-            key_next = objects[-1]
-            if not key_next:
-                here[-1] = int(here[-1]) + 1
-        elif first in b"}]":
-            here.pop()
-            objects.pop()
-            key_next = False
-        elif key_next:
-            here[-1] = msgspec.json.decode(text, type=str)
-            yield here, token.start()
-            key_next = False
-        elif first != b":":
-            if objects and not objects[-1]:
-                yield here, token.start()
-            if first in b"{[":
-                key_next = first == b"{"
-                here.append("" if key_next else 0)
-                objects.append(key_next)
+def _members(data: bytes, at: int) -> "Iterator[_Member]":
+    """Yield what the object or array at `at` holds; nothing for other values. msgspec skips the values, at C speed."""
+    opening, view = data[at : at + 1], memoryview(data)
+    if opening not in {b"{", b"["}:
+        return
+    index, at = 0, skip_blank(data, at + 1)
+    while data[at : at + 1] not in {b"}", b"]", b""}:
+        begin = at
+        step: str | int = index
+        if opening == b"{":
+            end = _end(view, at)
+            step = msgspec.json.decode(view[at:end], type=str)
+            at = skip_blank(data, skip_blank(data, end) + 1)
+        yield _Member(step, begin, at)
+        at = skip_blank(data, _end(view, at))
+        at = skip_blank(data, at + 1) if data[at : at + 1] == b"," else at
+        index += 1
+
+
+def _end(view: memoryview, at: int) -> int:
+    """Return where the value at `at` ends."""
+    try:
+        _ANY.decode(view[at:])
+    except msgspec.DecodeError as error:
+        if (stray := _TRAILING.search(str(error))) is not None:
+            return at + int(stray[1]) - 1
+    except RecursionError:
+        # Good text that is nested to the very limit: the search ends here, with what it has.
+        pass
+    return len(view)
 
 
 def repeated(data: bytes) -> Path | None:
@@ -219,12 +234,16 @@ def repeated(data: bytes) -> Path | None:
         return None
     else:
         return None
-    seen: set[Path] = set()
-    for here, _ in _places(data):
-        path = tuple(here)
-        if path in seen:
-            return path
-        seen.add(path)
+    todo: list[tuple[Path, int]] = [((), skip_blank(data))]
+    while todo:
+        path, at = todo.pop()
+        seen: set[str | int] = set()
+        for member in _members(data, at):
+            inner = (*path, member.step)
+            if member.step in seen:
+                return inner
+            seen.add(member.step)
+            todo.append((inner, member.value))
     return None
 
 

@@ -137,8 +137,9 @@ def build(wire: WireService) -> Service:
 
 
 def _check_required(spec: WireSpec, kind: str, addresses: tuple[str, ...]) -> None:
-    if kind == "ExternalName" and not spec.external_name:
-        raise check.missing("a host name, since type is ExternalName", "spec", "externalName")
+    if kind == "ExternalName":
+        name = (spec.external_name or "").removesuffix(".")
+        check.subdomain(name, "a host name, since type is ExternalName", "spec", "externalName")
     if not spec.ports and kind != "ExternalName" and addresses != ("None",):
         raise check.missing("at least one port", "spec", "ports")
 

@@ -1,6 +1,7 @@
 """Records → their v1 form (discovery.k8s.io/v1 for EndpointSlice), as dict, JSON or YAML.
 
-Reading what is written here gives the same record back. Fields at Kubernetes' default are left out.
+Reading what is written here gives back every record that the reader gives. Fields at Kubernetes' default are left out.
+Endpoints.subsets know only ready and not: an endpoint there with ready=True comes back with None, which means the same.
 Must not know: files, v1beta1 (nothing is written in it).
 """
 

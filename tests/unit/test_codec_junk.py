@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import sys
 from typing import Any
 
 import pytest
@@ -63,7 +64,7 @@ def check(found: Decoded) -> None:
     assert found.records or found.errors or found.warnings
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.binary(max_size=200))
 @example(b'{"kind":"Pod","apiVersion":"v1","metadata":{"name":"\\ud800"}}')
 @example(b'{"kind":"Pod","apiVersion":"v1","metadata":{"name":1,"name":"a"}}')
@@ -96,7 +97,7 @@ def test_random_bytes_never_raise(data: bytes) -> None:
     check(read(b'{"kind": "List", "apiVersion": "v1", "items": [' + data + b"]}", "f", strict=True))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.text(alphabet="{}[]:,-?&*!|>%@`#'\" \n\tab01.~<=", max_size=40))
 def test_random_punctuation_never_raises(text: str) -> None:
     check(read(text.encode(), "f"))
@@ -111,7 +112,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
     return [found for key, inner in pairs for found in [(value, key), *places(inner)]]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.sampled_from(SAMPLES), st.data())
 def test_any_value_at_any_place_never_raises(sample: Any, data: st.DataObject) -> None:
     record = json.loads(json.dumps(sample))
@@ -123,7 +124,7 @@ def test_any_value_at_any_place_never_raises(sample: Any, data: st.DataObject) -
     check(from_yaml)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.sampled_from(SAMPLES), st.data())
 def test_a_file_cut_anywhere_gives_no_record(sample: Any, data: st.DataObject) -> None:
     text = json.dumps(sample).encode()
@@ -171,6 +172,17 @@ def test_deep_nesting_is_read_or_refused(depth: int) -> None:
         assert all("nested too deep" in str(error) for error in found.errors)
     if depth == 90:
         assert found.records
+
+
+def test_nesting_to_the_very_limit_is_read_or_refused() -> None:
+    limit = sys.getrecursionlimit()
+    outcomes = set()
+    for depth in range(limit - 150, limit + 5):
+        inside = "[" * depth + "]" * depth
+        text = f'{{"x": {inside}, "kind": "Namespace", "apiVersion": "v1", "metadata": {{"name": "A"}}, "y": {inside}}}'
+        (error,) = read(text.encode(), "f", strict=True).errors
+        outcomes.add("deep" if "nested too deep" in str(error) else "name")
+    assert outcomes == {"deep", "name"}
 
 
 def test_alias_bombs_are_refused() -> None:

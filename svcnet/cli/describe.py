@@ -89,7 +89,7 @@ def _service(service: Service, view: View, config: Config) -> Iterator[Section]:
     yield "Virtual IP", column.virtual_ip(service)
     yield "External name", service.external_name
     yield "External IPs", ",".join(service.external_ips)
-    yield "Selector", column.pairs_text(service.selector)
+    yield "Selector", [f"{key}={value}" for key, value in service.selector]
     yield "Ports", [_port(port) for port in service.ports]
     if service.type != "ExternalName":
         yield "Endpoints", _endpoints(service, view) or "none"
@@ -151,16 +151,22 @@ def _plain(record: Record) -> Iterator[Section]:
             yield title[:1].upper() + title[1:], list(_tree(value))
 
 
-def _tree(value: Any, indent: str = "") -> Iterator[str]:
-    entries = value.items() if isinstance(value, dict) else (("-", item) for item in value)
-    for name, item in entries:
-        title = name if name == "-" else f"{name}:"
-        if isinstance(item, dict | list):
-            if item:
-                yield f"{indent}{title}"
-                yield from _tree(item, indent + "  ")
-        else:
-            yield f"{indent}{title} {item}"
+def _tree(value: Any) -> Iterator[str]:
+    """Yield the lines of nested values, indented as YAML is."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if isinstance(item, dict | list):
+                yield f"{name}:"
+                yield from (f"  {line}" for line in _tree(item))
+            else:
+                yield f"{name}: {item}"
+    elif isinstance(value, list):
+        for item in value:
+            first, *rest = list(_tree(item)) or ["{}"]
+            yield f"- {first}"
+            yield from (f"  {line}" for line in rest)
+    else:
+        yield str(value)
 
 
 def _is_about(key: Key, *texts: str) -> bool:

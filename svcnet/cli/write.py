@@ -41,8 +41,8 @@ class Tally:
         self.code = 0
 
     def failed(self, error: Exception, code: int) -> None:
-        """Say it and remember."""
-        click.echo(str(error), err=True)
+        """Say it and remember. What is wrong with a record begins with FILE:LINE."""
+        click.echo(f"{'' if isinstance(error, RecordError) else 'svcnet: '}{error}", err=True)
         self.code = max(self.code, code)
 
 
@@ -119,7 +119,7 @@ def delete(loaded: Loaded, files: tuple[str, ...], namespace: str, kind: str | N
         if key in gone:
             click.echo(f"{said(key)} deleted")
         else:
-            tally.failed(ConflictError(f"svcnet: {said(key)} not found"), 1)
+            tally.failed(ConflictError(f"{said(key)} not found"), 1)
     return tally.code
 
 

@@ -98,8 +98,10 @@ SERVICE_ROWS = [
     ),
     (
         "type: ExternalName\nexternalName: 'a b'",
-        '6: spec.externalName: got "a b", expected a host name, since type is ExternalName: '
-        "labels of letters, 0-9 and - joined by dots, at most 253",
+        (
+            '6: spec.externalName: got "a b", expected a host name, since type is ExternalName: '
+            "labels of letters, 0-9 and - joined by dots, at most 253"
+        ),
     ),
     (PORT + "selector:\n  a: b\n  on: 1", "8: spec.selector.on: got integer 1, expected string"),
     (PORT + "externalTrafficPolicy: local", '6: spec.externalTrafficPolicy: got "local", expected Cluster or Local'),

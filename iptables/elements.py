@@ -7,6 +7,7 @@ packet fields in network order; measured against what nft 1.0.6 writes) and the 
 import socket
 import struct
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import NamedTuple
 
 from svcnet.iptables.desired import Frontend, packed
@@ -90,11 +91,25 @@ def unpacked(data: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET if len(data) == 4 else socket.AF_INET6, data)
 
 
+@cache
+def _frame(key_bytes: int, data_bytes: int) -> tuple[bytes, bytes]:
+    """What stands before the key and between key and data of an element: the same for all of one layout."""
+    key, data = b"k" * key_bytes, b"d" * data_bytes
+    body = nest(ELEM_KEY, attr(DATA_VALUE, key))
+    if data:
+        body += nest(ELEM_DATA, attr(DATA_VALUE, data))
+    whole = nest(LIST_ELEM, body)
+    before, _, rest = whole.partition(key)
+    return before, rest.removesuffix(data)
+
+
 def _element(op: Op) -> bytes:
-    body = nest(ELEM_KEY, attr(DATA_VALUE, op.key))
-    if op.data and not op.delete:
-        body += nest(ELEM_DATA, attr(DATA_VALUE, op.data))
-    return nest(LIST_ELEM, body)
+    """One element; keys and data are multiples of 4 bytes, so nothing needs padding."""
+    if op.delete or not op.data:
+        before, between = _frame(len(op.key), 0)
+        return before + op.key + between
+    before, between = _frame(len(op.key), len(op.data))
+    return before + op.key + between + op.data
 
 
 def messages(ops: Iterable[Op], seq: int) -> Iterator[bytes]:

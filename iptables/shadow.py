@@ -117,12 +117,13 @@ class Shadow:
         self.slots[port_id] = new
         self.counts.add(len(new))
         family = self.family
-        for slot in range(len(new)):
-            key = slot_key(port_id, slot)
-            if slot >= len(old):
-                phases.slots.append((Op(family, ENDPOINTS, key, new[slot]),))
-            elif old[slot] != new[slot]:
-                phases.ids.append((Op(family, ENDPOINTS, key, delete=True), Op(family, ENDPOINTS, key, new[slot])))
+        for slot, (before, after) in enumerate(zip(old, new, strict=False)):
+            if before != after:
+                key = slot_key(port_id, slot)
+                phases.ids.append((Op(family, ENDPOINTS, key, delete=True), Op(family, ENDPOINTS, key, after)))
+        fresh = range(len(old), len(new))
+        if fresh:
+            phases.slots.append(tuple(Op(family, ENDPOINTS, slot_key(port_id, slot), new[slot]) for slot in fresh))
         self._cut(port_id, len(new), len(old), phases)
         self._hairpin(port_id, frozenset(packed(t.address) * 2 for t in targets if t.hairpin))
 

@@ -5,7 +5,6 @@ Owns: weights as numbers of slots, and which slot an endpoint keeps when others 
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import reduce
 from math import gcd
 
 MAX_SLOTS = 0x8000
@@ -17,10 +16,10 @@ def shares(weights: Iterable[tuple[bytes, int]]) -> Counter[bytes]:
     wanted: Counter[bytes] = Counter()
     for target, weight in weights:
         wanted[target] += weight
-    if not wanted:
+    total, divisor = wanted.total(), gcd(*wanted.values()) or 1
+    if total == len(wanted):  # all weigh the same: what nearly every service is
         return wanted
-    divisor = reduce(gcd, wanted.values())
-    total = sum(wanted.values()) // divisor
+    total //= divisor
     if total <= MAX_SLOTS:
         return Counter({t: w // divisor for t, w in wanted.items()})
     return Counter({t: max(1, w // divisor * (MAX_SLOTS - len(wanted)) // total) for t, w in wanted.items()})
@@ -28,6 +27,8 @@ def shares(weights: Iterable[tuple[bytes, int]]) -> Counter[bytes]:
 
 def assign(old: Sequence[bytes], wanted: Counter[bytes]) -> list[bytes]:
     """The new slots: what stays keeps its slot, what is new fills the holes, the last slots move into holes left."""
+    if not old:
+        return list(wanted.elements())
     rest = Counter(wanted)
     new: list[bytes | None] = []
     for target in old:

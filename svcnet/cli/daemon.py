@@ -5,6 +5,7 @@ Owns: the order of a start (nothing is written before every check has passed) an
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import importlib
 import logging
@@ -113,6 +114,8 @@ class Daemon:
         # What is loaded now stays for long: later collections need not look at it.
         gc.freeze()
         gc.enable()
+        with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+            ctypes.CDLL(None).malloc_trim(0)  # what the load took and gave back is the machine's again
         self.notifier.ready(status or f"{self.chosen.mode.name}, {len(self.agent.tracker.snapshot.services)} services")
         self.ready.set()
 

@@ -103,6 +103,8 @@ class LabFiles(NamedTuple):
         self.root.rmdir()
         with contextlib.suppress(OSError):  # other labs are there
             self.root.parent.rmdir()
+            if self.root.parent == DEFAULT_DIRECTORY:
+                DEFAULT_DIRECTORY.parent.rmdir()
 
 
 @contextlib.contextmanager

@@ -229,7 +229,9 @@ class DirWatch:
     async def _settle(self) -> None:
         """Let every touched service have what it holds or asks for; claim what is new."""
         served, file = self.served, self.served.file
-        if served.easy():
+        for _ in served.settle_held():
+            await asyncio.sleep(0)
+        if served.is_settled:
             return
         reason = ""
         try:

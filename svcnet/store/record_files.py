@@ -127,7 +127,10 @@ class RecordFiles:
         if len(records) > 1:
             assert content.data is not None
             return rewrite(content.data, f"{self.root}/{path}", changes)
-        return to_json(records[0])
+        text = to_json(records[0])
+        if errors := read(text, str(records[0].key)).errors:
+            raise errors[0]  # a record that no codec made: nobody could read the file
+        return text
 
     def _write(self, target: str, data: bytes, sync: bool) -> str:
         directory = os.path.dirname(target)  # noqa: PTH120 - text all the way

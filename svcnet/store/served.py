@@ -77,20 +77,25 @@ class Served:
             self.claims.lapsed.update(absent)
             self.lapsed += absent
 
-    def easy(self) -> bool:
-        """Settle services that hold already what they ask for; whether that was all (no lock is needed then)."""
+    @property
+    def is_settled(self) -> bool:
+        """Whether every service has what it holds or asks for."""
+        return not self._unsettled
+
+    def settle_held(self) -> Iterator[None]:
+        """Settle services that hold already what they ask for: it needs no lock. Yields between chunks."""
         self.touch(self._hasty)
         self._hasty.clear()
         for key in [key for key in self._unsettled if self._catalog.get(key) is None]:
             self._depart(key)
-        for key in list(self._unsettled):
+        for count, key in enumerate(list(self._unsettled), 1):
             service = self._service(key)
             settled = self.claims.settle(service, choose=False, take_lapsed=False)
-            if not settled.errors and settled.claim == self.claims.held.get(claim_id(key), NOTHING):
-                if settled.lacking:
-                    continue
+            is_held = settled.claim == self.claims.held.get(claim_id(key), NOTHING)
+            if is_held and not settled.errors and not settled.lacking:
                 self._serve(service, settled)
-        return not self._unsettled
+            if not count % CHUNK:
+                yield
 
     def settle(self, *, quiet: bool) -> Iterator[None]:
         """Settle the others, under the lock and after `file.load`, and save. Yields between chunks.

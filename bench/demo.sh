@@ -14,6 +14,10 @@ show() { # COMMAND...: print it as one would type it, then run it
   "$@"
 }
 on() { svcnet lab exec --name "$LAB" "$@"; } # MEMBER -- COMMAND...
+show_on() { # MEMBER SHELL_TEXT: the same inside a minion or a pod
+  echo "$1\$ $2"
+  on "$1" -- sh -c "$2"
+}
 
 [ "$(id -u)" = 0 ] || { echo "demo: needs root, because it makes network namespaces: sudo make demo" >&2; exit 5; }
 ./.ci/setup
@@ -41,13 +45,13 @@ show svcnet get endpoints
 
 address=$(svcnet get services tomcat -o json | python3 -c 'import json, sys; print(json.load(sys.stdin)["spec"]["clusterIP"])')
 say "Its virtual IP, $address, from a pod on minion 1 and from minion 2 itself"
-show on m1p1 -- curl -sS --max-time 5 "http://$address:8080/"
-show on m2 -- curl -sS --max-time 5 "http://$address:8080/"
+show_on m1p1 "curl -sS --max-time 5 http://$address:8080/"
+show_on m2 "curl -sS --max-time 5 http://$address:8080/"
 
 say "By environment variables instead of a number"
-show on m3p1 -- svcnet env tomcat
+show_on m3p1 "svcnet env tomcat"
 # shellcheck disable=SC2016  # expanded inside the pod
-show on m3p1 -- sh -c 'eval "$(svcnet env)"; curl -sS --max-time 5 "http://$TOMCAT_SERVICE_HOST:$TOMCAT_SERVICE_PORT/"'
+show_on m3p1 'eval "$(svcnet env)"; curl -sS --max-time 5 "http://$TOMCAT_SERVICE_HOST:$TOMCAT_SERVICE_PORT/"'
 
 say "60 connections from one pod: who answered how often"
 on m1p1 -- curl -sS --max-time 30 -H 'Connection: close' "http://$address:8080/?[1-60]" | sort | uniq -c

@@ -30,6 +30,10 @@ _PROTO_PORT = struct.Struct(">B3xH2x")
 _PORT = struct.Struct(">H2x")
 _NUMBER = struct.Struct("=I")
 _TWO = struct.Struct("=II")
+_KEY_FRAME = struct.Struct("=6H")
+"""(length, kind) of the element, of its key, of the key's value."""
+_DATA_FRAME = struct.Struct("=4H")
+"""(length, kind) of the data, of its value."""
 
 
 class Op(NamedTuple):
@@ -136,16 +140,27 @@ def _message(head: tuple[int, str, bool], run: list[bytes], seq: int) -> bytes:
 
 
 def elements(body: memoryview) -> Iterator[tuple[bytes, bytes]]:
-    """(key, data) of each element of one message of a dump; verdicts and interval ends come with empty data."""
+    """(key, data) of each element of one message of a dump; verdicts and interval ends come with empty data.
+
+    Reads at fixed places, as the kernel writes key before data (nf_tables_fill_setelem): a dump of 10,000 services
+    has 120,000 elements, and walking every attribute took three times as long.
+    """
     for kind, payload in attributes(body):
         if kind != ELEM_LIST_ELEMENTS:
             continue
-        for _, element in attributes(payload):
-            parts = dict(attributes(element))
-            yield _value(parts.get(ELEM_KEY)), _value(parts.get(ELEM_DATA))
+        run, offset = bytes(payload), 0
+        while offset + 12 <= len(run):
+            size, _, _, key_kind, key_size, _ = _KEY_FRAME.unpack_from(run, offset)
+            end = offset + 8 + key_size
+            key = run[offset + 12 : end] if key_kind & 0x3FFF == ELEM_KEY else b""
+            yield key, _data_at(run, end + (-end & 3), offset + size)
+            offset += (size + 3) & ~3
 
 
-def _value(part: memoryview | None) -> bytes:
-    if part is None:
+def _data_at(run: bytes, offset: int, end: int) -> bytes:
+    if offset + 8 > end:
         return b""
-    return next((bytes(v) for kind, v in attributes(part) if kind == DATA_VALUE), b"")
+    _, kind, size, value_kind = _DATA_FRAME.unpack_from(run, offset)
+    if kind & 0x3FFF != ELEM_DATA or value_kind & 0x3FFF != DATA_VALUE:
+        return b""
+    return run[offset + 8 : offset + 4 + size]

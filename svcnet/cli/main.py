@@ -60,6 +60,17 @@ class Commands(click.Group):
             raise click.UsageError(f"no command {args[0]!r}{hint}", ctx)
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a reader of its output that went away ends it quietly (click would say 1)."""
+        try:
+            code = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # What is still buffered must not fail a second time when the interpreter ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(BROKEN_PIPE) from None
+        return code
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
         """List the table's texts: the modules stay unread."""
         with formatter.section("Commands"):
@@ -79,45 +90,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(command: click.Command, arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; whatever it raises has been told on stderr."""
+    program = command.name or "svcnet"
     try:
-        code = command.main(args=arguments, standalone_mode=False)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whatever is still buffered must not fail a second time when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+        code = command.main(args=arguments, prog_name=program, standalone_mode=False)
     except (click.ClickException, SvcnetError, OSError) as error:
-        return _told(error)
+        return _told(error, program)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except click.exceptions.Exit as error:
-        return error.exit_code
     return code if isinstance(code, int) else 0
 
 
-def _told(error: click.ClickException | SvcnetError | OSError) -> int:
+def _told(error: click.ClickException | SvcnetError | OSError, program: str) -> int:
     """Print a failure; return its exit code."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
         return 2
     if isinstance(error, click.UsageError):
         message = error.format_message()
-        name = error.ctx.command_path if error.ctx else "svcnet"
+        name = error.ctx.command_path if error.ctx else program
         _say(f"{name}: {message[:1].lower()}{message[1:].removesuffix('.')}\nTry: {name} --help")
         return 2
     if isinstance(error, click.ClickException):
-        _say(f"svcnet: {error.format_message()}")
+        _say(f"{program}: {error.format_message()}")
         return error.exit_code
     if isinstance(error, SvcnetError):
         # A record's error begins with FILE:LINE, which editors and terminals follow: nothing goes before it.
-        prefix = "" if isinstance(error, RecordError) else "svcnet: "
+        prefix = "" if isinstance(error, RecordError) else f"{program}: "
         _say("\n".join(prefix + line for line in str(error).split("\n")))
         return error.exit_code
     what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     if isinstance(error, PermissionError):
-        _say(f"svcnet: not permitted: {what}, expected root or a user with access to it")
+        _say(f"{program}: not permitted: {what}, expected root or a user with access to it")
         return 5
-    _say(f"svcnet: {what}")
+    _say(f"{program}: {what}")
     return 1
 
 

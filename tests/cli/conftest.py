@@ -1,45 +1,76 @@
-"""`svcnet` as users run it: the installed program, a record directory of its own, no configuration of the machine."""
+"""`svcnet` as users run it: a record directory of its own, no configuration of the machine.
 
+Commands run in this process, by the program's own entry: a process each would cost a quarter of a second. What depends
+on being a process (pipes, signals, users, start) is run as one, by `process`.
+"""
+
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+
+from svcnet.cli.main import run, svcnet
 
 PROGRAM = Path(sys.executable).with_name("svcnet")
 
 
-class Cli:
-    """Runs the program; every call is one process."""
+class Done(NamedTuple):
+    """What one command did."""
 
-    def __init__(self, directory: Path) -> None:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Cli:
+    """Runs commands."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.directory = directory
         self.records = directory / "records"
         self.records.mkdir()
         config = directory / "svcnet.toml"
         config.write_text("")
-        # Nothing of ours comes from the environment of whoever runs the tests, but what the session guard needs.
-        self.environ = {name: value for name, value in os.environ.items() if not name.startswith("SVCNET_")}
-        self.environ |= {"SVCNET_CONFIG": str(config), "SVCNET_RECORDS": f"dir:{self.records}", "LC_ALL": "C.UTF-8"}
+        for name in os.environ:
+            if name.startswith("SVCNET_"):
+                monkeypatch.delenv(name)
+        # Without a buffer Python drops the rest of a write that a closed pipe cut short, and sees no error.
+        monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+        monkeypatch.setenv("SVCNET_CONFIG", str(config))
+        monkeypatch.setenv("SVCNET_RECORDS", f"dir:{self.records}")
+        monkeypatch.chdir(directory)
+        self._monkeypatch = monkeypatch
 
-    def __call__(
-        self, *arguments: str | Path, stdin: str | bytes = b"", environ: dict[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *arguments: str | Path, stdin: str | bytes = b"") -> Done:
+        """Run a command in this process."""
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        self._monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(io.StringIO()) as errors:
+            code = run(svcnet, [str(argument) for argument in arguments])
+        return Done(code, output.getvalue(), errors.getvalue())
+
+    def process(self, *arguments: str | Path, stdin: str | bytes = b"", **environ: str) -> Done:
+        """Run a command as a process."""
         done = subprocess.run(
             [PROGRAM, *arguments],
             input=stdin.encode() if isinstance(stdin, str) else stdin,
             capture_output=True,
-            env=self.environ | (environ or {}),
-            cwd=self.directory,
+            env=os.environ | environ,
             timeout=60,
             check=False,
         )
-        return subprocess.CompletedProcess(
-            done.args, done.returncode, done.stdout.decode(), done.stderr.decode(errors="replace")
-        )
+        return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
+        """Start a command as a process; the caller ends it."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen([PROGRAM, *arguments], stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
 
     def ok(self, *arguments: str | Path, stdin: str | bytes = b"") -> str:
         """Run what must work, silently on stderr; return its standard output."""
@@ -85,5 +116,5 @@ class Cli:
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Cli:
-    return Cli(tmp_path)
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    return Cli(tmp_path, monkeypatch)

@@ -1,0 +1,5 @@
+"""Fixtures of this directory."""
+
+from tests.harness.stage import minion
+
+__all__ = ["minion"]

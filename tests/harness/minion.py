@@ -1,0 +1,165 @@
+"""One machine: a network namespace whose addresses answer, with a record directory and daemons.
+
+Owns: the namespace and all that runs in it; nothing is left of it at the end. Virtual IPs go out by a default route, as
+on any machine, and nothing is behind it. (Over lo the kernel would send no ICMP error for them.)
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from svcnet.lab import namespace
+from tests.flows.echo import Echo
+from tests.harness import client, files
+from tests.harness.daemon import Daemon
+from tests.harness.files import TARGET_PORT, Written
+from tests.harness.until import until
+
+A, B, C = "192.0.2.21", "192.0.2.22", "192.0.2.23"
+A6, B6 = "fd00:99::21", "fd00:99::22"
+"""Addresses where something answers on port 8080."""
+SERVICE_CIDRS = "10.0.0.0/16,fd00:10::/112"
+VIP, VIP6 = "10.0.0.5", "fd00:10::5"
+
+_LINES = (
+    "link set lo up",
+    *(f"addr add {address}/32 dev lo" for address in ("192.0.2.1", A, B, C)),
+    *(f"addr add {address}/128 dev lo" for address in ("fd00:99::1", A6, B6)),
+    "link add out address 02:00:00:00:00:01 type veth peer name void address 02:00:00:00:00:02",
+    *(f"link set {name} addrgenmode none arp off up" for name in ("out", "void")),
+    "route add default dev out src 192.0.2.1",
+    "route add ::/0 dev out src fd00:99::1",
+)
+
+Result = TypeVar("Result")
+
+
+class Minion:
+    """Use as a context. `root` is an empty directory: records/, state/, env/ and logs are in it."""
+
+    def __init__(self, name: str, root: Path) -> None:
+        self.name = name
+        self.root = root
+        self.records, self.state, self.env = root / "records", root / "state", root / "env"
+        self._inside = ThreadPoolExecutor(1, initializer=self.enter)
+        self._echo = Echo()
+        self._daemons: list[Daemon] = []
+
+    def __enter__(self) -> Self:
+        """Make it."""
+        self.records.mkdir()
+        namespace.add([self.name])
+        try:
+            namespace.run_batches([(self.name, _LINES)])
+            self.inside(lambda: self._echo.listen([TARGET_PORT], ("tcp", "udp")))
+            self._echo.__enter__()
+        except BaseException:
+            namespace.delete([self.name])
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End what runs here and take it down."""
+        for daemon in self._daemons:
+            daemon.kill()
+        self._echo.__exit__()
+        self._inside.shutdown()
+        namespace.delete([self.name])
+
+    def enter(self) -> None:
+        """Move the calling thread here, for good."""
+        namespace.enter(self.name)
+
+    def inside(self, act: Callable[[], Result]) -> Result:
+        """Return act(), run in this namespace."""
+        return self._inside.submit(act).result()
+
+    def put(self, *records: Written) -> None:
+        """Write record files."""
+        files.put(self.records, *records)
+
+    def remove(self, *records: Written) -> None:
+        """Unlink record files."""
+        files.remove(self.records, *records)
+
+    def options(self) -> list[str]:
+        """What every command here is given."""
+        return [
+            f"--records=dir:{self.records}",
+            f"--service-cidr={SERVICE_CIDRS}",
+            "--node=m1",
+        ]
+
+    def daemon(self, *options: str, wrap: Sequence[str] = (), environ: dict[str, str] | None = None) -> Daemon:
+        """Start svcnet-proxy; the last of an option wins. `wrap` is a command that runs it."""
+        log = self.root / f"log{len(self._daemons)}"
+        command = [*wrap, sys.executable, "-m", "svcnet.cli.daemon", *self.options(), f"--state-dir={self.state}"]
+        command += [f"--env-dir={self.env}", "--dns-listen=off", *options]
+        with log.open("wb") as out:
+            process = self.inside(
+                lambda: subprocess.Popen(command, stdout=out, stderr=out, env=clean_environment() | (environ or {}))
+            )
+        daemon = Daemon(process, log, self.inside)
+        self._daemons.append(daemon)
+        return daemon
+
+    def svcnet(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the command line here."""
+        return self.run(sys.executable, "-m", "svcnet.cli.main", *arguments)
+
+    def plan(self) -> str:
+        """`svcnet plan`: its last line, which counts."""
+        done = self.svcnet("plan", *self.options())
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()[-1]
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a program here."""
+        return self.inside(
+            lambda: subprocess.run(command, capture_output=True, text=True, check=False, env=clean_environment())
+        )
+
+    def ruleset(self) -> str:
+        """`nft list ruleset`."""
+        done = self.run("nft", "list", "ruleset")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def elements(self, table: str, family: str = "ip") -> Any:
+        """The elements of one of our maps, as nft lists them, sorted."""
+        done = self.run("nft", "-j", "list", "map", family, "svcnet", table)
+        assert done.returncode == 0, done.stderr
+        listed = json.loads(done.stdout)["nftables"]
+        return sorted(json.dumps(e) for part in listed if "map" in part for e in part["map"].get("elem", []))
+
+    def ask(self, address: str, protocol: str = "tcp", port: int = files.PORT) -> str:
+        """Who answers a virtual IP: an address, `refused` or `silence`."""
+        return self.inside(lambda: client.ask(address, protocol, port))
+
+    def reaches(self, address: str, *expected: str, protocol: str = "tcp") -> bool:
+        """Wait until a virtual IP is answered by each of these, and of the last answers by no other."""
+        wanted, seen = set(expected), list[str]()
+
+        def settled() -> bool:
+            seen.append(self.ask(address, protocol))
+            return set(seen[-8 * len(wanted) :]) == wanted
+
+        return until(settled, lambda: f"{seen[-20:]}")
+
+    def conversation(self, address: str) -> client.Conversation:
+        """A UDP socket of this namespace."""
+        return self.inside(lambda: client.Conversation(address))
+
+    def hammer(self, address: str) -> client.Hammer:
+        """A client that never stops."""
+        return client.Hammer(address, self.enter)
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what would configure svcnet or tell a service manager."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("SVCNET_") and k != "NOTIFY_SOCKET"}

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,10 +133,12 @@ def test_linked_directories_hold_no_init(name: str) -> None:
 
 
 def tracked() -> list[Path]:
-    """Every file that git tracks, or for a tree without git every file that a clone would have."""
-    if not (ROOT / ".git").exists():
+    """Every file that git tracks, or without git every Python file."""
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
         return [*sources()]
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    # safe.directory: root may test a tree that belongs to another user.
+    command = ["git", "-c", "safe.directory=*", "ls-files", "-z"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     return [path for name in listed.split("\0") if name and (path := ROOT / name).is_file() and not path.is_symlink()]
 
 

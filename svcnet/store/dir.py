@@ -149,7 +149,8 @@ class DirStore:
             with file.locked():
                 claimed = dict(records)
                 self._claim(file, claimed)
-                if claimed == records:
+                # A file that appeared between the look for it and its staging is another's, created meanwhile.
+                if claimed == records and not (create and any(change.seen for change in staged)):
                     self._files.commit(staged)
                     return True
                 records.update(claimed)

@@ -10,6 +10,7 @@ import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from svcnet.store.tree import read_file, walk
 _FEW = 16
 """Up to here each file is synced by itself; more are synced at once with the whole file system, which is quicker."""
 _NAME_MOST = 200
+"""Kubernetes allows 253 characters, a file name 255 bytes with its suffixes: longer ones end in a hash."""
 _counter = itertools.count()
 
 
@@ -66,8 +68,11 @@ class RecordFiles:
             raise RecordError(f"{key}: metadata.name: {key.name!r} is no file name, expected a DNS name")
         directory = f"{key.kind.lower()}s".replace("endpointss", "endpoints")
         directory = f"{directory}/{key.namespace}" if key.namespace else directory
+        name = key.name
+        if len(name) > _NAME_MOST:
+            name = f"{name[:_NAME_MOST]}~{blake2b(name.encode(), digest_size=8).hexdigest()}"
         for number in itertools.count(1):
-            path = f"{directory}/{key.name[:_NAME_MOST]}{f'~{number}' if number > 1 else ''}.json"
+            path = f"{directory}/{name}{f'~{number}' if number > 1 else ''}.json"
             data = read_file(f"{self.root}/{path}").data
             if data is None or {located.record.key for located in read(data, path).records} <= {key}:
                 return path

@@ -67,10 +67,11 @@ class Follower:
         self.revs: list[int] = []
         self.seen: list[Event] = []
         self._watch = cast("AsyncGenerator[tuple[Event, ...], None]", store.watch())
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._read())
+        self._task.add_done_callback(lambda _: self._changed.set())
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
@@ -81,17 +82,24 @@ class Follower:
     async def until(self, holds: Callable[[Self], object]) -> Self:
         """Wait for a condition on what is known."""
         try:
-            async with asyncio.timeout(DEADLINE_SECONDS), self._changed:
-                await self._changed.wait_for(lambda: self._task.done() or holds(self))
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                while not holds(self):
+                    if self._task.done():
+                        self._task.result()
+                        raise AssertionError("the watch ended")
+                    self._changed.clear()
+                    await self._changed.wait()
         except TimeoutError:
             raise AssertionError(f"still not: {self.seen[-20:]}, {self.problems}, away {self.away!r}") from None
-        if self._task.done():
-            self._task.result()
         return self
 
     async def synced(self) -> Self:
         """Wait for the first list."""
         return await self.until(lambda f: f.syncs)
+
+    async def shows(self, record: Record) -> Self:
+        """Wait for a record."""
+        return await self.until(lambda f: f.records.get(record.key) == record)
 
     def events(self, name: Key) -> list[Event]:
         """What was said of a record, Synced apart."""
@@ -99,10 +107,9 @@ class Follower:
 
     async def _read(self) -> None:
         async for batch in self._watch:
-            async with self._changed:
-                for event in batch:
-                    self._take(event)
-                self._changed.notify_all()
+            for event in batch:
+                self._take(event)
+            self._changed.set()
 
     def _take(self, event: Event) -> None:
         self.seen.append(event)

@@ -57,6 +57,11 @@ class Flows(Protocol):
 class EnvWriter(Protocol):
     """What keeps NAMESPACE.env files."""
 
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What could not be a variable."""
+        ...
+
     def update(self, snapshot: Snapshot, changed_namespaces: Iterable[str] | None) -> int:
         """Write what changed (None: everything); return how many files."""
         ...
@@ -154,7 +159,8 @@ class Agent:
     def left_out(self) -> tuple[LeftOut, ...]:
         """Everything that is not served: what the store can't read, what the tracker leaves out."""
         problems = tuple(LeftOut(where, what) for where, what in sorted(self.state.problems.items()))
-        return problems + self.tracker.left_out()
+        env = self.parts.env.problems if self.parts.env else ()
+        return (*problems, *self.tracker.left_out(), *(LeftOut("env files", problem) for problem in env))
 
     async def save(self) -> None:
         """Write the checkpoint now."""

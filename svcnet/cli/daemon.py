@@ -93,7 +93,7 @@ class Daemon:
         await control.stop()
         for result in results:
             if isinstance(result, Exception):
-                raise result
+                raise _cause(result)
         return self._again.is_set()
 
     def _hang_up(self, reload: "Reload", stop: asyncio.Event) -> None:
@@ -166,6 +166,13 @@ async def _start(starting: Awaitable[None]) -> str:
     except OSError as error:
         return f"failed: {error.strerror or error}"
     return RUNNING
+
+
+def _cause(error: Exception) -> Exception:
+    """What to tell of a failure in the loop: the operator's mistake in a group of errors, else the error itself."""
+    while isinstance(error, ExceptionGroup):
+        error = next((e for e in error.exceptions if isinstance(e, SvcnetError)), error.exceptions[0])
+    return error
 
 
 def refuse_overlap(options: Config) -> None:

@@ -38,7 +38,7 @@ def given(names: Iterable[str]) -> Given:
     errors: list[RecordError] = []
     warnings: list[str] = []
     for data, origin in [pair for name in names for pair in _texts(name)]:
-        decoded = read(data, origin)
+        decoded = read(data, origin, strict=True)  # people's files: a key that is given twice is a mistake
         errors += decoded.errors
         warnings += decoded.warnings
         for record, line in decoded.records:

@@ -57,7 +57,7 @@ def create(loaded: Loaded, files: tuple[str, ...]) -> int:
     """
     tally, found = Tally(), _read(files)
     _report(found, tally)
-    store, now = open_store(loaded.config, remember=False), _now()
+    store, now = open_store(loaded.config, remember=False, make=True), _now()
     records = tuple(_created(record, now) for record in found.records)
     for record, error in one_by_one(records, lambda *some: store.put(*some, create=True)):
         if error is None:
@@ -77,7 +77,7 @@ def apply(loaded: Loaded, files: tuple[str, ...]) -> int:
     """
     tally, found = Tally(), _read(files)
     _report(found, tally)
-    store, now = open_store(loaded.config, remember=False), _now()
+    store, now = open_store(loaded.config, remember=False, make=True), _now()
     there = {record.key: record for record in store.list().records} if found.records else {}
     changed = []
     for record in found.records:

@@ -1,0 +1,64 @@
+"""The commands of the README and the demo, as a stranger types them; only the directories are the test's own."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SECTION = re.compile(r"^## (.*?)\n.*?^```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = dict(SECTION.findall((ROOT / "README.md").read_text()))
+
+pytestmark = pytest.mark.kernel
+
+
+def type_in(text: str, directory: Path) -> list[str]:
+    """Run lines as a shell would, the first that fails ends it; return what was printed."""
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("SVCNET_")}
+    environ |= {
+        "SVCNET_LAB_DIR": str(directory / "labs"),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", text], cwd=ROOT, env=environ, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()
+
+
+def test_the_walk_through_of_2014_ends_with_an_answer_and_one_endpoint_less(tmp_path: Path) -> None:
+    # Installing is what the suite's own start does.
+    lines = BLOCKS["The walk-through of 2014"].replace("make setup &&", "", 1)
+    told = type_in(lines, tmp_path)
+    assert [line for line in told if re.fullmatch(r"m[123]p[123]", line)], told
+    assert any(line.startswith("Mode") and "nftables" in line for line in told)
+    assert any("map endpoints {" in line for line in told)
+    assert "+ 5 more" in told[-1]
+
+
+def test_the_commands_for_a_real_machine_serve_a_service(tmp_path: Path) -> None:
+    begin = (
+        "ip link set lo up; ip link add eth0 type veth peer name eth1; ip link set eth0 up; ip link set eth1 up\n"
+        "ip addr add 192.0.2.10/24 dev eth0; ip route add default via 192.0.2.1\n"
+        "mount -t tmpfs none /var/lib; mount -t tmpfs none /run\n"
+    )
+    end = "cat /run/svcnet/env/default.env; kill %1; wait %1; svcnet-proxy --cleanup; nft list tables\n"
+    script = tmp_path / "script"
+    script.write_text(f"set -euo pipefail\n{begin}{BLOCKS['On a real machine']}{end}")
+    told = type_in(f"unshare --mount --net bash {script}", tmp_path)
+    assert any(re.match(r"tomcat +10\.0\.\d+\.\d+ +8080/TCP +1/1 ", line) for line in told), told
+    assert re.fullmatch(r"TOMCAT_SERVICE_HOST=10\.0\.\d+\.\d+", told[-2])
+    assert told[-1] == "TOMCAT_SERVICE_PORT=8080"
+
+
+def test_the_demo_loses_next_to_nothing_when_a_pod_is_killed(tmp_path: Path) -> None:
+    told = type_in("bench/demo.sh", tmp_path)
+    answers = [line for line in told if re.fullmatch(r"m[123]p[123]", line)]
+    assert len(answers) == 3
+    (result,) = (line for line in told if line.startswith("600 requests, "))
+    assert int(result.split()[2]) <= 6
+    assert "# Lab down: nothing stays behind" in told
+    assert not (tmp_path / "labs").exists()

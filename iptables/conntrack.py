@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from svcnet.endpoints import Networks
 from svcnet.iptables.desired import Frontend, packed
 from svcnet.iptables.elements import FAMILY_NUMBERS, PROTOCOL_NUMBERS, unpacked
 from svcnet.iptables.netlink import NLM_F_ACK, NetlinkError, Socket, attr, attributes, message, nest
@@ -42,9 +43,10 @@ def stale(flow: Flow, wanted: Mapping[Frontend, frozenset[Backend]]) -> bool:
 
 
 class Conntrack:
-    """The connection table of this network namespace."""
+    """The connection table of this network namespace. Virtual IPs are in `virtual`: nobody else has addresses there."""
 
-    def __init__(self) -> None:
+    def __init__(self, virtual: Networks) -> None:
+        self._virtual = virtual
         self._socket = Socket()
 
     def close(self) -> None:
@@ -62,13 +64,20 @@ class Conntrack:
             flows = [flow for front in udp for flow in self.flows(front.family, front)]
         return sum(self._delete(flow) for flow in flows if stale(flow, udp))
 
+    def sweep(self, wanted: Mapping[Frontend, frozenset[Backend]]) -> int:
+        """Remove the UDP flows to any virtual IP that lead to no endpoint of `wanted`, which is all there is.
+
+        For a start: what became of services while nobody watched, no plan tells.
+        """
+        flows = [f for family in (4, 6) for f in self.flows(family, None) if self._virtual.holding(f.front.address)]
+        return sum(self._delete(f) for f in flows if f.backend not in wanted.get(f.front, ()))
+
     def flows(self, family: int, front: Frontend | None) -> Iterator[Flow]:
         """UDP flows of a family, of one frontend if given; a table in motion is read as far as it holds still."""
-        ask = _filter(front) if front else b""
         try:
-            for body in self._socket.dump(CT_GET, FAMILY_NUMBERS[family], ask):
+            for body in self._socket.dump(CT_GET, FAMILY_NUMBERS[family], _filter(front)):
                 flow = _flow(family, body)
-                if flow is not None:
+                if flow is not None and front in {None, flow.front}:
                     yield flow
         except NetlinkError as error:
             if error.code != errno.EINTR:
@@ -84,13 +93,18 @@ class Conntrack:
         return True
 
 
-def _filter(front: Frontend) -> bytes:
-    """Attributes of a dump that the kernel filters by original destination (kernels before 5.8 ignore them)."""
-    proto = attr(PROTO_NUM, bytes([PROTOCOL_NUMBERS[front.protocol]])) + attr(PROTO_DST_PORT, _PORT.pack(front.port))
-    where = nest(TUPLE_IP, attr(IP_DST[front.family], packed(front.address))) + nest(TUPLE_PROTO, proto)
-    flags = struct.pack("=I", BY_IP_DST | BY_PROTO | BY_DST_PORT)
-    by = attr(FILTER_ORIG, flags) + attr(FILTER_REPLY, struct.pack("=I", 0))
-    return nest(TUPLE_ORIG, where) + nest(CT_FILTER, by)
+def _filter(front: Frontend | None) -> bytes:
+    """Attributes of a dump of UDP that the kernel filters by original destination (kernels before 5.8 ignore them).
+
+    By address for IPv4 alone: asked for an IPv6 address, the kernel (6.18 still) answers with all the others.
+    """
+    proto, flags, address = attr(PROTO_NUM, bytes([PROTOCOL_NUMBERS["udp"]])), BY_PROTO, b""
+    if front is not None:
+        proto, flags = proto + attr(PROTO_DST_PORT, _PORT.pack(front.port)), flags | BY_DST_PORT
+        if front.family == 4:
+            address, flags = nest(TUPLE_IP, attr(IP_DST[4], packed(front.address))), flags | BY_IP_DST
+    by = attr(FILTER_ORIG, struct.pack("=I", flags)) + attr(FILTER_REPLY, struct.pack("=I", 0))
+    return nest(TUPLE_ORIG, address + nest(TUPLE_PROTO, proto)) + nest(CT_FILTER, by)
 
 
 def _flow(family: int, body: memoryview) -> Flow | None:

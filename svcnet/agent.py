@@ -53,6 +53,10 @@ class Flows(Protocol):
         """Remove UDP flows of these frontends that lead to none of these endpoints."""
         ...
 
+    def sweep(self, wanted: dict[Frontend, frozenset[tuple[str, int]]]) -> int:
+        """Remove UDP flows to any virtual IP that lead to none of these endpoints."""
+        ...
+
 
 class EnvWriter(Protocol):
     """What keeps NAMESPACE.env files."""
@@ -268,7 +272,7 @@ class Agent:
             wanted = await asyncio.to_thread(self._all_desired)
             plan = await asyncio.to_thread(path.sync, wanted)
             self._stale = False
-            await self._clean(tuple(self.tracker.snapshot.ports.values()))
+            await self._sweep()
             return len(plan)
         node = self.parts.node
         before = _rows((*delta.removed, *(old for old, _ in delta.changed)), node)
@@ -289,16 +293,16 @@ class Agent:
 
     async def _clean(self, ports: Iterable[ServedPort], gone: Iterable[ServedPort] = ()) -> None:
         """Remove the UDP flows that lead where no endpoint is; weight 0 keeps those that are open."""
-        if self.parts.flows is None:
-            return
         wanted = {front: frozenset[tuple[str, int]]() for p in gone for front in desired(p, self.parts.node)}
-        for p in ports:
-            keep = frozenset((e.address, e.port) for e in p.endpoints)
-            if p.key.protocol == "UDP":
-                wanted |= dict.fromkeys(desired(p, self.parts.node), keep)
-        if wanted:
-            deleted = await asyncio.to_thread(self.parts.flows.clean, wanted)
-            self.parts.meter.flows_deleted(deleted)
+        wanted |= _backends(ports, self.parts.node)
+        if wanted and self.parts.flows is not None:
+            self.parts.meter.flows_deleted(await asyncio.to_thread(self.parts.flows.clean, wanted))
+
+    async def _sweep(self) -> None:
+        """The same for everything that is served, and for what is not any more."""
+        wanted = _backends(self.tracker.snapshot.ports.values(), self.parts.node)
+        if self.parts.flows is not None:
+            self.parts.meter.flows_deleted(await asyncio.to_thread(self.parts.flows.sweep, wanted))
 
     def _announce(self) -> None:
         if self.tracker.synced and not self.state.synced:
@@ -343,6 +347,12 @@ class Agent:
             await asyncio.sleep(CHECKPOINT_QUIET_SECONDS)
             self._save_wake.clear()
             await self.save()
+
+
+def _backends(ports: Iterable[ServedPort], node: str) -> dict[Frontend, frozenset[tuple[str, int]]]:
+    """Where UDP flows may lead."""
+    udp = (p for p in ports if p.key.protocol == "UDP")
+    return {front: frozenset((e.address, e.port) for e in p.endpoints) for p in udp for front in desired(p, node)}
 
 
 def _rows(ports: Iterable[ServedPort], node: str) -> Desired:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from svcnet.config import Config
+from svcnet.endpoints import Networks
 from svcnet.iptables.conntrack import Conntrack
 from svcnet.iptables.nft import NftKernel
 from svcnet.iptables.nftables import Nftables
@@ -72,7 +73,8 @@ def _first(config: Config) -> Chosen:
 def _nftables(config: Config, reason: str) -> Chosen:
     kernel = NftKernel()
     kernel.chains(4)  # the cheapest request that needs the privilege
-    return Chosen(Mode("nftables", reason), Nftables(kernel, parameters(config)), Conntrack())
+    flows = Conntrack(Networks(config.service_cidr))
+    return Chosen(Mode("nftables", reason), Nftables(kernel, parameters(config)), flows)
 
 
 _ATTEMPTS: dict[str, Callable[[Config, str], Chosen]] = {"nftables": _nftables}

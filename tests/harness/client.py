@@ -69,6 +69,7 @@ class Conversation:
         self._socket = opened(address, "udp")
         self._socket.settimeout(BRIEF_SECONDS)
         self._socket.connect((address, port))
+        self.source_port: int = self._socket.getsockname()[1]
 
     def __enter__(self) -> Self:
         """It is open."""

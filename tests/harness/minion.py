@@ -29,7 +29,7 @@ VIP, VIP6 = "10.0.0.5", "fd00:10::5"
 _LINES = (
     "link set lo up",
     *(f"addr add {address}/32 dev lo" for address in ("192.0.2.1", A, B, C)),
-    *(f"addr add {address}/128 dev lo" for address in ("fd00:99::1", A6, B6)),
+    *(f"addr add {address}/128 dev lo nodad" for address in ("fd00:99::1", A6, B6)),
     "link add out address 02:00:00:00:00:01 type veth peer name void address 02:00:00:00:00:02",
     *(f"link set {name} addrgenmode none arp off up" for name in ("out", "void")),
     "route add default dev out src 192.0.2.1",
@@ -136,6 +136,11 @@ class Minion:
         assert done.returncode == 0, done.stderr
         listed = json.loads(done.stdout)["nftables"]
         return sorted(json.dumps(e) for part in listed if "map" in part for e in part["map"].get("elem", []))
+
+    def flow(self, conversation: client.Conversation) -> str:
+        """The id of its entry in the connection table: another entry has another one."""
+        done = self.run("conntrack", "-L", "-p", "udp", "--orig-port-src", str(conversation.source_port), "-o", "id")
+        return next(word for word in done.stdout.split() if word.startswith("id="))
 
     def ask(self, address: str, protocol: str = "tcp", port: int = files.PORT) -> str:
         """Who answers a virtual IP: an address, `refused` or `silence`."""

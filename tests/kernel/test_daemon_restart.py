@@ -1,0 +1,192 @@
+"""Ends and starts of the daemon: what stays in the kernel, who may run beside whom, and how it is taken away."""
+
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.harness.files import endpoints, service
+from tests.harness.minion import A6, B6, VIP, VIP6, A, B, C, Minion
+from tests.harness.until import until
+
+pytestmark = pytest.mark.kernel
+
+WEB = service("web", VIP, VIP6, ipFamilyPolicy="RequireDualStack")
+MAPS = ("services", "classes", "endpoints")
+FOREIGN = """
+table inet shop {
+    set guests {
+        type ipv4_addr
+        elements = { 10.0.0.5, 192.0.2.7 }
+    }
+    chain in {
+        type filter hook input priority 0; policy accept;
+        ip saddr @guests accept
+    }
+}
+table ip svcnet_not {
+    map services {
+        type ipv4_addr : inet_service
+        elements = { 10.0.0.5 : 80 }
+    }
+}
+"""
+
+
+def held(minion: Minion) -> dict[str, list[str]]:
+    """All elements of our maps, ids and slots included."""
+    return {f"{family} {name}": minion.elements(name, family) for family in ("ip", "ip6") for name in MAPS}
+
+
+@contextmanager
+def service_manager(directory: Path) -> Iterator[tuple[dict[str, str], list[str]]]:
+    """$NOTIFY_SOCKET, and what was sent to it once the block has ended."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(directory / "notify"))
+        manager.setblocking(False)
+        told: list[str] = []
+        yield {"NOTIFY_SOCKET": str(directory / "notify")}, told
+        while True:
+            try:
+                told += manager.recv(4096).decode().splitlines()
+            except BlockingIOError:
+                return
+
+
+def test_after_sigterm_the_rules_go_on_and_the_next_start_adopts_them(minion: Minion) -> None:
+    minion.put(WEB, endpoints("web", A, B), endpoints("web", A6, B6), service("none", "10.0.0.6"))
+    minion.put(service("other", "10.0.0.7"), endpoints("other", C))
+    with service_manager(minion.root) as (environ, told):
+        first = minion.daemon(environ=environ).ready()
+        before = held(minion)
+        with minion.hammer(VIP) as four, minion.hammer(VIP6) as six:
+            assert first.stop() == 0
+            asked = four.answers, six.answers
+            until(lambda: four.answers > asked[0] + 50 and six.answers > asked[1] + 50)
+            second = minion.daemon().ready()
+            assert held(minion) == before
+            minion.put(endpoints("web", C))
+            assert minion.reaches(VIP, C)
+        assert four.answered_by == {A, B, C}
+        assert second.stop() == 0
+    assert told[0] == "READY=1"
+    assert told[1].startswith("STATUS=nftables")
+    assert told[-1] == "STOPPING=1"
+    assert minion.ask(VIP6) in {A6, B6}
+
+
+def test_sigint_ends_it_like_sigterm(minion: Minion) -> None:
+    minion.put(WEB, endpoints("web", A))
+    daemon = minion.daemon().ready()
+    daemon.signal(signal.SIGINT)
+    assert daemon.ended() == 0
+    assert minion.ask(VIP) == A
+
+
+def test_a_start_finds_what_changed_while_nobody_ran(minion: Minion) -> None:
+    minion.put(WEB, endpoints("web", A), service("gone", "10.0.0.6"), endpoints("gone", A))
+    minion.daemon().ready().stop()
+    minion.put(endpoints("web", B), service("new", "10.0.0.7"), endpoints("new", C))
+    minion.remove(service("gone", "10.0.0.6"), endpoints("gone", A))
+    minion.daemon().ready()
+    assert [minion.ask(ip) for ip in (VIP, "10.0.0.6", "10.0.0.7")] == [B, "silence", C]
+    assert minion.plan() == "0 to create, 0 to update, 0 to delete"
+
+
+def test_a_changed_configuration_takes_effect_on_sighup_and_a_broken_one_does_not(minion: Minion) -> None:
+    config = minion.root / "svcnet.toml"
+    config.write_text("masquerade-all = false\n")
+    minion.put(WEB, endpoints("web", A), endpoints("web", A6))
+    with ExitStack() as stack:
+        environ, told = stack.enter_context(service_manager(minion.root))
+        daemon = minion.daemon(f"--config={config}", environ=environ).ready()
+        stack.enter_context(minion.hammer(VIP))
+        chain = ("nft", "list", "chain", "ip", "svcnet", "cluster-1")
+        assert "meta mark set" not in minion.run(*chain).stdout
+
+        config.write_text("masquerade-all = true\n")
+        daemon.signal(signal.SIGHUP)
+        daemon.until(lambda: "meta mark set" in minion.run(*chain).stdout)
+        daemon.ready()
+
+        config.write_text("masquerade-al = false\n")
+        daemon.signal(signal.SIGHUP)
+        error = daemon.until(lambda: daemon.status()["last_error"])
+        assert f"{config}:1" in error
+        assert "masquerade-all" in error
+        assert daemon.get("/readyz")[0] == 200
+        assert "meta mark set" in minion.run(*chain).stdout
+
+        config.write_text("masquerade-all = true\n")
+        daemon.signal(signal.SIGHUP)
+        daemon.until(lambda: "configuration unchanged" in daemon.log)
+        minion.put(endpoints("web", B))
+        assert minion.reaches(VIP, B)
+        assert daemon.stop() == 0
+    assert "RELOADING=1" in told
+    assert told.count("READY=1") == 2
+
+
+def test_one_daemon_a_state_directory_and_a_namespace(minion: Minion, tmp_path: Path) -> None:
+    minion.put(WEB, endpoints("web", A))
+    first = minion.daemon().ready()
+    same_state = minion.daemon("--mode=none", "--status-listen=127.0.0.1:0")
+    assert same_state.ended() == 1
+    assert f"pid {first.pid}" in same_state.log
+    assert str(minion.state) in same_state.log
+    same_namespace = minion.daemon(f"--state-dir={tmp_path}/state2", "--status-listen=127.0.0.1:0")
+    assert same_namespace.ended() == 1
+    assert f"pid {first.pid}" in same_namespace.log
+    assert "namespace" in same_namespace.log
+
+    # Without a data path there is nothing to fight over; in another namespace neither.
+    beside = minion.daemon("--mode=none", f"--state-dir={tmp_path}/state3", "--status-listen=127.0.0.1:10300")
+    beside.until(lambda: "default.env" in [p.name for p in minion.env.iterdir()])
+    (tmp_path / "other").mkdir()
+    with Minion(f"{minion.name}-other", tmp_path / "other") as other:
+        other.put(WEB, endpoints("web", B))
+        other.daemon().ready()
+        assert (minion.ask(VIP), other.ask(VIP)) == (A, B)
+    assert first.runs
+    assert beside.stop() == 0
+
+
+@pytest.mark.parametrize("ended_by", ["SIGTERM", "SIGKILL"])
+def test_cleanup_removes_all_that_is_ours_and_nothing_else(minion: Minion, ended_by: str) -> None:
+    (minion.root / "foreign").write_text(FOREIGN)
+    assert minion.run("nft", "-f", str(minion.root / "foreign")).returncode == 0
+    before = minion.ruleset()
+    minion.put(WEB, endpoints("web", A), endpoints("web", A6))
+    daemon = minion.daemon().ready()
+    during = minion.ruleset()
+    assert during != before
+    assert during.startswith(before.rstrip("\n"))
+    daemon.signal(signal.Signals[ended_by])
+    daemon.ended()
+
+    cleanup = minion.daemon("--cleanup")
+    assert cleanup.ended() == 0
+    assert "removed nftables table svcnet" in cleanup.log
+    assert minion.ruleset() == before
+    again = minion.daemon("--cleanup")
+    assert again.ended() == 0
+    assert "nothing of svcnet" in again.log
+    minion.daemon().ready()
+    assert minion.ask(VIP) == A
+
+
+@pytest.mark.parametrize("damage", ["delete table ip svcnet", "flush map ip svcnet endpoints", "flush ruleset"])
+def test_what_somebody_else_broke_is_repaired_with_the_next_change(minion: Minion, damage: str) -> None:
+    minion.put(WEB, endpoints("web", A), endpoints("web", A6), service("other", "10.0.0.6"), endpoints("other", B))
+    daemon = minion.daemon().ready()
+    assert daemon.status()["drift"] == 0
+    assert minion.run("nft", damage).returncode == 0
+    minion.put(endpoints("web", C))
+    assert minion.reaches(VIP, C)
+    assert [minion.ask(VIP6), minion.ask("10.0.0.6")] == [A6, B]
+    assert minion.plan() == "0 to create, 0 to update, 0 to delete"
+    daemon.until(lambda: daemon.status()["drift"] > 0)
+    assert daemon.status()["last_error"]

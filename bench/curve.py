@@ -6,16 +6,14 @@ Run by `bench/run.py --suite curve`. Rounds are interleaved over the sizes; the 
 import gc
 import statistics
 import time
-from collections.abc import Iterable
 
 from svcnet.bench.world import records, slice_of
 from svcnet.endpoints import Networks
-from svcnet.iptables.desired import Desired, desired
+from svcnet.iptables.desired import rows
 from svcnet.iptables.nft import NftKernel
 from svcnet.iptables.nftables import Nftables
 from svcnet.iptables.ruleset import Parameters
 from svcnet.model.event import Put, Synced
-from svcnet.model.snapshot import ServedPort
 from svcnet.plan import diff
 from svcnet.tracker import Tracker
 
@@ -37,7 +35,7 @@ class World:
 
     def enter(self) -> None:
         """Put this world's services in the kernel (one table serves all sizes in turn)."""
-        self.path.sync(_rows(self.tracker.snapshot.ports.values()))
+        self.path.sync(rows(self.tracker.snapshot.ports.values(), "m1"))
 
     def change(self) -> tuple[float, float]:
         """Replace one endpoint of one service; seconds of (tracker, kernel)."""
@@ -47,16 +45,10 @@ class World:
         begin = time.perf_counter()
         delta = self.tracker.fold([Put(record, self.steps + 1)])
         middle = time.perf_counter()
-        plan = diff(_rows(old for old, _ in delta.changed), _rows(new for _, new in delta.changed))
+        before, after = ([pair[i] for pair in delta.changed] for i in (0, 1))
+        plan = diff(rows(before, "m1"), rows(after, "m1"))
         self.path.apply(plan)
         return middle - begin, time.perf_counter() - middle
-
-
-def _rows(ports: Iterable[ServedPort]) -> Desired:
-    rows: Desired = {}
-    for port in ports:
-        rows.update(desired(port, "m1"))
-    return rows
 
 
 def main() -> None:

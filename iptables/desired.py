@@ -4,6 +4,7 @@ Owns: the step from a served port to its frontends. Renderers (nftables, iptable
 """
 
 import socket
+from collections.abc import Iterable
 from math import gcd
 from typing import NamedTuple
 
@@ -72,6 +73,14 @@ def desired(port: ServedPort, node: str) -> Desired:
         if e.weight > 0
     )
     return {front: Treatment(Class.CLUSTER if targets else Class.REFUSE, key, targets)}
+
+
+def rows(ports: Iterable[ServedPort], node: str) -> Desired:
+    """The rows of many served ports."""
+    found: Desired = {}
+    for port in ports:
+        found.update(desired(port, node))
+    return found
 
 
 def packed(address: str) -> bytes:

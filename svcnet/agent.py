@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from svcnet import checkpoint
-from svcnet.iptables.desired import Desired, Frontend, Treatment, desired
+from svcnet.iptables.desired import Desired, Frontend, Treatment, desired, rows
 from svcnet.iptables.netlink import NetlinkError
 from svcnet.model.errors import SvcnetError
 from svcnet.model.event import Away, Event, Problem, Put, Synced
@@ -275,8 +275,8 @@ class Agent:
             await self._sweep()
             return len(plan)
         node = self.parts.node
-        before = _rows((*delta.removed, *(old for old, _ in delta.changed)), node)
-        after = _rows((*delta.added, *(new for _, new in delta.changed)), node)
+        before = rows((*delta.removed, *(old for old, _ in delta.changed)), node)
+        after = rows((*delta.added, *(new for _, new in delta.changed)), node)
         plan = diff(before, after)
         if len(plan) > INLINE_CHANGES:
             await asyncio.to_thread(path.apply, plan)
@@ -289,7 +289,7 @@ class Agent:
         return len(plan)
 
     def _all_desired(self) -> Desired:
-        return _rows(self.tracker.snapshot.ports.values(), self.parts.node)
+        return rows(self.tracker.snapshot.ports.values(), self.parts.node)
 
     async def _clean(self, ports: Iterable[ServedPort], gone: Iterable[ServedPort] = ()) -> None:
         """Remove the UDP flows that lead where no endpoint is; weight 0 keeps those that are open."""
@@ -353,10 +353,3 @@ def _backends(ports: Iterable[ServedPort], node: str) -> dict[Frontend, frozense
     """Where UDP flows may lead."""
     udp = (p for p in ports if p.key.protocol == "UDP")
     return {front: frozenset((e.address, e.port) for e in p.endpoints) for p in udp for front in desired(p, node)}
-
-
-def _rows(ports: Iterable[ServedPort], node: str) -> Desired:
-    rows: dict[Any, Any] = {}
-    for port in ports:
-        rows.update(desired(port, node))
-    return rows

@@ -10,7 +10,7 @@ from svcnet.cli.data_path import choose
 from svcnet.cli.option import STORE, with_config
 from svcnet.config import Loaded
 from svcnet.endpoints import Networks
-from svcnet.iptables.desired import Desired, desired
+from svcnet.iptables.desired import rows
 from svcnet.model.event import Put, Synced
 from svcnet.plan import diff
 from svcnet.tracker import Tracker
@@ -32,9 +32,7 @@ def plan(loaded: Loaded) -> None:
     if chosen.path is None:
         click.echo(f"{chosen.mode.reason}: nothing to plan", err=True)
         return
-    wanted: Desired = {}
-    for port in tracker.snapshot.ports.values():
-        wanted.update(desired(port, config.node))
+    wanted = rows(tracker.snapshot.ports.values(), config.node)
     click.echo(diff(chosen.path.look(wanted), wanted).render())
     for problem in listing.problems:
         click.echo(f"left out: {problem.where}: {problem.what}", err=True)

@@ -122,6 +122,8 @@ def ask(state_dir: Path, command: str, **fields: Any) -> dict[str, Any]:
                 line = stream.readline(LINE_BYTES)
     except PermissionError as error:
         raise NotPermittedError(f"{path}: {error.strerror}, expected the daemon's user") from error
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        raise SvcnetError(f"no svcnet-proxy runs with {state_dir} (--state-dir)") from error
     except OSError as error:
         raise SvcnetError(f"no svcnet-proxy answers on {path}: {error.strerror or error}") from error
     try:

@@ -122,6 +122,7 @@ class Daemon:
     async def _serve_status(self) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.ready.wait(), STATUS_AFTER_SECONDS)
+        gc.enable()  # nothing came to load: don't wait for it
         # aiohttp takes longer to import than the first sync: in a thread, so that changes go on meanwhile.
         await asyncio.to_thread(importlib.import_module, "aiohttp.web")
         from svcnet.status.server import StatusServer  # noqa: PLC0415 (needs aiohttp)

@@ -5,24 +5,21 @@ that are missing (an older daemon) are shown as "-".
 """
 
 import json
-import socket
 import time
 from collections.abc import Iterable
 from http.client import HTTPConnection, HTTPException
-from pathlib import Path
 from typing import Any
 
 import click
 
 from svcnet.cli import table
+from svcnet.cli.control import ask
 from svcnet.cli.option import with_config
 from svcnet.config import Loaded
-from svcnet.model.errors import NotPermittedError, SvcnetError
+from svcnet.model.errors import SvcnetError
 from svcnet.option_kind import Listen
 
 ANSWER_SECONDS = 5.0
-RELEASE_SECONDS = 60.0
-"""A released list of 10,000 services is carried out before the answer comes."""
 POLL_SECONDS = 0.05
 
 
@@ -58,12 +55,7 @@ def status(loaded: Loaded, waiting: bool, timeout: float, output: str | None) ->
 @with_config("state_dir")
 def release(loaded: Loaded) -> None:
     """Let through a list that lacks most services, and that svcnet-proxy holds because it looks like an accident."""
-    path = loaded.config.state_dir / "control.sock"
-    reply = ask(path, {"command": "release"})
-    message = str(reply.get("message") or reply.get("error") or "")
-    if not reply.get("ok"):
-        raise SvcnetError(message or "svcnet-proxy refused")
-    click.echo(message or "released", err=not message)
+    click.echo(ask(loaded.config.state_dir, "release")["message"])
 
 
 def fetch(listen: Listen) -> dict[str, Any]:
@@ -85,26 +77,6 @@ def fetch(listen: Listen) -> dict[str, Any]:
     if not isinstance(report, dict) or "revision_seen" not in report:
         raise SvcnetError(f"what answers at {listen} is not svcnet-proxy, expected JSON with revision_seen")
     return report
-
-
-def ask(path: Path, request: dict[str, Any]) -> dict[str, Any]:
-    """Send one command to the control socket and return the reply."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
-        control.settimeout(RELEASE_SECONDS)
-        try:
-            control.connect(str(path))
-            control.sendall(json.dumps(request).encode() + b"\n")
-            with control.makefile("rb") as stream:
-                reply = json.loads(stream.readline() or b"null")
-        except PermissionError:
-            raise NotPermittedError(f"not permitted: {path}, expected root or the user of svcnet-proxy") from None
-        except (FileNotFoundError, ConnectionRefusedError):
-            raise SvcnetError(f"no svcnet-proxy runs with {path.parent} (--state-dir)") from None
-        except (OSError, ValueError) as error:
-            raise SvcnetError(f"{path}: {error or 'no answer'}") from None
-    if not isinstance(reply, dict):
-        raise SvcnetError(f"{path}: no answer")
-    return reply
 
 
 def _wait(listen: Listen, timeout: float) -> dict[str, Any]:
@@ -147,7 +119,7 @@ def lines(report: dict[str, Any]) -> Iterable[str]:
     rows = [
         ("Minion", report.get("node", "-")),
         ("Mode", " ".join(filter(None, [report.get("mode", "-"), _aside(report.get("mode_reason"))]))),
-        ("Records", _store_text(store)),
+        ("Records", _store_text(report, store)),
         ("Revision", f"{applied} applied, {seen} seen: {sync}"),
         ("Serves", f"{report.get('services', '-')} services, {report.get('endpoints', '-')} endpoints"),
         ("Drift", str(report.get("drift", 0) or "none")),
@@ -169,10 +141,12 @@ def _aside(text: str | None) -> str:
     return f"({text})" if text else ""
 
 
-def _store_text(store: dict[str, Any]) -> str:
+def _store_text(report: dict[str, Any], store: dict[str, Any]) -> str:
     if store.get("connected"):
         return "connected"
-    return f"away, {store.get('staleness_seconds') or 0.0:.0f} s old state serves"
+    served = "the checkpoint" if report.get("services") else "nothing"
+    serves = "the last state" if report.get("ready", True) else served
+    return f"away for {store.get('staleness_seconds') or 0.0:.0f} s, {serves} serves"
 
 
 def _coloured(name: str, text: str, value: str) -> str:

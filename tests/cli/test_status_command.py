@@ -81,7 +81,7 @@ def test_status_names_what_is_wrong(cli: "Cli", web: Web) -> None:
     store = {"connected": False, "staleness_seconds": 12.3, "held": {"missing": 20, "known": 30, "revision": 8}}
     web.tells({"store": store, "revision_applied": 6, "oldest_unapplied_seconds": 2.5, "last_error": "no nft"})
     page = cli.ok("status", "--status-listen", web.listen)
-    assert "away, 12 s old state serves" in page
+    assert "away for 12 s, the last state serves" in page
     assert "6 applied, 7 seen: behind by 2.5 s" in page
     assert "a list lacks 20 of 30 services: svcnet release" in page
     assert "no nft" in page
@@ -172,7 +172,7 @@ def test_release_tells_the_daemon_and_prints_its_reply(cli: "Cli", control: Call
     ("reply", "said"),
     [
         (b'{"ok": false, "message": "store away"}\n', "svcnet: store away\n"),
-        (b"", "no answer"),
+        (b"", "ended before it answered"),
         (b"?\n", "control.sock"),
     ],
 )

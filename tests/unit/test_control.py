@@ -90,7 +90,7 @@ def test_only_the_owner_may_use_it(tmp_path: Path) -> None:
 def test_the_socket_of_a_dead_daemon_is_replaced(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / SOCKET))
-    with pytest.raises(SvcnetError, match="no svcnet-proxy answers"):
+    with pytest.raises(SvcnetError, match="no svcnet-proxy runs with"):
         ask(tmp_path, "release")
 
     async def scenario(_server: ControlServer) -> None:
@@ -133,8 +133,8 @@ def test_a_state_directory_may_have_a_long_name(tmp_path: Path) -> None:
     serve(long, scenario)
 
 
-def test_no_daemon_is_an_error_that_names_the_socket(tmp_path: Path) -> None:
-    with pytest.raises(SvcnetError, match=f"{tmp_path}/{SOCKET}: "):
+def test_no_daemon_is_an_error_that_names_the_state_directory(tmp_path: Path) -> None:
+    with pytest.raises(SvcnetError, match=f"{tmp_path} "):
         ask(tmp_path, "release")
 
 

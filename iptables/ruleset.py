@@ -35,6 +35,9 @@ class Field(Enum):
     DPORT = "th dport"
     SCRATCH = "meta priority"
     SLOT = "numgen random mod 65536"
+    NEW_DPORT = "ct original proto-dst"
+    """A port as data of a map. As `th dport`, nft 1.0.6 reads it back so that no later rule may translate by the map
+    ("conflicting protocols specified: tcp vs. th"); this is the one other expression of that type without protocol."""
     VERDICT = "verdict"
 
 
@@ -169,7 +172,7 @@ class Table:
 TABLES = (
     Table(SERVICES, ADDRESS_KEY, (Field.SCRATCH,)),
     Table(CLASSES, ADDRESS_KEY, (Field.SCRATCH,)),
-    Table(ENDPOINTS, (Field.SCRATCH, Field.SLOT), (Field.DADDR, Field.DPORT)),
+    Table(ENDPOINTS, (Field.SCRATCH, Field.SLOT), (Field.DADDR, Field.NEW_DPORT)),
     Table(CHAINS, (Field.SCRATCH,), (Field.VERDICT,)),
     Table(VIRTUAL_IPS, (Field.DADDR,)),
     Table(HAIRPINS, (Field.SADDR, Field.DADDR)),

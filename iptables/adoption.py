@@ -38,7 +38,7 @@ def adopt(family: int, dumps: dict[str, Dump], desired: Desired) -> Adopted:
         shadow.users[unnumber(data)] += 1
     garbage += _slots(shadow, dumps[ENDPOINTS])
     _own(shadow, desired)
-    garbage += _addresses(shadow, dumps)
+    garbage += _addresses(shadow, dumps, desired)
     shadow.reserve(max((unnumber(data) for _, data in dumps[SERVICES]), default=0))
     return Adopted(shadow, _current(shadow, desired), garbage)
 
@@ -69,13 +69,14 @@ def _own(shadow: Shadow, desired: Desired) -> None:
             shadow.own(wanted.owner, port_id)
 
 
-def _addresses(shadow: Shadow, dumps: dict[str, Dump]) -> list[Op]:
+def _addresses(shadow: Shadow, dumps: dict[str, Dump], desired: Desired) -> list[Op]:
     """Count who uses an address; mend the sets where a commit was cut off or somebody else was at work."""
     family = shadow.family
+    wanted = _wanted_hairpins(shadow, desired)
     shadow.virtual_ips = Counter(packed(f.address) for f, front in shadow.fronts.items() if front.code)
     there = {key for key, _ in dumps[HAIRPINS]}
     for port_id, slots in shadow.slots.items():
-        keys = frozenset(key for data in slots if (key := data[:-4] * 2) in there)
+        keys = frozenset(data[:-4] * 2 for data in slots) & there & wanted.get(port_id, there)
         if keys:
             shadow.hairpins_of[port_id] = keys
             shadow.hairpins.update(keys)
@@ -83,6 +84,15 @@ def _addresses(shadow: Shadow, dumps: dict[str, Dump]) -> list[Op]:
     there = {key for key, _ in dumps[VIRTUAL_IPS]}
     ops += [Op(family, VIRTUAL_IPS, key, delete=True) for key in there if key not in shadow.virtual_ips]
     return ops + [Op(family, VIRTUAL_IPS, key) for key in shadow.virtual_ips if key not in there]
+
+
+def _wanted_hairpins(shadow: Shadow, desired: Desired) -> dict[int, set[bytes]]:
+    """Whose hairpin an address is: the kernel's set doesn't say, and services may differ (one knows the node)."""
+    return {
+        port_id: {packed(t.address) * 2 for t in desired[front].targets if t.hairpin}
+        for front, (port_id, _code) in shadow.fronts.items()
+        if port_id and front in desired
+    }
 
 
 def _current(shadow: Shadow, desired: Desired) -> Desired:

@@ -1,0 +1,224 @@
+"""Ways to run rows: through the tracer, and through a real kernel with any data path.
+
+Owns: how often a row is tried and how long silence is waited for; what was seen, in the words of rows.
+"""
+
+import subprocess
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple, Protocol, Self
+
+from svcnet.iptables.desired import Frontend, Treatment
+from svcnet.iptables.fake import FakeKernel
+from svcnet.iptables.nft import NftKernel
+from svcnet.iptables.nftables import Nftables
+from svcnet.iptables.tracer import Packet, trace
+from svcnet.plan import Plan
+from tests.flows.flow import Arrival, Case, Seen
+from tests.flows.ground import MINION, Ground
+from tests.flows.places import NAMES, PLACES
+from tests.flows.probe import Answer, Question, ask
+from tests.flows.world import World, address_of, wanted
+
+SILENCE_SECONDS = 0.7
+"""How long a row that expects to be dropped waits. What leaks is answered in a few ms."""
+PATIENCE_SECONDS = 10.0
+"""How long all others wait: as long as a loaded machine may take."""
+MOST_TRIES = 40
+"""Tries for each endpoint at most. That one of n is never chosen by chance in 40·n tries has odds of e⁻⁴⁰."""
+
+_LIMIT = "net/ipv4/icmp_ratelimit", "net/ipv6/icmp/ratelimit"
+UNLIMITED = [(path, "0") for path in _LIMIT]
+LIMITED = [(path, "1000") for path in _LIMIT]
+"""ICMP errors, ms between two to one client, the kernel's default: a TCP refusal must not depend on it."""
+
+
+class Result(NamedTuple):
+    """What each row saw, and what a second sync changed: "" when the first did all."""
+
+    seen: Mapping[Case, Seen]
+    drift: str
+
+
+class Runner(Protocol):
+    """Runs rows in a world."""
+
+    name: str
+
+    def __enter__(self) -> Self:
+        """Make what it needs."""
+        ...
+
+    def __exit__(self, *_: object) -> None:
+        """Leave nothing."""
+        ...
+
+    def run(self, world: World, cases: Sequence[Case]) -> Result:
+        """Put the rules of a world in force, and try the rows."""
+        ...
+
+
+def destination(case: Case) -> tuple[str, int]:
+    """(address, port) that a row's client connects to."""
+    host, _, port = case.flow.destination.rpartition(":")
+    literal = host.strip("[]")
+    return literal if literal[:1].isdigit() or host != literal else address_of(host, case.family), int(port)
+
+
+class Tracer:
+    """The fake kernel and the packet tracer: every possible end of a packet, with its exact share."""
+
+    name = "tracer"
+
+    def __enter__(self) -> Self:
+        """Make a kernel without rules; it keeps its tables from world to world."""
+        self._kernel = FakeKernel()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is left."""
+
+    def run(self, world: World, cases: Sequence[Case]) -> Result:
+        """Trace each row once."""
+        Nftables(self._kernel, world.parameters).sync(wanted())
+        seen = {case: self._trace(case) for case in cases}
+        return Result(seen, _shown(Nftables(self._kernel, world.parameters).sync(wanted())))
+
+    def _trace(self, case: Case) -> Seen:
+        address, port = destination(case)
+        source = PLACES[case.family][case.flow.source]
+        packet = Packet(source, address, case.flow.protocol, port, outgoing=case.flow.source == MINION)
+        outcome = trace(self._kernel, packet)
+        if outcome.verdict == "passed":
+            return Seen(frozenset({"answered"}), {Arrival(_place(address, port), "kept"): 1.0}, exact=True)
+        arrivals = {
+            Arrival(_place(a.address, a.port), "masqueraded" if a.masqueraded else "kept"): share
+            for a, share in outcome.arrivals.items()
+        }
+        verdict = "answered" if outcome.verdict == "translated" else outcome.verdict
+        return Seen(frozenset({verdict}), arrivals, exact=True)
+
+
+class Tally:
+    """What a row's connections came to so far."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.tries = 0
+        self.verdicts: set[str] = set()
+        self.arrivals: Counter[Arrival] = Counter()
+
+    @property
+    def open(self) -> bool:
+        """Whether more tries may still change the judgement."""
+        expect, limit = self.case.flow.expect, MOST_TRIES * len(self.case.flow.expect.arrivals)
+        missing = expect.arrivals.keys() - self.arrivals.keys()
+        return bool(missing) and self.verdicts <= {expect.verdict} and self.tries < limit
+
+    def questions(self) -> list[Question]:
+        """The next round."""
+        flow, (address, port) = self.case.flow, destination(self.case)
+        number = max(flow.tries, 4 * len(flow.expect.arrivals))
+        self.tries += number
+        patience = SILENCE_SECONDS if flow.expect.verdict == "dropped" else PATIENCE_SECONDS
+        source = PLACES[self.case.family][flow.source]
+        return [Question(source, address, port, flow.protocol, patience)] * number
+
+    def add(self, answer: Answer) -> None:
+        """Take one answer in."""
+        self.verdicts.add(answer.verdict)
+        if answer.verdict == "answered":
+            place = _place(answer.by, answer.port)
+            self.arrivals[Arrival(place, self._source(place, answer.source))] += 1
+
+    def seen(self) -> Seen:
+        """All answers, with counted shares."""
+        total = self.arrivals.total()
+        return Seen(frozenset(self.verdicts), {a: n / total for a, n in self.arrivals.items()}, exact=False)
+
+    def _source(self, place: str, address: str) -> str:
+        places, flow = PLACES[self.case.family], self.case.flow
+        if address == places[MINION] == places[flow.source]:
+            # Kept or masqueraded, it is the same address.
+            return next((a.source for a in flow.expect.arrivals if a.place == place), "kept")
+        return {places[flow.source]: "kept", places[MINION]: "masqueraded"}.get(address, address)
+
+
+class Network:
+    """A real kernel. `sync` puts a world's rules in force in the namespace of its caller, and says what it changed."""
+
+    def __init__(self, name: str, sync: Callable[[World], str]) -> None:
+        self.name = name
+        self._sync = sync
+
+    def __enter__(self) -> Self:
+        """Rules of one world replace those of another in the same namespaces."""
+        self._ground: Ground | None = None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take the namespaces down."""
+        if self._ground is not None:
+            self._ground.__exit__()
+
+    def run(self, world: World, cases: Sequence[Case]) -> Result:
+        """Try each row until all that may be reached was, all rows at once."""
+        if self._ground is None:
+            self._ground = Ground({"tcp", "udp", *(case.flow.protocol for case in cases)}).__enter__()
+        self._ground.inside(MINION, partial(self._sync, world))
+        # A new connection that gets the ports of an old one would be translated as that was, in another world.
+        self._ground.inside(MINION, _forget_connections)
+        tallies = {case: Tally(case) for case in cases}
+        by_icmp = [t for c, t in tallies.items() if c.flow.expect.verdict == "refused" and c.flow.protocol != "tcp"]
+        self._try(self._ground, [t for t in tallies.values() if t not in by_icmp])
+        self._ground.set_minion(UNLIMITED)
+        self._try(self._ground, by_icmp)
+        self._ground.set_minion(LIMITED)
+        seen = {case: tally.seen() for case, tally in tallies.items()}
+        return Result(seen, self._ground.inside(MINION, partial(self._sync, world)))
+
+    @staticmethod
+    def _try(ground: Ground, tallies: Iterable[Tally]) -> None:
+        while tallies:
+            rounds: defaultdict[str, list[tuple[Tally, Question]]] = defaultdict(list)
+            for tally in tallies:
+                rounds[tally.case.flow.source] += [(tally, question) for question in tally.questions()]
+            with ThreadPoolExecutor(max_workers=len(rounds)) as pool:
+
+                def ask_from(source: str) -> list[Answer]:
+                    return ground.inside(source, lambda: ask([q for _, q in rounds[source]]))  # noqa: B023 - ends here
+
+                for source, answers in zip(rounds, pool.map(ask_from, rounds), strict=True):
+                    for (tally, _), answer in zip(rounds[source], answers, strict=True):
+                        tally.add(answer)
+            tallies = [tally for tally in tallies if tally.open]
+
+
+def sync_nftables(world: World) -> str:
+    """The nftables data path."""
+    kernel = NftKernel()
+    try:
+        return _shown(Nftables(kernel, world.parameters).sync(wanted()))
+    finally:
+        kernel.close()
+
+
+def _shown(plan: Plan[Frontend, Treatment]) -> str:
+    return plan.render() if plan else ""
+
+
+def _forget_connections() -> None:
+    subprocess.run(["conntrack", "-F"], check=True, capture_output=True)
+
+
+def _place(address: str, port: int) -> str:
+    return f"{NAMES.get(address, address)}:{port}"
+
+
+RUNNERS: dict[str, Callable[[], Runner]] = {
+    "tracer": Tracer,
+    "nftables": partial(Network, "nftables", sync_nftables),
+}
+"""Name → how to make it. All but the tracer need a kernel."""

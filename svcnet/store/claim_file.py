@@ -7,8 +7,8 @@ It is replaced by rename, so whoever only reads needs no lock. One claim a line,
 import asyncio
 import fcntl
 import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import ip_network
 
 import msgspec
@@ -19,6 +19,7 @@ from svcnet.store.tree import CLAIMS
 from svcnet.virtual_ip import Allocation, Claims
 
 LOCK = ".lock"
+PATIENCE_SECONDS = 0.1
 
 
 class _Form(msgspec.Struct, frozen=True):
@@ -75,7 +76,7 @@ class ClaimFile:
         """Replace the file. Only under the lock, after `load`."""
         lines = ",\n".join(f"{_json(name)}: {_json(claim)}" for name, claim in self.claims.held.items())
         cidrs = _json([str(cidr) for cidr in self.claims.allocation.cidrs])
-        temp = f"{self.path}.{os.getpid()}"
+        temp = f"{self.path}.new"
         fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:
             with os.fdopen(fd, "w", encoding="utf-8") as file:
@@ -104,20 +105,22 @@ class ClaimFile:
         finally:
             os.close(fd)
 
-    @asynccontextmanager
-    async def locked_later(self) -> AsyncIterator[None]:
-        """Hold the lock; the event loop goes on while others have it."""
-        while True:
+    async def free(self) -> None:
+        """Wait until nobody else seems to hold the lock: `locked` is then (mostly) had at once.
+
+        The lock itself is never held, or waited for in a thread, while the event loop runs: a `put` of the same
+        process would wait for it for ever. After PATIENCE_SECONDS the caller takes its turn in the queue.
+        """
+        pause = 0.001
+        while pause < PATIENCE_SECONDS:
             fd = self._open()
             try:
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    # Cancelled while it waits, the thread's flock ends with the descriptor's last use.
-                    await asyncio.to_thread(fcntl.flock, fd, fcntl.LOCK_EX)
-                if self._is_current(fd):
-                    yield
-                    return
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                await asyncio.sleep(pause)
+                pause *= 1.5
+            else:
+                return
             finally:
                 os.close(fd)
 

@@ -205,13 +205,14 @@ class DirStore:
     def _settle(self, served: Served) -> str:
         """Give services what they hold or ask for; return why nothing could be claimed, "" when it could."""
         file = served.file
-        _exhaust(served.settle_held())
+        for _ in served.settle_held():
+            pass
         if served.is_settled:
             return ""
         try:
             with file.locked():
                 file.load()
-                _exhaust(served.settle(quiet=True))
+                served.settle(quiet=True)
         except RecordError as error:
             reason = str(error)
         except OSError as error:
@@ -239,9 +240,3 @@ class DirStore:
                     f"{error.filename or self._root}: {error.strerror}; needs to be written by uid {os.geteuid()}"
                 ) from error
             raise StoreError(f"{error.filename or self._root}: {error.strerror or error}") from error
-
-
-def _exhaust(steps: Iterable[None]) -> None:
-    """Run what yields between its steps in one go."""
-    for _ in steps:
-        pass

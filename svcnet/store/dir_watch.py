@@ -28,6 +28,8 @@ CHUNK = 250
 """Files read before the event loop gets a turn: some 10 ms."""
 TICK_SECONDS = 1.0
 """How often the directory itself, and files that could not be read, are looked at: inotify says nothing of them."""
+DEAF_SECONDS = 2.0
+"""How often everything is read where inotify has no room (sysctl fs.inotify.*)."""
 RETRY_SECONDS = 0.25
 """How often an absent directory is looked for."""
 LINGER_SECONDS = 0.005
@@ -118,19 +120,20 @@ class DirWatch:
         """Yield changes until a new list is due."""
         tree = self._tree
         assert tree is not None
-        tick = time.monotonic() + TICK_SECONDS
+        tick = time.monotonic() + (DEAF_SECONDS if tree.deaf else TICK_SECONDS)
         while True:
             await self._wait(tick)
             changes = tree.changes()
             if changes.lost or changes.overflow:
                 return
             now = time.monotonic()
+            ticked = now >= tick
+            if ticked and (tree.deaf or not tree.is_same()):
+                return
             self._note(changes, now)
-            if now >= tick:
+            if ticked:
                 tick = now + TICK_SECONDS
-                if not tree.is_same():
-                    return
-                await self._tick(tree, now)
+                self._tick(tree)
             while True:
                 self._read_dirty(now)
                 self._remove_due(tree, time.monotonic())
@@ -141,17 +144,21 @@ class DirWatch:
                 if not self._dirty:
                     break
                 await asyncio.sleep(0)
+            if ticked:
+                await self._free(now)
 
     def _open(self) -> Tree:
         self._close()
         tree = self._tree = Tree(self.root)
         self._readable.clear()
-        asyncio.get_running_loop().add_reader(tree.notify.fd, self._readable.set)
+        if tree.notify is not None:
+            asyncio.get_running_loop().add_reader(tree.notify.fd, self._readable.set)
         return tree
 
     def _close(self) -> None:
         if self._tree is not None:
-            asyncio.get_running_loop().remove_reader(self._tree.notify.fd)
+            if self._tree.notify is not None:
+                asyncio.get_running_loop().remove_reader(self._tree.notify.fd)
             self._tree.close()
             self._tree = None
 
@@ -235,10 +242,10 @@ class DirWatch:
             return
         reason = ""
         try:
-            async with file.locked_later():
+            await file.free()
+            with file.locked():
                 file.load()
-                for _ in served.settle(quiet=self._is_quiet()):
-                    await asyncio.sleep(0)
+                served.settle(quiet=self._is_quiet())
         except (RecordError, ConfigError) as error:
             reason = str(error)
         except FileNotFoundError:
@@ -252,7 +259,7 @@ class DirWatch:
             served.settle_unwritable(reason)
 
     def _is_quiet(self) -> bool:
-        return self._tree is not None and not (self._dirty or self._removals or self._tree.notify.pending())
+        return self._tree is not None and not (self._dirty or self._removals or self._tree.is_pending())
 
     def _events(self, *, deletes: bool) -> tuple[Event, ...]:
         """Return what differs from what was emitted, at the next revision, and new and mended problems."""
@@ -266,7 +273,7 @@ class DirWatch:
                 events.append(Delete(key, rev))
         return (*events, *self.catalog.reports.take())
 
-    async def _tick(self, tree: Tree, now: float) -> None:
+    def _tick(self, tree: Tree) -> None:
         """Try again what inotify is silent about: what could not be read, and claims that could not be written."""
         self._dirty.update(self._again)
         self._again.clear()
@@ -275,18 +282,19 @@ class DirWatch:
         self._report_blind(tree)
         if self.served.unclaimed and os.access(self.root, os.W_OK):
             self.served.touch(self.served.unclaimed)
+
+    async def _free(self, now: float) -> None:
+        """Give up the claims of services that did not come back in time."""
+        file = self.served.file
         for name in self.served.lapsed:
             self._grace[name] = now + GRACE_SECONDS
         self.served.lapsed.clear()
-        due = [name for name, until in self._grace.items() if until <= now]
-        if due and self._is_quiet():
-            await self._free(due)
-
-    async def _free(self, names: Iterable[str]) -> None:
-        """Give up the claims of services that did not come back."""
-        file = self.served.file
+        names = [name for name, until in self._grace.items() if until <= now]
+        if not names:
+            return
         with suppress(OSError, RecordError, ConfigError):
-            async with file.locked_later():
+            await file.free()
+            with file.locked():
                 file.load()
                 if not self._is_quiet():
                     return
@@ -299,3 +307,5 @@ class DirWatch:
 
     def _report_blind(self, tree: Tree) -> None:
         self.catalog.reports.set("unreadable directories", blind_problems(self.root, tree.blind))
+        what = f"can't be watched, so it is read every {DEAF_SECONDS:g} s: {tree.deaf}"
+        self.catalog.reports.set("inotify", {self.root: what} if tree.deaf else {})

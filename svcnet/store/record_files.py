@@ -26,7 +26,6 @@ _FEW = 16
 """Up to here each file is synced by itself; more are synced at once with the whole file system, which is quicker."""
 _NAME_MOST = 200
 """Kubernetes allows 253 characters, a file name 255 bytes with its suffixes: longer ones end in a hash."""
-_counter = itertools.count()
 
 
 class StaleError(Exception):
@@ -140,7 +139,7 @@ class RecordFiles:
     def _write(self, target: str, data: bytes, sync: bool) -> str:
         directory = os.path.dirname(target)  # noqa: PTH120 - text all the way
         Path(directory).mkdir(parents=True, exist_ok=True)
-        temp = f"{directory}/.svcnet-{os.getpid()}-{next(_counter)}"
+        temp = f"{directory}/.svcnet-{os.urandom(6).hex()}"
         fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             with os.fdopen(fd, "wb", buffering=0) as file:

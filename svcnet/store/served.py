@@ -97,12 +97,12 @@ class Served:
             if not count % CHUNK:
                 yield
 
-    def settle(self, *, quiet: bool) -> Iterator[None]:
-        """Settle the others, under the lock and after `file.load`, and save. Yields between chunks.
+    def settle(self, *, quiet: bool) -> None:
+        """Settle the others, under the lock and after `file.load`, and save.
 
         `quiet`: no change waits to be read, so a holder without a record really is gone. OSError: nothing is settled.
         """
-        done: dict[Key, None] = {}
+        done: list[Key] = []
         try:
             while self._unsettled:
                 for key in self._in_order():
@@ -112,9 +112,7 @@ class Served:
                         self._hasty.add(key)
                     self._wake(self.claims.hold(claim_id(key), settled.claim))
                     self._serve(service, settled)
-                    done[key] = None
-                    if not len(done) % CHUNK:
-                        yield
+                    done.append(key)
             if self.claims.changed:
                 self.file.save()
         except OSError:

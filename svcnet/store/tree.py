@@ -4,6 +4,7 @@ Owns: names and inotify watches. Must not know: what is in a file. It says *that
 who reads the path sees what is there now, so that a notice that comes late or twice does no harm.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Mapping
@@ -120,7 +121,13 @@ class Tree:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self.notify = Inotify()
+        self.deaf = ""
+        """Why not all of it can be watched, "" when it is."""
+        self.notify: Inotify | None = None
+        try:
+            self.notify = Inotify()
+        except OSError as error:
+            self.deaf = f"{error.strerror}: sysctl fs.inotify.max_user_instances, ulimit -n"
         self.blind: dict[str, str] = {}
         """Directories that can't be read, and why."""
         self._dirs: dict[int, str] = {}
@@ -131,7 +138,12 @@ class Tree:
 
     def close(self) -> None:
         """End all watches."""
-        self.notify.close()
+        if self.notify is not None:
+            self.notify.close()
+
+    def is_pending(self) -> bool:
+        """Whether more changes wait to be read."""
+        return self.notify is not None and self.notify.pending() > 0
 
     def files(self, below: str = "") -> list[str]:
         """Watch every directory from `below` down, and return the record files there."""
@@ -148,15 +160,17 @@ class Tree:
 
     def follow(self, path: str, *, link: bool) -> None:
         """Watch what a symbolic link leads to (or stop, when the path is none)."""
-        if not link and path not in self._links:
+        if self.notify is None or (not link and path not in self._links):
             return
         old = self._links.pop(path, None)
         new = None
         if link:
             try:
                 new = self._links[path] = self.notify.add(f"{self.root}/{path}", _TARGET)
-            except OSError:
-                pass  # a link to nothing: whoever reads it has the reason
+            except OSError as error:
+                # A link to nothing is no news: whoever reads it has the reason.
+                if error.errno == errno.ENOSPC:
+                    self.deaf = _no_watches(error)
             else:
                 self._targets.setdefault(new, set()).add(path)
         if old is not None and old != new and (paths := self._targets.get(old)) is not None:
@@ -168,7 +182,7 @@ class Tree:
     def changes(self) -> Changes:
         """Return what may have changed, all that is known by now."""
         found = _Found()
-        for notice in self.notify.read():
+        for notice in self.notify.read() if self.notify is not None else ():
             if notice.mask & inotify.Q_OVERFLOW:
                 return Changes(overflow=True)
             if notice.wd in self._targets:
@@ -181,7 +195,15 @@ class Tree:
         return found.result()
 
     def _enter(self, at: str) -> None:
-        wd = self.notify.add(f"{self.root}/{at}", _DIRECTORY)
+        if self.notify is None:
+            return
+        try:
+            wd = self.notify.add(f"{self.root}/{at}", _DIRECTORY)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            self.deaf = _no_watches(error)
+            return
         self._dirs[wd] = at
         self._wds[at] = wd
 
@@ -231,7 +253,8 @@ class Tree:
         for at in [at for at in self._wds if at == path or at.startswith(f"{path}/")]:
             wd = self._wds.pop(at)
             del self._dirs[wd]
-            self.notify.remove(wd)
+            if self.notify is not None:
+                self.notify.remove(wd)
         for at in [at for at in self.blind if at == path or at.startswith(f"{path}/")]:
             del self.blind[at]
 
@@ -249,6 +272,10 @@ class _Found:
 
     def result(self) -> Changes:
         return Changes(tuple(self.paths), tuple(self.gone), frozenset(self.aside), self.claims, lost=self.lost)
+
+
+def _no_watches(error: OSError) -> str:
+    return f"{error.strerror}: sysctl fs.inotify.max_user_watches"
 
 
 def _identity(root: str) -> tuple[int, int]:

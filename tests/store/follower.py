@@ -134,4 +134,4 @@ class Follower:
 
 def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a scenario to its end."""
-    asyncio.run(scenario())
+    asyncio.run(asyncio.wait_for(scenario(), 3 * DEADLINE_SECONDS))

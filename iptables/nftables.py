@@ -121,9 +121,12 @@ class Nftables:
                 continue
             self._grow(parameters, shadow.counts)
             mine = [(op,) for op in garbage if op.family == family]
-            for batch in batches([*mine, *phases.units()], self._commit_ops):
-                self._kernel.commit(batch)
-                count += len(batch)
+            # A packet looks up a number of slots, an id and a slot, one after the other: one that is on its way when a
+            # commit lands must still find what it was sent to, so what nobody leads to any more goes in the next one.
+            for units in ([*mine, *phases.leading()], phases.leftovers):
+                for batch in batches(units, self._commit_ops):
+                    self._kernel.commit(batch)
+                    count += len(batch)
         return count
 
     def remove(self) -> bool:

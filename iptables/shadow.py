@@ -35,10 +35,15 @@ class Phases(NamedTuple):
     classes: list[Unit]
     leftovers: list[Unit]
 
+    def leading(self) -> Iterator[Unit]:
+        """All that traffic follows."""
+        for phase in (self.slots, self.ids, self.classes):
+            yield from phase
+
     def units(self) -> Iterator[Unit]:
         """All of them."""
-        for phase in self:
-            yield from phase
+        yield from self.leading()
+        yield from self.leftovers
 
 
 class Shadow:

@@ -124,6 +124,6 @@ class Hammer:
             if answer in {REFUSED, SILENCE, ""}:
                 self.failures.append(answer or "closed without an answer")
             elif _RETRANSMITTED.unpack(info)[0]:
-                self.failures.append("packets were lost")
+                self.failures.append(f"packets were lost before {answer} answered, after {self.answers} others")
             self.answered_by.add(answer)
             self.answers += 1

@@ -26,6 +26,8 @@ A6, B6 = "fd00:99::21", "fd00:99::22"
 SERVICE_CIDRS = "10.0.0.0/16,fd00:10::/112"
 VIP, VIP6 = "10.0.0.5", "fd00:10::5"
 
+TREE = Path(__file__).parents[2]
+
 _LINES = (
     "link set lo up",
     *(f"addr add {address}/32 dev lo" for address in ("192.0.2.1", A, B, C)),
@@ -123,6 +125,11 @@ class Minion:
         return self.inside(
             lambda: subprocess.run(command, capture_output=True, text=True, check=False, env=clean_environment())
         )
+
+    def start(self, *command: str) -> subprocess.Popen[bytes]:
+        """Start a program here, which can import the tests; the caller ends it."""
+        environ = clean_environment() | {"PYTHONPATH": str(TREE)}
+        return self.inside(lambda: subprocess.Popen(command, stdout=subprocess.PIPE, env=environ))
 
     def ruleset(self) -> str:
         """`nft list ruleset`."""

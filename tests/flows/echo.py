@@ -14,6 +14,8 @@ from typing import Self
 
 SCTP = 132
 BACKLOG = 4096
+IPV6_FREEBIND = 78
+"""linux/in6.h; lets an answer leave from an address that is local by a route alone."""
 _PKTINFO = struct.Struct("16sI")
 
 
@@ -62,6 +64,7 @@ class Echo:
         answer: Callable[[socket.socket], None] = _accepted
         if protocol == "udp":
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+            one.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
             answer = _received
         else:
             one.listen(BACKLOG)

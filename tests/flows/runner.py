@@ -27,7 +27,7 @@ SILENCE_SECONDS = 0.7
 PATIENCE_SECONDS = 10.0
 """How long all others wait: as long as a loaded machine may take."""
 MOST_TRIES = 40
-"""Tries for each endpoint at most. That one of n is never chosen by chance in 40·n tries has odds of e⁻⁴⁰."""
+"""Tries for each unit of weight at most: that one of n is never chosen by chance in 40·n tries has odds of e⁻⁴⁰."""
 
 _LIMIT = "net/ipv4/icmp_ratelimit", "net/ipv6/icmp/ratelimit"
 UNLIMITED = [(path, "0") for path in _LIMIT]
@@ -113,7 +113,8 @@ class Tally:
     @property
     def open(self) -> bool:
         """Whether more tries may still change the judgement."""
-        expect, limit = self.case.flow.expect, MOST_TRIES * len(self.case.flow.expect.arrivals)
+        expect = self.case.flow.expect
+        limit = MOST_TRIES * sum(expect.arrivals.values())
         missing = expect.arrivals.keys() - self.arrivals.keys()
         return bool(missing) and self.verdicts <= {expect.verdict} and self.tries < limit
 

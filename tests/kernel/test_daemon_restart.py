@@ -1,14 +1,13 @@
 """Ends and starts of the daemon: what stays in the kernel, who may run beside whom, and how it is taken away."""
 
 import signal
-import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.harness.files import endpoints, service
+from tests.harness.manager import service_manager
 from tests.harness.minion import A6, B6, VIP, VIP6, A, B, C, Minion
 from tests.harness.until import until
 
@@ -39,21 +38,6 @@ table ip svcnet_not {
 def held(minion: Minion) -> dict[str, list[str]]:
     """All elements of our maps, ids and slots included."""
     return {f"{family} {name}": minion.elements(name, family) for family in ("ip", "ip6") for name in MAPS}
-
-
-@contextmanager
-def service_manager(directory: Path) -> Iterator[tuple[dict[str, str], list[str]]]:
-    """$NOTIFY_SOCKET, and what was sent to it once the block has ended."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(directory / "notify"))
-        manager.setblocking(False)
-        told: list[str] = []
-        yield {"NOTIFY_SOCKET": str(directory / "notify")}, told
-        while True:
-            try:
-                told += manager.recv(4096).decode().splitlines()
-            except BlockingIOError:
-                return
 
 
 def test_after_sigterm_the_rules_go_on_and_the_next_start_adopts_them(minion: Minion) -> None:

@@ -5,7 +5,7 @@ works on a copy and takes effect whole or not at all.
 """
 
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 
@@ -63,10 +63,10 @@ class FakeKernel:
         self.reads = 0
         self.fail_after: int | None = None
 
-    def chains(self, family: int) -> frozenset[str]:
-        """Names of the chains; empty without a table."""
+    def chains(self, family: int) -> Mapping[str, int]:
+        """Chains and how many rules each has; empty without a table."""
         table = self.tables.get(family)
-        return frozenset(table.chains) if table else frozenset()
+        return {name: len(chain.rules) for name, chain in table.chains.items()} if table else {}
 
     def dump(self, family: int, table: str) -> list[tuple[bytes, bytes]]:
         """Elements of one map."""

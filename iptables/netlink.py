@@ -100,6 +100,17 @@ class Socket:
                 if number == seq:
                     return
 
+    def ask(self, kind: int, family: int) -> bytes:
+        """Send a request that has one message as its answer; return that (after nfgenmsg)."""
+        self._seq += 1
+        self._send(message(kind, 0, family, b"", self._seq))
+        while True:
+            for what, _flags, number, body in self._receive():
+                if number == self._seq and what == NLMSG_ERROR:
+                    raise kernel_error(-struct.unpack_from("=i", body)[0])
+                if number == self._seq:
+                    return bytes(body[4:])
+
     def dump(self, kind: int, family: int, payload: bytes = b"") -> Iterator[memoryview]:
         """Yield the payload (after nfgenmsg) of each message of a dump; an interrupted dump raises KernelError."""
         self._seq += 1

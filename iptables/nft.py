@@ -8,7 +8,7 @@ import errno
 import shutil
 import struct
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from svcnet.iptables.elements import (
     ELEM_LIST_SET,
@@ -25,8 +25,10 @@ from svcnet.iptables.ruleset import TABLE, Parameters
 from svcnet.model.errors import KernelError, NotPermittedError
 
 SUBSYSTEM = 10
-GETCHAIN = (SUBSYSTEM << 8) + 4
+GETCHAIN, GETRULE, GETGEN = (SUBSYSTEM << 8) + 4, (SUBSYSTEM << 8) + 7, (SUBSYSTEM << 8) + 16
 CHAIN_TABLE, CHAIN_NAME = 1, 3
+RULE_TABLE, RULE_CHAIN = 1, 2
+GEN_ID = 1
 DUMP_TRIES = 5
 
 
@@ -39,31 +41,23 @@ class NftKernel:
             raise KernelError("the program nft is missing (Debian: apt install nftables)")
         self._nft = program
         self._socket = Socket()
+        self._known: dict[int, dict[str, int]] = {}
+        self._generation = -1
+        """The kernel's count of commits as of our last one: as long as it stands, nobody else changed anything."""
 
     def close(self) -> None:
         """Give the socket back; the rules stay."""
         self._socket.close()
 
-    def chains(self, family: int) -> frozenset[str]:
-        """Names of the chains of our table; empty when there is no table."""
-        found: set[str] = set()
-        for body in self._socket.dump(GETCHAIN, FAMILY_NUMBERS[family]):
-            parts = dict(attributes(body))
-            if bytes(parts.get(CHAIN_TABLE, b"")).rstrip(b"\0") == TABLE.encode():
-                found.add(bytes(parts[CHAIN_NAME]).rstrip(b"\0").decode())
-        return frozenset(found)
+    def chains(self, family: int) -> Mapping[str, int]:
+        """Our table's chains, and how many rules each has; empty when there is no table."""
+        self._known[family] = self._chains(family)
+        return self._known[family]
 
     def dump(self, family: int, table: str) -> list[tuple[bytes, bytes]]:
-        """(key, data) of every element of one map or set. Read again when a change interrupts it."""
+        """(key, data) of every element of one map or set."""
         ask = text(ELEM_LIST_TABLE, TABLE) + text(ELEM_LIST_SET, table)
-        for left in reversed(range(DUMP_TRIES)):
-            try:
-                bodies = self._socket.dump(GETSETELEM, FAMILY_NUMBERS[family], ask)
-                return [element for body in bodies for element in elements(body)]
-            except NetlinkError as error:
-                if error.code != errno.EINTR or not left:
-                    raise
-        return []
+        return [element for body in self._dump(GETSETELEM, family, ask) for element in elements(body)]
 
     def install(
         self, parameters: Parameters, slots: Iterable[int], ops: Sequence[Op] = (), *, replace: bool = False
@@ -72,17 +66,19 @@ class NftKernel:
         ip = "ip" if parameters.family == 4 else "ip6"
         lines = [f"delete table {ip} {TABLE}"] if replace else []
         self._run([*lines, *render(parameters, slots), *render_elements(ops)])
+        self.chains(parameters.family)
 
     def grow(self, parameters: Parameters, slots: Iterable[int]) -> None:
         """Add class chains for these numbers of slots."""
         self._run(render_class_chains(parameters, slots))
+        self.chains(parameters.family)
 
     def remove(self, family: int) -> None:
         """Delete the table."""
         self._run([f"delete table {'ip' if family == 4 else 'ip6'} {TABLE}"])
 
     def commit(self, ops: Sequence[Op]) -> None:
-        """Carry out all or none. ENOENT: a key to delete is missing; EEXIST: a key has other data."""
+        """Carry out all or none. ENOENT: a key to delete, or a rule, is missing; EEXIST: a key has other data."""
         parts = list(messages(ops, seq=1))
         if not parts:
             return
@@ -91,7 +87,40 @@ class NftKernel:
         parts[-1] = parts[-1][:6] + struct.pack("=H", _flags(parts[-1]) | NLM_F_ACK) + parts[-1][8:]
         begin = message(BATCH_BEGIN, 0, 0, b"", 0, SUBSYSTEM)
         end = message(BATCH_END, 0, 0, b"", last + 1, SUBSYSTEM)
+        generation = self._socket.ask(GETGEN, 0)
+        number = int.from_bytes(dict(attributes(generation))[GEN_ID])
+        if number != self._generation:
+            self._check()
         self._socket.request(b"".join([begin, *parts, end]), last)
+        self._generation = number + 1
+
+    def _check(self) -> None:
+        """NetlinkError when somebody else took rules away: elements alone (`nft flush table`) translate nothing."""
+        for family, known in self._known.items():
+            if self._chains(family) != known:
+                raise NetlinkError(errno.ENOENT)
+
+    def _chains(self, family: int) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for body in self._dump(GETCHAIN, family):
+            parts = dict(attributes(body))
+            if _name(parts.get(CHAIN_TABLE)) == TABLE:
+                found[_name(parts[CHAIN_NAME])] = 0
+        for body in self._dump(GETRULE, family, text(RULE_TABLE, TABLE)) if found else ():
+            parts = dict(attributes(body))
+            if _name(parts.get(RULE_TABLE)) == TABLE:
+                found[_name(parts[RULE_CHAIN])] += 1
+        return found
+
+    def _dump(self, kind: int, family: int, ask: bytes = b"") -> list[memoryview]:
+        """All messages of a dump; again when a change interrupts it."""
+        for left in reversed(range(DUMP_TRIES)):
+            try:
+                return list(self._socket.dump(kind, FAMILY_NUMBERS[family], ask))
+            except NetlinkError as error:
+                if error.code != errno.EINTR or not left:
+                    raise
+        return []
 
     def _run(self, lines: Sequence[str]) -> None:
         done = subprocess.run(
@@ -102,6 +131,10 @@ class NftKernel:
             if "Operation not permitted" in done.stderr:
                 raise NotPermittedError("programming nftables needs CAP_NET_ADMIN (run as root)")
             raise KernelError(f"nft: {what[0]}")
+
+
+def _name(value: memoryview | None) -> str:
+    return bytes(value or b"").rstrip(b"\0").decode()
 
 
 def _flags(part: bytes) -> int:

@@ -4,14 +4,24 @@ Owns: when to read, install, grow and commit. The kernel itself is behind `Kerne
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from svcnet.iptables.adoption import adopt
 from svcnet.iptables.desired import Desired, Frontend, Treatment
 from svcnet.iptables.elements import Op
 from svcnet.iptables.nft_text import schema_name
-from svcnet.iptables.ruleset import CLASSES, ENDPOINTS, FIRST_COUNTS, HAIRPINS, SERVICES, VIRTUAL_IPS, Parameters
+from svcnet.iptables.ruleset import (
+    CLASSES,
+    ENDPOINTS,
+    FIRST_COUNTS,
+    HAIRPINS,
+    SERVICES,
+    VIRTUAL_IPS,
+    Parameters,
+    base_chains,
+    class_chain,
+)
 from svcnet.iptables.shadow import Phases, Shadow, Unit
 from svcnet.plan import Plan, diff
 
@@ -27,8 +37,8 @@ READ_BACK = (SERVICES, CLASSES, ENDPOINTS, VIRTUAL_IPS, HAIRPINS)
 class Kernel(Protocol):
     """One network namespace's nftables. Errors: KernelError, NotPermittedError."""
 
-    def chains(self, family: int) -> frozenset[str]:
-        """Names of the chains of our table; empty without a table."""
+    def chains(self, family: int) -> Mapping[str, int]:
+        """Our table's chains, and how many rules each has; empty without a table."""
         ...
 
     def dump(self, family: int, table: str) -> list[tuple[bytes, bytes]]:
@@ -70,14 +80,14 @@ class Nftables:
     def read(self, desired: Desired) -> Desired:
         """Read the kernel back, make the table where there is none; the current state in the plan's terms.
 
-        O(everything): at start and after a KernelError. A table of another schema counts as empty and stays in
-        force until the next `apply` replaces it.
+        O(everything): at start and after a KernelError. A table of another schema, or that lost rules, counts as
+        empty and stays in force until the next `apply` replaces it.
         """
         current: Desired = {}
         self._garbage = []
         for family, parameters in self._parameters.items():
             chains = self._kernel.chains(family)
-            if chains and schema_name(parameters) not in chains:
+            if chains and not _is_whole(parameters, chains):
                 self._shadows[family], self._chains[family] = Shadow(family), set()
                 continue
             if not chains:
@@ -95,7 +105,7 @@ class Nftables:
         """What `read` returns, writing nothing: for `svcnet plan`."""
         current: Desired = {}
         for family, parameters in self._parameters.items():
-            if schema_name(parameters) in self._kernel.chains(family):
+            if _is_whole(parameters, self._kernel.chains(family)):
                 dumps = {t: self._kernel.dump(family, t) for t in READ_BACK}
                 current |= adopt(family, dumps, {f: t for f, t in desired.items() if f.family == family}).current
         return current
@@ -137,10 +147,12 @@ class Nftables:
         return bool(there)
 
     def _replace(self, parameters: Parameters, shadow: Shadow, phases: Phases) -> int:
-        """A table of another schema and all it translates give way to ours in one commit: no moment without."""
+        """A table that is not as it should be, and all it translates, give way in one commit: no moment without."""
         counts = _with_neighbours(shadow.counts, set())
         ops = [op for unit in phases.units() for op in unit]
-        log.info("replaced a table of another schema family=%s elements=%s", parameters.family, len(ops))
+        log.info(
+            "replaced a table of another schema or without its rules family=%s elements=%s", parameters.family, len(ops)
+        )
         self._kernel.install(parameters, sorted(counts), ops, replace=True)
         self._chains[parameters.family] = counts
         return len(ops)
@@ -163,6 +175,12 @@ def batches(units: Iterable[Unit], limit: int) -> Iterator[list[Op]]:
         batch += unit
     if batch:
         yield batch
+
+
+def _is_whole(parameters: Parameters, chains: Mapping[str, int]) -> bool:
+    """Whether a table has our schema and all of its rules."""
+    wanted = (*base_chains(parameters), *(class_chain(parameters, n) for n in _counts(chains)))
+    return schema_name(parameters) in chains and all(chains.get(c.name) == len(c.rules) for c in wanted)
 
 
 def _counts(chains: Iterable[str]) -> set[int]:

@@ -162,7 +162,16 @@ def test_cleanup_removes_all_that_is_ours_and_nothing_else(minion: Minion, ended
     assert minion.ask(VIP) == A
 
 
-@pytest.mark.parametrize("damage", ["delete table ip svcnet", "flush map ip svcnet endpoints", "flush ruleset"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "flush table ip svcnet",
+        "flush chain ip svcnet cluster-1",
+        "delete table ip svcnet",
+        "flush map ip svcnet endpoints",
+        "flush ruleset",
+    ],
+)
 def test_what_somebody_else_broke_is_repaired_with_the_next_change(minion: Minion, damage: str) -> None:
     minion.put(WEB, endpoints("web", A), endpoints("web", A6), service("other", "10.0.0.6"), endpoints("other", B))
     daemon = minion.daemon().ready()
@@ -174,3 +183,15 @@ def test_what_somebody_else_broke_is_repaired_with_the_next_change(minion: Minio
     assert minion.plan() == "0 to create, 0 to update, 0 to delete"
     daemon.until(lambda: daemon.status()["drift"] > 0)
     assert daemon.status()["last_error"]
+
+
+def test_rules_that_were_flushed_while_no_daemon_ran_come_back_with_the_next_start(minion: Minion) -> None:
+    minion.put(WEB, endpoints("web", A), endpoints("web", A6))
+    minion.daemon().ready().stop()
+    before = minion.ruleset()
+    assert minion.run("nft", "flush table ip svcnet").returncode == 0
+    assert minion.ask(VIP) == "silence"
+    assert minion.plan() == "2 to create, 0 to update, 0 to delete"
+    minion.daemon().ready()
+    assert [minion.ask(VIP), minion.ask(VIP6)] == [A, A6]
+    assert sorted(minion.ruleset()) == sorted(before)

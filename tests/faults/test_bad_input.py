@@ -180,3 +180,17 @@ def test_a_control_socket_answers_nonsense_with_words(minion: Minion) -> None:
     assert "release" in answers[0]["message"]
     assert (minion.state / "control.sock").stat().st_mode & 0o777 == 0o600
     until(lambda: daemon.get("/healthz")[0] == 200)
+
+
+def test_a_service_cidr_other_than_the_one_of_the_claims_is_refused_with_both_named(minion: Minion) -> None:
+    minion.put(WEB, endpoints("web", A), service("claims"))
+    minion.daemon().ready().stop()
+    claims = (minion.records / ".virtual-ips").read_text()
+    rules = minion.ruleset()
+    daemon = minion.daemon("--service-cidr=10.9.0.0/16")
+    assert daemon.ended() == 2
+    assert "10.9.0.0/16" in daemon.log
+    assert "10.0.0.0/16" in daemon.log
+    assert minion.ruleset() == rules
+    assert minion.ask(VIP) == A
+    assert (minion.records / ".virtual-ips").read_text() == claims

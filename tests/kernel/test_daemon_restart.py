@@ -195,3 +195,34 @@ def test_rules_that_were_flushed_while_no_daemon_ran_come_back_with_the_next_sta
     minion.daemon().ready()
     assert [minion.ask(VIP), minion.ask(VIP6)] == [A, A6]
     assert sorted(minion.ruleset()) == sorted(before)
+
+
+def test_sigterm_in_the_middle_of_a_load_ends_it_in_order(minion: Minion) -> None:
+    minion.put(WEB, endpoints("web", A))
+    minion.daemon().ready().stop()
+    numbers = range(1, 1501)
+    for n in numbers:
+        minion.put(service(f"s{n}", f"10.0.{8 + n // 250}.{n % 250 + 1}"), endpoints(f"s{n}", B))
+    socket = minion.state / "control.sock"
+    with minion.hammer(VIP):
+        for _ in range(3):
+            assert not socket.exists()
+            daemon = minion.daemon()
+            daemon.until(socket.exists)
+            assert daemon.stop() == 0
+            assert "Traceback" not in daemon.log
+        minion.daemon().caught_up()
+    assert minion.ask("10.0.14.1") == B
+    assert minion.plan() == "0 to create, 0 to update, 0 to delete"
+
+
+def test_a_family_that_the_service_cidr_has_no_more_is_taken_away(minion: Minion) -> None:
+    options = ("--service-cidr=10.0.0.0/16", "--service-cidr=10.0.0.0/16,fd00:10::/112")
+    minion.put(service("web", VIP, protocols=["TCP"]), endpoints("web", A))
+    minion.daemon(options[1]).ready().stop()
+    assert minion.run("nft", "list", "tables").stdout.splitlines() == ["table ip svcnet", "table ip6 svcnet"]
+    (minion.records / ".virtual-ips").unlink(missing_ok=True)
+    with minion.hammer(VIP):
+        daemon = minion.daemon(options[0]).ready()
+        daemon.until(lambda: minion.run("nft", "list", "tables").stdout.splitlines() == ["table ip svcnet"])
+        assert daemon.stop() == 0

@@ -339,6 +339,7 @@ class Agent:
                 everything = False
                 self.parts.meter.env_rendered(count)
             except (OSError, SvcnetError) as error:
+                everything = True  # which files are behind now is not known
                 self._failed(f"env files: {error}")
 
     async def _keep_checkpoint(self) -> None:

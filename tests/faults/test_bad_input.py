@@ -194,3 +194,32 @@ def test_a_service_cidr_other_than_the_one_of_the_claims_is_refused_with_both_na
     assert minion.ruleset() == rules
     assert minion.ask(VIP) == A
     assert (minion.records / ".virtual-ips").read_text() == claims
+
+
+def test_env_files_that_cannot_be_written_stop_nothing_and_follow_when_they_can(minion: Minion) -> None:
+    minion.env.touch()  # a file where the directory should be
+    minion.put(WEB, endpoints("web", A))
+    daemon = minion.daemon().ready()
+    error = daemon.until(lambda: daemon.status()["last_error"])
+    assert error.startswith("env files: ")
+    minion.put(endpoints("web", B))
+    assert minion.reaches(VIP, B)
+
+    minion.env.unlink()
+    minion.put(service("more", "10.0.0.9"))
+    text = daemon.until(lambda: (f := minion.env / "default.env").exists() and f.read_text())
+    assert "WEB_SERVICE_HOST" in str(text)
+    assert "MORE_SERVICE_HOST" in str(text)
+
+    # The same while it runs: what was missed is made up for by the next change, of whatever namespace.
+    (minion.env / "default.env").unlink()
+    minion.env.rmdir()
+    minion.env.touch()
+    minion.put(service("missed", "10.0.0.10"))
+    daemon.until(lambda: daemon.log.count("env files: ") == 2)
+    minion.env.unlink()
+    other = service("other", "10.0.0.11")
+    other["metadata"]["namespace"] = "apart"
+    minion.put(other)
+    daemon.until((minion.env / "apart.env").exists)
+    daemon.until(lambda: (f := minion.env / "default.env").exists() and "MISSED_SERVICE_HOST" in f.read_text())

@@ -126,6 +126,13 @@ class Minion:
             lambda: subprocess.run(command, capture_output=True, text=True, check=False, env=clean_environment())
         )
 
+    def program(self) -> int:
+        """Bring the rules to the records and no more, as a daemon that dies right after its commit; the exit code."""
+        program = "from svcnet.iptables.conntrack import Conntrack; Conntrack.sweep = lambda *_: os._exit(0)"
+        command = [sys.executable, "-c", f"import os; {program}; from svcnet.cli.daemon import main; main()"]
+        options = [*self.options(), f"--state-dir={self.state}", "--env-dir=off", "--dns-listen=off"]
+        return self.run(*command, *options).returncode
+
     def start(self, *command: str) -> subprocess.Popen[bytes]:
         """Start a program here, which can import the tests; the caller ends it."""
         environ = clean_environment() | {"PYTHONPATH": str(TREE)}

@@ -166,3 +166,20 @@ def test_status_wait_returns_when_all_that_was_written_is_applied(minion: Minion
     assert report["revision_applied"] == report["revision_seen"]
     assert (report["node"], report["mode"], report["services"]) == ("m1", "nftables", 100)
     assert daemon.get("/healthz")[0] == 200
+
+
+def test_a_daemon_that_was_killed_before_it_cleaned_flows_leaves_that_to_the_next_start(minion: Minion) -> None:
+    """The rules are as they should be already, so the plan of the next start is empty: it has to look at the flows."""
+    minion.put(WEB, endpoints("web", A), endpoints("web", A6), service("other", "10.0.0.6"), endpoints("other", C))
+    minion.daemon().ready().kill()
+    with minion.conversation(VIP) as four, minion.conversation(VIP6) as six, minion.conversation("10.0.0.6") as stays:
+        assert (four.say(), six.say(), stays.say()) == (A, A6, C)
+        flow = minion.flow(stays)
+        minion.put(endpoints("web", B))
+        minion.remove(endpoints("web", A6))
+        assert minion.program() == 0
+        assert minion.plan() == "0 to create, 0 to update, 0 to delete"
+        assert (four.say(), six.say(), stays.say()) == (A, A6, C)
+        minion.daemon().ready()
+        assert (four.say(), six.say(), stays.say()) == (B, "refused", C)
+        assert minion.flow(stays) == flow

@@ -108,15 +108,15 @@ class Claims:
         self.lapsed.discard(name)
         return self.hold(name, NOTHING)
 
-    def update(self, held: Mapping[str, Claim]) -> None:
-        """Become `held`, touching only what differs (the table changed elsewhere)."""
-        for name in [name for name in self.held if name not in held]:
-            self.hold(name, NOTHING)
-        changed = [(name, claim) for name, claim in held.items() if self.held.get(name) != claim]
-        for name, _ in changed:
-            self.hold(name, NOTHING)
-        for name, claim in changed:
+    def update(self, held: Mapping[str, Claim]) -> tuple[set[str], tuple[Resource, ...]]:
+        """Become `held` (the table changed elsewhere); return whose claim is another one, and what was given up."""
+        changed = {name: claim for name, claim in held.items() if self.held.get(name) != claim}
+        given_up: list[Resource] = []
+        for name in [name for name in self.held if name not in held or name in changed]:
+            given_up += self.hold(name, NOTHING)
+        for name, claim in changed.items():
             self.hold(name, claim)
+        return set(changed), tuple(resource for resource in given_up if self.holder(resource) is None)
 
     def settle(self, service: Service, *, choose: bool = True, take_lapsed: bool = True) -> Settled:
         """Work out what `service` holds: what it has, what it asks for, else (with `choose`) something free.

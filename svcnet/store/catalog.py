@@ -26,37 +26,41 @@ class Held(NamedTuple):
 
 
 class Reports:
-    """Problems by who causes them, so that each can be mended by itself."""
+    """Problems by who causes them, so that each can be mended by itself, also where several stand in one place."""
 
     def __init__(self) -> None:
-        self.said: dict[str, str] = {}
+        self._said: dict[str, str] = {}
         """where → what, as the last reader heard it."""
+        self._causes: dict[str, dict[object, str]] = {}
         self._wheres: dict[object, tuple[str, ...]] = {}
-        self._pending: dict[str, str] = {}
+        self._pending: dict[str, None] = {}
 
     def set(self, cause: object, found: dict[str, str]) -> None:
-        """Make `found` (where → what) all that is wrong because of `cause`."""
-        before = self._wheres.get(cause, ())
+        """Make `found` (where → what) all that is wrong because of `cause`: a path, a key, or any other name."""
+        before = self._wheres.pop(cause, ())
         for where in before:
-            if where not in found:
-                self._pending[where] = ""
-        self._pending.update(found)
+            del self._causes[where][cause]
+            self._pending[where] = None
+        for where, what in found.items():
+            self._causes.setdefault(where, {})[cause] = what
+            self._pending[where] = None
         if found:
             self._wheres[cause] = tuple(found)
-        elif before:
-            del self._wheres[cause]
 
     def take(self) -> list[Problem]:
         """Return what is new, and (with an empty `what`) what is mended, since the last time."""
         problems = []
-        for where, what in self._pending.items():
-            if self.said.get(where, "") == what:
+        for where in self._pending:
+            what = "; ".join(self._causes[where].values())
+            if not what:
+                del self._causes[where]
+            if self._said.get(where, "") == what:
                 continue
             problems.append(Problem(where, what))
             if what:
-                self.said[where] = what
+                self._said[where] = what
             else:
-                del self.said[where]
+                del self._said[where]
         self._pending.clear()
         return problems
 

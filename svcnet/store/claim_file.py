@@ -13,7 +13,7 @@ from ipaddress import ip_network
 
 import msgspec
 
-from svcnet.model.claim import Claim
+from svcnet.model.claim import Claim, Resource
 from svcnet.model.errors import ConfigError, RecordError
 from svcnet.store.tree import CLAIMS
 from svcnet.virtual_ip import Allocation, Claims
@@ -41,8 +41,10 @@ class ClaimFile:
         self._root = root
         self._stamp: tuple[int, int, int] | None = None
 
-    def load(self) -> None:
+    def load(self) -> tuple[set[str], tuple[Resource, ...]]:
         """Take over what others have claimed, and drop what was not saved; costs a stat when nothing has changed.
+
+        Return whose claim is another one now (claim ids), and what was given up.
 
         Errors: ConfigError when the file belongs to another service CIDR, RecordError when it is broken.
         """
@@ -51,13 +53,13 @@ class ClaimFile:
         except FileNotFoundError:
             if self._stamp is not None or self.claims.changed:
                 self._stamp = None
-                self._adopt({})
-            return
+                return self._adopt({})
+            return set(), ()
         with os.fdopen(fd, "rb") as file:
             status = os.fstat(fd)
             stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
             if stamp == self._stamp and not self.claims.changed:
-                return
+                return set(), ()
             data = file.read()
         try:
             form = _FORM.decode(data)
@@ -69,8 +71,8 @@ class ClaimFile:
             raise ConfigError(
                 f"--service-cidr is {allocation}, but the virtual IPs in {self.path} come from {','.join(form.cidrs)}"
             )
-        self._adopt(form.claims)
         self._stamp = stamp
+        return self._adopt(form.claims)
 
     def save(self) -> None:
         """Replace the file. Only under the lock, after `load`."""
@@ -136,10 +138,11 @@ class ClaimFile:
             return False
         return os.path.samestat(os.fstat(fd), other)
 
-    def _adopt(self, held: dict[str, Claim]) -> None:
-        self.claims.update(held)
+    def _adopt(self, held: dict[str, Claim]) -> tuple[set[str], tuple[Resource, ...]]:
+        adopted = self.claims.update(held)
         self.claims.lapsed &= held.keys()
         self.claims.changed = False
+        return adopted
 
 
 def _json(value: object) -> str:

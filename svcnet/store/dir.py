@@ -211,13 +211,13 @@ class DirStore:
             return ""
         try:
             with file.locked():
-                file.load()
+                served.load()
                 served.settle(quiet=True)
         except RecordError as error:
             reason = str(error)
         except OSError as error:
             reason = f"{self._root}: {error.strerror or error}"
-            file.load()
+            served.load()
         else:
             return ""
         served.settle_unwritable(reason)

@@ -69,7 +69,7 @@ class DirWatch:
     async def run(self) -> AsyncIterator[tuple[Event, ...]]:
         """Yield batches for ever. ConfigError at the first list when the claims belong to another service CIDR."""
         with suppress(OSError, RecordError):
-            self.served.file.load()
+            self.served.load()
         away = ""
         try:
             while True:
@@ -92,7 +92,7 @@ class DirWatch:
         """Read everything anew; yield what differs from what was emitted, then Synced."""
         tree = self._open()
         with suppress(RecordError, ConfigError):
-            self.served.file.load()
+            self.served.load()
         known = list(self.served.claims.held)
         paths = tree.files()
         for start in range(0, len(paths), CHUNK):
@@ -180,8 +180,10 @@ class DirWatch:
             self._removals[path] = _Removal(now, now + ASIDE_SECONDS)
         if changes.gone:
             self._dirty.update(dict.fromkeys(path for path in self.catalog.files if path.startswith(changes.gone)))
-        if changes.claims and self.served.unclaimed:
+        if changes.claims:
             self.served.touch(self.served.unclaimed)
+            with suppress(OSError, RecordError, ConfigError):
+                self.served.load()
 
     def _read_dirty(self, now: float) -> None:
         """Read what may have changed; what is not there begins to linger."""
@@ -244,7 +246,7 @@ class DirWatch:
         try:
             await file.free()
             with file.locked():
-                file.load()
+                served.load()
                 served.settle(quiet=self._is_quiet())
         except (RecordError, ConfigError) as error:
             reason = str(error)
@@ -253,7 +255,7 @@ class DirWatch:
         except OSError as error:
             reason = f"{self.root}: {error.strerror or error}"
             with suppress(RecordError, ConfigError):
-                file.load()
+                served.load()
         self.catalog.reports.set(file.path, {file.path: reason} if reason else {})
         if reason:
             served.settle_unwritable(reason)
@@ -295,7 +297,7 @@ class DirWatch:
         with suppress(OSError, RecordError, ConfigError):
             await file.free()
             with file.locked():
-                file.load()
+                self.served.load()
                 if not self._is_quiet():
                     return
                 for name in names:

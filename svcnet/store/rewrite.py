@@ -29,7 +29,7 @@ def rewrite(data: bytes, origin: str, edits: Edits) -> bytes | None:
     if before.errors:
         raise ConflictError(f"{origin} holds other records and has errors: mend it first ({before.errors[0]})")
     keys = [located.record.key for located in before.records]
-    wanted = {located.record.key: located.record for located in reversed(before.records)}
+    wanted = _records(before) or {}
     for key, record in edits.items():
         if record is not None:
             wanted[key] = record
@@ -48,7 +48,8 @@ def rewrite(data: bytes, origin: str, edits: Edits) -> bytes | None:
 
 
 def _records(decoded: Decoded) -> dict[Key, Record] | None:
-    return None if decoded.errors else {located.record.key: located.record for located in decoded.records}
+    """Return the records that count: of the same one twice, the first. None when there are errors."""
+    return None if decoded.errors else {located.record.key: located.record for located in reversed(decoded.records)}
 
 
 def _json(data: bytes, keys: list[Key], edits: Edits) -> bytes | None:

@@ -38,6 +38,8 @@ class Served:
         self._services: dict[Key, Service] = {}
         """Services that are served otherwise than written."""
         self._waiting: dict[Resource, set[Key]] = {}
+        self._lacking: set[Key] = set()
+        """Services that wait for anything."""
 
     @property
     def claims(self) -> Claims:
@@ -50,6 +52,20 @@ class Served:
             self._changed[key] = None
             if key.kind == "Service":
                 self._unsettled[key] = None
+
+    def load(self) -> None:
+        """Take over claims made by others, and serve the services that they are for accordingly.
+
+        One that names something else than its new claim is left as it is: whoever claimed has most likely seen a newer
+        record, and to claim again for the older one would only take it back and forth.
+        """
+        changed, given_up = self.file.load()
+        for key in map(claim_key, changed):
+            if self._catalog.get(key) is None or self._serve_held(key):
+                continue
+            if key in self._lacking or key in self.unclaimed or not asks(self._service(key)):
+                self.touch((key,))
+        self._wake(given_up)
 
     def changes(self) -> list[tuple[Key, Record | None]]:
         """Return the records that differ from what was emitted, None for gone. Unsettled services wait."""
@@ -89,16 +105,12 @@ class Served:
         for key in [key for key in self._unsettled if self._catalog.get(key) is None]:
             self._depart(key)
         for count, key in enumerate(list(self._unsettled), 1):
-            service = self._service(key)
-            settled = self.claims.settle(service, choose=False, take_lapsed=False)
-            is_held = settled.claim == self.claims.held.get(claim_id(key), NOTHING)
-            if is_held and not settled.errors and not settled.lacking:
-                self._serve(service, settled)
+            self._serve_held(key)
             if not count % CHUNK:
                 yield
 
     def settle(self, *, quiet: bool) -> None:
-        """Settle the others, under the lock and after `file.load`, and save.
+        """Settle the others, under the lock and after `load`, and save.
 
         `quiet`: no change waits to be read, so a holder without a record really is gone. OSError: nothing is settled.
         """
@@ -128,6 +140,16 @@ class Served:
             self._serve(service, settled, reason)
             self.unclaimed.add(key)
 
+    def _serve_held(self, key: Key) -> bool:
+        """Serve a service with what it holds; False when that is not what it asks for."""
+        service = self._service(key)
+        settled = self.claims.settle(service, choose=False, take_lapsed=False)
+        held = self.claims.held.get(claim_id(key), NOTHING)
+        if settled.errors or settled.lacking or settled.claim != held:
+            return False
+        self._serve(service, settled)
+        return True
+
     def _service(self, key: Key) -> Service:
         service = self._catalog.get(key)
         assert isinstance(service, Service)
@@ -142,9 +164,11 @@ class Served:
         self._unsettled.pop(key, None)
         self._changed[key] = None
         self.unclaimed.discard(key)
+        self._lacking.discard(key)
         self.claims.lapsed.discard(claim_id(key))
         for resource in settled.waits_for:
             self._waiting.setdefault(resource, set()).add(key)
+            self._lacking.add(key)
         if settled.service is service:
             self._services.pop(key, None)
         else:
@@ -152,14 +176,15 @@ class Served:
         wrong = [str(error).removeprefix(f"{key}: ") for error in settled.errors]
         if settled.lacking:
             wrong.append(f"no virtual IP or node port can be claimed: {reason}")
-        self._catalog.reports.set(key, {str(key): "; ".join(wrong)} if wrong else {})
+        self._catalog.reports.set(str(key), {str(key): "; ".join(wrong)} if wrong else {})
 
     def _depart(self, key: Key) -> None:
         """Let go of a service that is gone. What it holds stays its own until somebody asks for it."""
         del self._unsettled[key]
         self._services.pop(key, None)
         self.unclaimed.discard(key)
-        self._catalog.reports.set(key, {})
+        self._lacking.discard(key)
+        self._catalog.reports.set(str(key), {})
         name = claim_id(key)
         if (claim := self.claims.held.get(name)) is not None:
             self.claims.lapsed.add(name)

@@ -219,7 +219,6 @@ class Tree:
                 self._forget(path)
                 found.gone[f"{path}/"] = None
             else:
-                found.gone.pop(f"{path}/", None)
                 found.paths.update(dict.fromkeys(self.files(path)))
         elif is_record_file(name):
             if mask & inotify.CREATE and not self._is_complete(path):
@@ -252,8 +251,9 @@ class Tree:
         """End the watches of a directory that left, and of those below."""
         for at in [at for at in self._wds if at == path or at.startswith(f"{path}/")]:
             wd = self._wds.pop(at)
-            del self._dirs[wd]
-            if self.notify is not None:
+            # A directory that was renamed under our eyes is known by both names: the newer one stays.
+            if self._dirs.get(wd) == at and self.notify is not None:
+                del self._dirs[wd]
                 self.notify.remove(wd)
         for at in [at for at in self.blind if at == path or at.startswith(f"{path}/")]:
             del self.blind[at]

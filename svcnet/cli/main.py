@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "get": ("svcnet.cli.get:get", "List records."),
     "describe": ("svcnet.cli.describe:describe", "Show one record and all that hangs on it."),
     "env": ("svcnet.cli.env:env", "Print the environment variables that lead to services."),
+    "exec": ("svcnet.cli.exec:exec_", "Run a program with those variables, and follow their changes."),
     "plan": ("svcnet.cli.plan:plan", "Print what would change in the kernel."),
     "status": ("svcnet.cli.status:status", "Show what svcnet-proxy does, or wait for it."),
     "release": ("svcnet.cli.status:release", "Let a held mass deletion through."),

@@ -62,6 +62,8 @@ class FakeKernel:
         self.log: list[tuple[Op, ...]] = []
         self.reads = 0
         self.fail_after: int | None = None
+        self.others = 0
+        """Transactions of somebody else: a test that acts as one counts itself here."""
 
     def chains(self, family: int) -> Mapping[str, int]:
         """Chains and how many rules each has; empty without a table."""
@@ -106,6 +108,10 @@ class FakeKernel:
     def remove(self, family: int) -> None:
         """Delete the table."""
         del self.tables[family]
+
+    def strangers(self) -> int:
+        """Transactions that were not ours."""
+        return self.others
 
     def networks(self, family: int, name: str) -> tuple[object, ...]:
         """An interval set as ip_network objects."""

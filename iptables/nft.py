@@ -41,6 +41,8 @@ class NftKernel:
             raise KernelError("the program nft is missing (Debian: apt install nftables)")
         self._nft = program
         self._socket = Socket()
+        self._commits = 0
+        self._first: int | None = None
         self._known: dict[int, dict[str, int]] = {}
         self._generation = -1
         """The kernel's count of commits as of our last one: as long as it stands, nobody else changed anything."""
@@ -87,11 +89,11 @@ class NftKernel:
         parts[-1] = parts[-1][:6] + struct.pack("=H", _flags(parts[-1]) | NLM_F_ACK) + parts[-1][8:]
         begin = message(BATCH_BEGIN, 0, 0, b"", 0, SUBSYSTEM)
         end = message(BATCH_END, 0, 0, b"", last + 1, SUBSYSTEM)
-        generation = self._socket.ask(GETGEN, 0)
-        number = int.from_bytes(dict(attributes(generation))[GEN_ID])
+        number = self._count()
         if number != self._generation:
             self._check()
         self._socket.request(b"".join([begin, *parts, end]), last)
+        self._commits += 1
         self._generation = number + 1
 
     def _check(self) -> None:
@@ -122,15 +124,29 @@ class NftKernel:
                     raise
         return []
 
+    def strangers(self) -> int:
+        """How many transactions were not ours since the first call: the kernel numbers them all (NFT_MSG_GETGEN)."""
+        others = self._count() - self._commits
+        if self._first is None:
+            self._first = others
+        return (others - self._first) & 0xFFFFFFFF
+
+    def _count(self) -> int:
+        """The kernel's number of the last transaction of this namespace, whoever made it."""
+        return int.from_bytes(dict(attributes(self._socket.ask(GETGEN, 0)))[GEN_ID])
+
     def _run(self, lines: Sequence[str]) -> None:
-        done = subprocess.run(
-            [self._nft, "-f", "-"], input="\n".join(lines) + "\n", capture_output=True, text=True, check=False
-        )
+        given = "\n".join(lines) + "\n"
+        try:
+            done = subprocess.run([self._nft, "-f", "-"], input=given, capture_output=True, text=True, check=False)
+        except OSError as error:  # an upgrade takes the program away for a moment
+            raise KernelError(f"{self._nft}: {error.strerror or error}") from error
         if done.returncode:
             what = done.stderr.strip().splitlines()[:1] or ["no message"]
             if "Operation not permitted" in done.stderr:
                 raise NotPermittedError("programming nftables needs CAP_NET_ADMIN (run as root)")
             raise KernelError(f"nft: {what[0]}")
+        self._commits += 1
 
 
 def _name(value: memoryview | None) -> str:

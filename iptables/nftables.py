@@ -63,6 +63,10 @@ class Kernel(Protocol):
         """Delete the table."""
         ...
 
+    def strangers(self) -> int:
+        """How many transactions were not ours, in all nftables of the namespace, since it was first asked."""
+        ...
+
 
 class Nftables:
     """Translation by table `svcnet`, one shadow a family."""
@@ -76,6 +80,12 @@ class Nftables:
         self._shadows: dict[int, Shadow] = {}
         self._chains: dict[int, set[int]] = {}
         self._garbage: list[Op] = []
+        self._strangers = 0
+
+    def changed_by_others(self) -> bool:
+        """Whether anybody else has changed nftables in this namespace since the last call: time to `sync`."""
+        before, self._strangers = self._strangers, self._kernel.strangers()
+        return self._strangers != before
 
     def read(self, desired: Desired) -> Desired:
         """Read the kernel back, make the table where there is none; the current state in the plan's terms.
@@ -85,6 +95,7 @@ class Nftables:
         """
         current: Desired = {}
         self._garbage = []
+        self._strangers = self._kernel.strangers()  # whoever comes after this has changed what is read now
         for family, parameters in self._parameters.items():
             chains = self._kernel.chains(family)
             if chains and not _is_whole(parameters, chains):

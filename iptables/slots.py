@@ -22,7 +22,8 @@ def shares(weights: Iterable[tuple[bytes, int]]) -> Counter[bytes]:
     total //= divisor
     if total <= MAX_SLOTS:
         return Counter({t: w // divisor for t, w in wanted.items()})
-    return Counter({t: max(1, w // divisor * (MAX_SLOTS - len(wanted)) // total) for t, w in wanted.items()})
+    spare = max(0, MAX_SLOTS - len(wanted))
+    return Counter({t: 1 + (w // divisor - 1) * spare // total for t, w in wanted.items()})
 
 
 def assign(old: Sequence[bytes], wanted: Counter[bytes]) -> list[bytes]:

@@ -7,21 +7,18 @@ what is served, the data path how; this module moves values between them and cat
 import asyncio
 import errno
 import logging
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Iterable
 
 from svcnet import checkpoint
 from svcnet.iptables.desired import Desired, Frontend, Treatment, desired, rows
 from svcnet.iptables.netlink import NetlinkError
+from svcnet.keeper import Keeper
 from svcnet.model.errors import SvcnetError
 from svcnet.model.event import Away, Event, Problem, Put, Synced
-from svcnet.model.snapshot import Delta, LeftOut, ServedPort, Snapshot
+from svcnet.model.snapshot import Delta, LeftOut, ServedPort
 from svcnet.pacing import Backoff, Pacing
+from svcnet.parts import Parts, State
 from svcnet.plan import Plan, diff
-from svcnet.store.protocol import Store
 from svcnet.tracker import Tracker
 
 log = logging.getLogger(__name__)
@@ -30,91 +27,6 @@ INLINE_CHANGES = 200
 """A plan of fewer changes (some ms) is carried out in the loop; a larger one in a thread, so that health answers."""
 CHECKPOINT_QUIET_SECONDS = 2.0
 ENV_QUIET_SECONDS = 0.02
-
-
-class DataPath(Protocol):
-    """What makes the kernel translate (nftables; later iptables, eBPF)."""
-
-    name: str
-
-    def sync(self, desired: Desired) -> Plan[Frontend, Treatment]:
-        """Read everything back and make it equal."""
-        ...
-
-    def apply(self, plan: Plan[Frontend, Treatment]) -> int:
-        """Carry out a plan."""
-        ...
-
-
-class Flows(Protocol):
-    """The connection table."""
-
-    def clean(self, wanted: dict[Frontend, frozenset[tuple[str, int]]]) -> int:
-        """Remove UDP flows of these frontends that lead to none of these endpoints."""
-        ...
-
-    def sweep(self, wanted: dict[Frontend, frozenset[tuple[str, int]]]) -> int:
-        """Remove UDP flows to any virtual IP that lead to none of these endpoints."""
-        ...
-
-
-class EnvWriter(Protocol):
-    """What keeps NAMESPACE.env files."""
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """What could not be a variable."""
-        ...
-
-    def update(self, snapshot: Snapshot, changed_namespaces: Iterable[str] | None) -> int:
-        """Write what changed (None: everything); return how many files."""
-        ...
-
-
-class Meter(Protocol):
-    """What counts (svcnet.status.metrics.Metrics)."""
-
-    def synced(self, seconds: float, changes: int, rev: int, now: float) -> None: ...  # noqa: D102 (named by itself)
-    def sync_failed(self) -> None: ...  # noqa: D102
-    def programmed(self, seconds: float) -> None: ...  # noqa: D102
-    def flows_deleted(self, count: int) -> None: ...  # noqa: D102
-    def env_rendered(self, files: int) -> None: ...  # noqa: D102
-
-
-@dataclass
-class Parts:
-    """What the loop moves values between. None: that part is off."""
-
-    store: Store
-    tracker: Tracker
-    node: str
-    meter: Meter
-    data_path: DataPath | None = None
-    flows: Flows | None = None
-    env: EnvWriter | None = None
-    state_dir: Path | None = None
-    clock: Callable[[], float] = time.monotonic
-    wall: Callable[[], float] = time.time
-    on_ready: Callable[[str], None] = lambda _status: None
-    """Called once, after the first sync, and with a text when a checkpoint serves."""
-
-
-@dataclass
-class State:
-    """What `/status` tells of the loop. Times are of the monotonic clock; None: not now."""
-
-    revision_seen: int = 0
-    revision_applied: int = 0
-    synced: bool = False
-    """The store's first sync is applied."""
-    from_checkpoint: float | None = None
-    """Unix time of the checkpoint that serves."""
-    away: str = ""
-    away_since: float | None = None
-    oldest_unapplied: float | None = None
-    last_error: str = ""
-    drift: int = 0
-    problems: dict[str, str] = field(default_factory=dict)
 
 
 class Agent:
@@ -127,10 +39,13 @@ class Agent:
         self._wake = asyncio.Event()
         self._stale = True
         self._ready = False
+        self._audit, self._read_seconds = False, 0.0
         self._pacing, self._backoff = Pacing(), Backoff()
-        self._env_dirty: set[str] | None = None
-        self._env_wake, self._save_wake = asyncio.Event(), asyncio.Event()
         self._loaded = False
+        self._env_dirty: set[str] | None = None
+        """Namespaces whose files wait; None: all of them."""
+        self.env = Keeper("env files", ENV_QUIET_SECONDS, self._write_env, self.tell)
+        self.checkpoint = Keeper("checkpoint", CHECKPOINT_QUIET_SECONDS, self._write_checkpoint, self.tell)
 
     @property
     def tracker(self) -> Tracker:
@@ -142,8 +57,9 @@ class Agent:
         await self._recall()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow())
-            tasks.create_task(self._keep_env())
-            tasks.create_task(self._keep_checkpoint())
+            tasks.create_task(self.env.run())
+            tasks.create_task(self.checkpoint.run())
+            tasks.create_task(self._watch_kernel())
             while True:
                 await self._wake.wait()
                 delay = self._pacing.delay(self.parts.clock())
@@ -166,16 +82,17 @@ class Agent:
         env = self.parts.env.problems if self.parts.env else ()
         return (*problems, *self.tracker.left_out(), *(LeftOut("env files", problem) for problem in env))
 
-    async def save(self) -> None:
-        """Write the checkpoint now."""
+    def resync(self) -> None:
+        """Read the kernel back and mend what differs, soon."""
+        self._stale = True
+        self._wake.set()
+
+    async def _write_checkpoint(self) -> None:
         if self.parts.state_dir is None or not self.state.synced:
             return
         records = tuple(self.tracker.records())
         path = self.parts.state_dir / "checkpoint"
-        try:
-            await asyncio.to_thread(checkpoint.save, path, self.tracker.snapshot.rev, records, self.parts.wall())
-        except OSError as error:
-            self._failed(f"checkpoint: {error}")
+        await asyncio.to_thread(checkpoint.save, path, self.tracker.snapshot.rev, records, self.parts.wall())
 
     async def _recall(self) -> None:
         """Put the checkpoint's records in the tracker: the brake compares with them, and they serve without a store."""
@@ -185,6 +102,7 @@ class Agent:
         if found is not None:
             self._pending += [Put(record, found.rev) for record in found.records]
             self.state.from_checkpoint = found.written
+            self.state.revision_seen = found.rev
             self._loaded = True
 
     async def _follow(self) -> None:
@@ -202,6 +120,7 @@ class Agent:
         match event:
             case Put(_, rev) | Synced(rev, _):
                 self.state.revision_seen = max(self.state.revision_seen, rev)
+                self.state.store_seen = True
                 if isinstance(event, Synced):
                     self.state.away, self.state.away_since = "", None
             case Away(reason):
@@ -240,12 +159,14 @@ class Agent:
         begin = self.parts.clock()
         try:
             changes = await self._program(delta)
-        except SvcnetError as error:
+        except Exception as error:  # the supervisor: no fault of a part may end the loop
             self._stale = True
+            if not isinstance(error, SvcnetError | OSError):
+                log.exception("unexpected")
             # A key that is not there, or holds something else, was not our doing: we know what we wrote.
             self.state.drift += isinstance(error, NetlinkError) and error.code in {errno.ENOENT, errno.EEXIST}
             self.parts.meter.sync_failed()
-            self._failed(str(error))
+            self.tell(str(error))
             asyncio.get_running_loop().call_later(self._backoff.failed(), self._wake.set)
             return False
         self._backoff.worked()
@@ -259,7 +180,7 @@ class Agent:
             log.info("synced rev=%s services=%s changes=%s ms=%.1f", delta.rev, services, changes, ms)
         self._announce()
         self._queue_env(delta)
-        self._save_wake.set()
+        self.checkpoint.poke()
         return True
 
     async def _program(self, delta: Delta) -> int:
@@ -269,9 +190,11 @@ class Agent:
             self._stale = False
             return len(delta.added) + len(delta.changed) + len(delta.removed)
         if self._stale:
+            begin = self.parts.clock()
             wanted = await asyncio.to_thread(self._all_desired)
             plan = await asyncio.to_thread(path.sync, wanted)
-            self._stale = False
+            self._stale, self._read_seconds = False, self.parts.clock() - begin
+            self._judge(plan)
             await self._sweep()
             return len(plan)
         node = self.parts.node
@@ -287,6 +210,13 @@ class Agent:
         moved = [old for old, new in delta.changed if new.key.protocol == "UDP" and old.virtual_ip != new.virtual_ip]
         await self._clean((*changed, *(p for p in delta.added if p.key.protocol == "UDP")), (*gone, *moved))
         return len(plan)
+
+    def _judge(self, plan: Plan[Frontend, Treatment]) -> None:
+        """Count what an audit found: rows that were not as written."""
+        if self._audit and plan:
+            self.state.drift += len(plan)
+            log.warning("mended what somebody else changed rows=%s", len(plan))
+        self._audit = False
 
     def _all_desired(self) -> Desired:
         return rows(self.tracker.snapshot.ports.values(), self.parts.node)
@@ -313,41 +243,38 @@ class Agent:
             self.parts.on_ready(f"checkpoint, {age:.0f} s old; store away: {self.state.away}")
         self._ready = True
 
-    def _failed(self, what: str) -> None:
-        self.state.last_error = what
+    def tell(self, what: str) -> None:
+        """Log a failure, and show it in /status."""
+        self.state.last_error, self.state.last_error_at = what, self.parts.wall()
         log.error("failed error=%s", what)
 
     def _queue_env(self, delta: Delta) -> None:
+        names = {s.meta.namespace for pair in delta.services for s in pair if s is not None}
+        if self._env_dirty is not None:
+            self._env_dirty |= names
+        if names or self._env_dirty is None:
+            self.env.poke()
+
+    async def _write_env(self) -> None:
         if self.parts.env is None:
             return
-        names = {s.meta.namespace for pair in delta.services for s in pair if s is not None}
-        if names or self._env_dirty is None:
-            self._env_dirty = (self._env_dirty or set()) | names
-            self._env_wake.set()
+        dirty, self._env_dirty = self._env_dirty, set()
+        try:
+            count = await asyncio.to_thread(self.parts.env.update, self.tracker.snapshot, dirty)
+        except BaseException:
+            self._env_dirty = None if dirty is None else self._env_dirty | dirty
+            raise
+        self.parts.meter.env_rendered(count)
 
-    async def _keep_env(self) -> None:
-        """Files follow a little later, together: no packet waits for a file."""
-        everything = True
-        while self.parts.env is not None:
-            await self._env_wake.wait()
-            await asyncio.sleep(ENV_QUIET_SECONDS)
-            self._env_wake.clear()
-            dirty, self._env_dirty = self._env_dirty or set(), set()
-            try:
-                what = None if everything else dirty
-                count = await asyncio.to_thread(self.parts.env.update, self.tracker.snapshot, what)
-                everything = False
-                self.parts.meter.env_rendered(count)
-            except (OSError, SvcnetError) as error:
-                everything = True  # which files are behind now is not known
-                self._failed(f"env files: {error}")
-
-    async def _keep_checkpoint(self) -> None:
-        while True:
-            await self._save_wake.wait()
-            await asyncio.sleep(CHECKPOINT_QUIET_SECONDS)
-            self._save_wake.clear()
-            await self.save()
+    async def _watch_kernel(self) -> None:
+        """Notice when somebody else changed the kernel, and mend it: nothing of that reaches us through the store."""
+        foreign = self.parts.foreign
+        while foreign is not None:
+            # Reading back costs O(everything): a host whose other rules change all the time must not pay for it often.
+            await asyncio.sleep(max(self.parts.watch_seconds, 20 * self._read_seconds))
+            if not self._stale and foreign():
+                self._audit = True
+                self.resync()
 
 
 def _backends(ports: Iterable[ServedPort], node: str) -> dict[Frontend, frozenset[tuple[str, int]]]:

@@ -15,6 +15,9 @@ from svcnet.model.pod import Pod
 from svcnet.model.service import Service, ServicePort
 from svcnet.model.snapshot import Endpoint, LeftOut
 
+MOST_ENDPOINTS = 0x8000
+"""Slots of one scope (docs/adr/0001): the rest of a service's endpoints is left out, with the reason."""
+
 Network = IPv4Network | IPv6Network
 Source = EndpointSlice | Endpoints
 
@@ -67,7 +70,11 @@ def endpoints_of(
         if known is None or (e.ready and not known.ready):
             found[e.address, e.port] = e
     chosen = [e for e in found.values() if e.ready] or [e for e in found.values() if e.serving and e.terminating]
-    return Found(tuple(sorted(chosen)), tuple(left_out))
+    chosen.sort()
+    if len(chosen) > MOST_ENDPOINTS:
+        what = f"{len(chosen) - MOST_ENDPOINTS} endpoints of {service.key} {port.protocol.lower()}/{port.port}"
+        left_out.append(LeftOut(what, f"a service port has at most {MOST_ENDPOINTS} endpoints"))
+    return Found(tuple(chosen[:MOST_ENDPOINTS]), tuple(dict.fromkeys(left_out)))
 
 
 def _from_sources(port: ServicePort, family: int, sources: Iterable[Source]) -> Iterator[Endpoint]:
@@ -111,6 +118,8 @@ def _from_pods(
         if address is None:
             continue
         number = _target_port(port, pod)
+        if number is None and pod.phase in {"Succeeded", "Failed"}:
+            continue
         if number is None:
             reason = f"it has no container port named {port.target_port} ({port.protocol})"
             left_out.append(LeftOut(f"{pod.key} of {service.key}", reason))

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from svcnet.cli.option import config_options, load_here
+from svcnet.cli.vet import vet_options
 from svcnet.config import OPTIONS, Option, show
 
 
@@ -19,6 +20,7 @@ def check_config(**flags: Any) -> None:
     Takes all options of svcnet-proxy.
     """
     loaded = load_here(flags)
+    vet_options(loaded.config)
     rows = [(_toml(option, show(option, loaded.config)), loaded.sources[option.name]) for option in OPTIONS]
     width = max(len(text) for text, _ in rows)
     click.echo("\n".join(f"{text:<{width}}  # {source}" for text, source in rows))

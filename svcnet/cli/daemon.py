@@ -20,18 +20,19 @@ from typing import Any
 import click
 
 from svcnet import __version__, config
-from svcnet.agent import Agent, Parts
+from svcnet.agent import Agent
 from svcnet.cli.context import open_store
 from svcnet.cli.control import ControlServer
-from svcnet.cli.data_path import Chosen, choose, remove_all
+from svcnet.cli.data_path import Chosen, remove_all
 from svcnet.cli.main import run
 from svcnet.cli.option import config_options
+from svcnet.cli.vet import vet
 from svcnet.config import OPTIONS, Config
 from svcnet.endpoints import Networks
 from svcnet.env import EnvFiles
 from svcnet.instance import DataPathClaim, StateClaim
-from svcnet.model.errors import ConfigError, SvcnetError
-from svcnet.overlap import check, read_machine
+from svcnet.model.errors import SvcnetError
+from svcnet.parts import Parts
 from svcnet.sd_notify import Notifier, watchdog_seconds
 from svcnet.status.gather import gather
 from svcnet.status.metrics import Metrics
@@ -40,6 +41,7 @@ from svcnet.tracker import Tracker
 
 log = logging.getLogger("svcnet.daemon")
 
+SIGNALS = frozenset({signal.SIGTERM, signal.SIGHUP})
 STATUS_AFTER_SECONDS = 1.0
 """The status server starts after the first sync, or this long after the start: its imports must not delay a packet."""
 
@@ -62,6 +64,7 @@ class Daemon:
                 meter=self.metrics,
                 data_path=chosen.path,
                 flows=chosen.flows,
+                foreign=chosen.path.changed_by_others if chosen.path else None,
                 env=env,
                 state_dir=options.state_dir,
                 on_ready=self._on_ready,
@@ -80,6 +83,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up, reload, stop)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         control = ControlServer(self.options.state_dir, {"release": self._release, "status": self._status})
         self.parts_state["control"] = await _start(control.start())
         tasks = [asyncio.create_task(t) for t in (self.agent.run(), self._serve_status(), self._watchdog())]
@@ -89,7 +93,7 @@ class Daemon:
         for task in tasks:
             task.cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
-        await self.agent.save()
+        await self.agent.checkpoint.now()
         await control.stop()
         for result in results:
             if isinstance(result, Exception):
@@ -100,12 +104,14 @@ class Daemon:
         try:
             fresh = reload()
         except SvcnetError as error:
-            self.agent.state.last_error = f"reload: {error}"
-            log.error("kept the old configuration why=%s", error)  # noqa: TRY400 (a typo of the operator, no fault)
+            self.agent.tell(f"reload: {error}; the old configuration stays")
             return
         if fresh == self.options:
-            log.info("configuration unchanged")
+            log.info("configuration unchanged: reading the kernel back")
+            self.agent.resync()
             return
+        # What comes during the start of the program waits for its handlers (a mask outlives execv).
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         self.notifier.reloading(time.monotonic())
         self._again.set()
         stop.set()
@@ -156,9 +162,15 @@ class Reload:
     def __init__(self, flags: Mapping[str, Any]) -> None:
         self._flags = dict(flags)
 
-    def __call__(self) -> Config:
+    def read(self) -> Config:
         """Return the options in force now. ConfigError."""
         return config.load(self._flags, os.environ, socket.gethostname())
+
+    def __call__(self) -> Config:
+        """Return them if this machine can run them. SvcnetError."""
+        options = self.read()
+        vet(options)
+        return options
 
 
 async def _start(starting: Awaitable[None]) -> str:
@@ -176,26 +188,16 @@ def _cause(error: Exception) -> Exception:
     return error
 
 
-def refuse_overlap(options: Config) -> None:
-    """ConfigError when virtual IPs would hide what the machine reaches already (contract, --service-cidr)."""
-    machine = read_machine()
-    clashes = check(options.service_cidr, machine.addresses, machine.routes, machine.name_servers, options.cluster_cidr)
-    if clashes:
-        raise ConfigError("\n".join([*clashes, "expected a range that nothing else uses"]))
-
-
 def serve(flags: Mapping[str, Any]) -> None:
     """Check everything, claim, then serve."""
     reload = Reload(flags)
-    options = reload()
+    options = reload.read()
     if options.cleanup:
+        DataPathClaim().release()  # a daemon that runs would not know that its rules are gone
         removed = remove_all()
         click.echo("\n".join(f"removed {what}" for what in removed) or "nothing of svcnet in the kernel", err=True)
         return
-    if options.takeover:
-        raise ConfigError("--takeover: not in this version yet")
-    refuse_overlap(options)
-    chosen = choose(options)
+    chosen = vet(options)
     claims: list[StateClaim | DataPathClaim] = [
         StateClaim(options.state_dir)
     ]  # given up when the process ends, not before
@@ -223,6 +225,7 @@ def svcnet_proxy(**flags: Any) -> None:
 
 def main() -> None:
     """Entry point."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until their handlers are there: no window in which one kills
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname).1s %(name)s %(message)s")
     sys.exit(run(svcnet_proxy))
 

@@ -30,10 +30,15 @@ def choose(config: Config) -> Chosen:
         return Chosen(Mode("none", "--mode none: no data path"), None, None)
     if config.mode == "auto":
         return _first(config)
-    attempt = _ATTEMPTS.get(config.mode)
-    if attempt is None:
-        raise ConfigError(f"--mode {config.mode}: not in this version yet, expected auto, nftables or none")
-    return attempt(config, f"--mode {config.mode}")
+    refuse_unbuilt(config)
+    return _ATTEMPTS[config.mode](config, f"--mode {config.mode}")
+
+
+def refuse_unbuilt(config: Config) -> None:
+    """ConfigError for a mode that this version lacks."""
+    if config.mode not in {"auto", "none", *_ATTEMPTS}:
+        expected = ", ".join(["auto", *_ATTEMPTS, "none"])
+        raise ConfigError(f"--mode {config.mode}: not in this version yet, expected one of {expected}")
 
 
 def remove_all() -> list[str]:

@@ -104,6 +104,8 @@ def _lacks(report: dict[str, Any]) -> str:
     parts = [f"revision {report.get('revision_applied')} of {report.get('revision_seen')} applied"]
     if not report.get("ready", True):
         parts.append("first sync not applied")
+    if reason := (report.get("store") or {}).get("reason"):
+        parts.append(f"store away: {reason}")
     if report.get("last_error"):
         parts.append(f"last error: {report['last_error']}")
     return ", ".join(parts)
@@ -128,7 +130,7 @@ def lines(report: dict[str, Any]) -> Iterable[str]:
     if held:
         rows.append(("Held", f"a list lacks {held.get('missing')} of {held.get('known')} services: svcnet release"))
     if report.get("last_error"):
-        rows.append(("Last error", report["last_error"]))
+        rows.append(("Last error", f"{report['last_error']}{_since(report.get('last_error_at'))}"))
     width = max(len(name) for name, _ in rows)
     yield from (_coloured(name, f"{name:<{width}}   {text}", text) for name, text in rows)
     left_out = report.get("left_out") or []
@@ -146,7 +148,12 @@ def _store_text(report: dict[str, Any], store: dict[str, Any]) -> str:
         return "connected"
     served = "the checkpoint" if report.get("services") else "nothing"
     serves = "the last state" if report.get("ready", True) else served
-    return f"away for {store.get('staleness_seconds') or 0.0:.0f} s, {serves} serves"
+    why = f": {store['reason']}" if store.get("reason") else ""
+    return f"away for {store.get('staleness_seconds') or 0.0:.0f} s, {serves} serves{why}"
+
+
+def _since(at: float | None) -> str:
+    return f" ({max(0, int(time.time() - at))} s ago)" if at else ""
 
 
 def _coloured(name: str, text: str, value: str) -> str:

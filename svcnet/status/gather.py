@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from svcnet.agent import Agent
-from svcnet.status.report import Report, StoreState, entries, held_list
+from svcnet.status.report import FAILED, Report, StoreState, entries, held_list
 
 UNHEALTHY_SECONDS = 60.0
 """A change that waits longer than this for the kernel makes the minion unhealthy (kube-proxy: 2 sync periods)."""
@@ -26,9 +26,10 @@ def gather(agent: Agent, node: str, mode: Mode, parts: Mapping[str, str], now: f
     oldest = now - state.oldest_unapplied if state.oldest_unapplied is not None else 0.0
     away = state.away_since
     store = StoreState(
-        connected=away is None and state.revision_seen > 0,
+        connected=away is None and state.store_seen,
         staleness_seconds=round(now - away, 3) if away is not None else 0.0,
         held=held_list(tracker.held),
+        reason=state.away,
     )
     return Report(
         node=node,
@@ -44,6 +45,13 @@ def gather(agent: Agent, node: str, mode: Mode, parts: Mapping[str, str], now: f
         drift=state.drift,
         left_out=entries(agent.left_out()),
         last_error=state.last_error,
+        last_error_at=state.last_error_at,
         store=store,
-        parts=dict(parts),
+        parts={**parts, **_faults(agent)},
     )
+
+
+def _faults(agent: Agent) -> dict[str, str]:
+    """What is kept behind the syncs and could not be written: tried again, and told until it works."""
+    kept = {"env": agent.env.fault, "checkpoint": agent.checkpoint.fault}
+    return {name: f"{FAILED}: {fault}" for name, fault in kept.items() if fault}

@@ -31,6 +31,8 @@ class StoreState(msgspec.Struct, frozen=True):
     connected: bool = False
     staleness_seconds: float = 0.0
     held: HeldList | None = None
+    reason: str = ""
+    """Why it is away."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +55,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """How often the kernel was found to hold something else than what was written."""
     left_out: tuple[LeftOutEntry, ...] = ()
     last_error: str = ""
+    last_error_at: float | None = None
+    """Unix time of it; it stays until the next one."""
     store: StoreState = StoreState()
     parts: dict[str, str] = {}
     """Name of each part → `running`, `off`, or `failed: why`."""

@@ -97,10 +97,16 @@ class Minion:
             "--node=m1",
         ]
 
-    def daemon(self, *options: str, wrap: Sequence[str] = (), environ: dict[str, str] | None = None) -> Daemon:
-        """Start svcnet-proxy; the last of an option wins. `wrap` is a command that runs it."""
+    def daemon(
+        self, *options: str, wrap: Sequence[str] = (), environ: dict[str, str] | None = None, without: str = "-"
+    ) -> Daemon:
+        """Start svcnet-proxy; the last of an option wins. `wrap` is a command that runs it.
+
+        `without`: an option that it shall find in its file, and so does not get.
+        """
         log = self.root / f"log{len(self._daemons)}"
-        command = [*wrap, sys.executable, "-m", "svcnet.cli.daemon", *self.options(), f"--state-dir={self.state}"]
+        usual = [option for option in self.options() if not option.startswith(f"{without}=")]
+        command = [*wrap, sys.executable, "-m", "svcnet.cli.daemon", *usual, f"--state-dir={self.state}"]
         command += [f"--env-dir={self.env}", "--dns-listen=off", *options]
         with log.open("wb") as out:
             process = self.inside(

@@ -54,6 +54,7 @@ def test_after_sigterm_the_rules_go_on_and_the_next_start_adopts_them(minion: Mi
             assert held(minion) == before
             minion.put(endpoints("web", C))
             assert minion.reaches(VIP, C)
+            until(lambda: C in four.answered_by)
         assert four.answered_by == {A, B, C}
         assert second.stop() == 0
     assert told[0] == "READY=1"
@@ -182,7 +183,6 @@ def test_what_somebody_else_broke_is_repaired_with_the_next_change(minion: Minio
     assert [minion.ask(VIP6), minion.ask("10.0.0.6")] == [A6, B]
     assert minion.plan() == "0 to create, 0 to update, 0 to delete"
     daemon.until(lambda: daemon.status()["drift"] > 0)
-    assert daemon.status()["last_error"]
 
 
 def test_rules_that_were_flushed_while_no_daemon_ran_come_back_with_the_next_start(minion: Minion) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from svcnet.agent import Agent, Parts
+from svcnet.agent import Agent
 from svcnet.endpoints import Networks
 from svcnet.env import EnvFiles
 from svcnet.iptables.fake import FakeKernel
@@ -17,6 +17,7 @@ from svcnet.iptables.tracer import Packet, trace
 from svcnet.model.endpoint import EndpointPort, EndpointSlice, SliceEndpoint
 from svcnet.model.meta import Key, Meta, pairs
 from svcnet.model.service import Service, ServicePort
+from svcnet.parts import Parts
 from svcnet.status.metrics import Metrics
 from svcnet.store.memory import MemoryStore
 from svcnet.tracker import Tracker
@@ -46,6 +47,7 @@ class House:
             self.store, Tracker(Networks([])), "m1", Metrics(), path, env=EnvFiles(self.env), state_dir=state_dir
         )
         parts.on_ready = self.told.append
+        parts.foreign, parts.watch_seconds = path.changed_by_others, 0.01
         self.agent = Agent(parts)
 
     def reached(self, ip: str) -> list[str] | str:
@@ -74,7 +76,7 @@ def live(house: House, story: Callable[[House], Awaitable[None]]) -> None:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            await house.agent.save()
+            await house.agent.checkpoint.now()
 
     asyncio.run(both())
 
@@ -196,6 +198,19 @@ def test_our_table_deleted_by_somebody_else_comes_back_with_the_next_change(tmp_
         await h.until(lambda: h.reached("10.0.0.5") == ["10.1.0.3"])
         assert h.reached("10.0.0.6") == "refused"
         assert h.agent.state.drift == 1
+
+    live(House(tmp_path), story)
+
+
+def test_what_somebody_else_deletes_comes_back_while_the_records_are_quiet(tmp_path: Path) -> None:
+    async def story(h: House) -> None:
+        h.store.put(service("web", "10.0.0.5"), slice_of("web", "10.1.0.2"))
+        await h.until(lambda: h.reached("10.0.0.5") == ["10.1.0.2"])
+        h.kernel.remove(4)
+        h.kernel.others += 1
+        await h.until(lambda: h.reached("10.0.0.5") == ["10.1.0.2"])
+        assert h.agent.state.drift == 1
+        assert h.agent.state.last_error == ""
 
     live(House(tmp_path), story)
 

@@ -35,7 +35,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "run": CORE | {"env"},
     "lab": {"model"},
     "status": CORE | PARTS | {"store", "env", "agent"},
-    "agent": CORE | PARTS | SMALL | {"config", "checkpoint", "store", "env", "run", "status"},
+    "keeper": CORE,
+    "parts": CORE | PARTS | {"store"},
+    "agent": CORE | PARTS | SMALL | {"config", "checkpoint", "store", "env", "run", "status", "keeper", "parts"},
 }
 """Room → the rooms that it may import besides itself. Those that are absent (cli, bench, tests) may import all."""
 FREE = {"cli", "bench", "tests"}

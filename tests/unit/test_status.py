@@ -75,10 +75,12 @@ def test_status_has_exactly_the_fields_of_the_contract() -> None:
             "drift": 1,
             "left_out": [{"what": "Service default/<b>", "reason": "10.9.9.9 is outside 10.0.0.0/16"}],
             "last_error": "",
+            "last_error_at": None,
             "store": {
                 "connected": True,
                 "staleness_seconds": 0.0,
                 "held": {"missing": 12, "known": 20, "revision": 8},
+                "reason": "",
             },
             "parts": {"dns": "failed: port 53 is taken", "env": "running", "proxy": "off"},
         }

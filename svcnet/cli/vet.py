@@ -1,0 +1,45 @@
+"""Whether a configuration can run: what a start, a reload and `check-config` ask in the same words.
+
+Owns: the checks that need more than one option, and those that look at the machine. Nothing is written.
+"""
+
+from contextlib import suppress
+from pathlib import Path
+
+from svcnet.cli.context import open_store
+from svcnet.cli.data_path import Chosen, choose, refuse_unbuilt
+from svcnet.config import Config
+from svcnet.model.errors import ConfigError, RecordError
+from svcnet.overlap import check, read_machine
+from svcnet.store.claim_file import ClaimFile
+from svcnet.virtual_ip import Allocation
+
+
+def vet_options(config: Config) -> None:
+    """ConfigError for what is wrong on every machine: parts that this version lacks, ranges that overlap."""
+    if config.takeover:
+        raise ConfigError("--takeover: not in this version yet")
+    refuse_unbuilt(config)
+    open_store(config, remember=False)
+    _refuse(check(config.service_cidr, (), (), (), config.cluster_cidr))
+
+
+def vet(config: Config) -> Chosen:
+    """Look at this machine too; return the data path that works here.
+
+    ConfigError: virtual IPs would hide what the machine reaches, or the records' virtual IPs come from another range.
+    NotPermittedError, SvcnetError: no data path works, and why.
+    """
+    vet_options(config)
+    machine = read_machine()
+    _refuse(check(config.service_cidr, machine.addresses, machine.routes, machine.name_servers, config.cluster_cidr))
+    scheme, _, path = config.records.partition(":")
+    if scheme == "dir" and Path(path).is_dir():
+        with suppress(OSError, RecordError):  # the store will say so, and the last good state serves
+            ClaimFile(path, Allocation(config.service_cidr)).load()
+    return choose(config)
+
+
+def _refuse(clashes: list[str]) -> None:
+    if clashes:
+        raise ConfigError("\n".join([*clashes, "expected a range that nothing else uses"]))

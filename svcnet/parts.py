@@ -1,0 +1,109 @@
+"""What the agent's loop stands on: one small Protocol a part, next to their consumer, and the loop's own state.
+
+Owns: the shapes. Must not do anything.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from svcnet.iptables.desired import Desired, Frontend, Treatment
+from svcnet.model.snapshot import Snapshot
+from svcnet.plan import Plan
+from svcnet.store.protocol import Store
+from svcnet.tracker import Tracker
+
+
+class DataPath(Protocol):
+    """What makes the kernel translate (nftables; later iptables, eBPF)."""
+
+    name: str
+
+    def sync(self, desired: Desired) -> Plan[Frontend, Treatment]:
+        """Read everything back and make it equal."""
+        ...
+
+    def apply(self, plan: Plan[Frontend, Treatment]) -> int:
+        """Carry out a plan."""
+        ...
+
+
+class Flows(Protocol):
+    """The connection table."""
+
+    def clean(self, wanted: dict[Frontend, frozenset[tuple[str, int]]]) -> int:
+        """Remove UDP flows of these frontends that lead to none of these endpoints."""
+        ...
+
+    def sweep(self, wanted: dict[Frontend, frozenset[tuple[str, int]]]) -> int:
+        """Remove UDP flows to any virtual IP that lead to none of these endpoints."""
+        ...
+
+
+class EnvWriter(Protocol):
+    """What keeps NAMESPACE.env files."""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What could not be a variable."""
+        ...
+
+    def update(self, snapshot: Snapshot, changed_namespaces: Iterable[str] | None) -> int:
+        """Write what changed (None: everything); return how many files."""
+        ...
+
+
+class Meter(Protocol):
+    """What counts (svcnet.status.metrics.Metrics)."""
+
+    def synced(self, seconds: float, changes: int, rev: int, now: float) -> None: ...  # noqa: D102 (named by itself)
+    def sync_failed(self) -> None: ...  # noqa: D102
+    def programmed(self, seconds: float) -> None: ...  # noqa: D102
+    def flows_deleted(self, count: int) -> None: ...  # noqa: D102
+    def env_rendered(self, files: int) -> None: ...  # noqa: D102
+
+
+@dataclass
+class Parts:
+    """What the loop moves values between. None: that part is off."""
+
+    store: Store
+    tracker: Tracker
+    node: str
+    meter: Meter
+    data_path: DataPath | None = None
+    flows: Flows | None = None
+    env: EnvWriter | None = None
+    state_dir: Path | None = None
+    clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    foreign: Callable[[], bool] | None = None
+    """Whether somebody else changed the kernel's tables since the last call."""
+    watch_seconds: float = 2.0
+    """How often that is asked: one message of 20 bytes."""
+    on_ready: Callable[[str], None] = lambda _status: None
+    """Called once, after the first sync, and with a text when a checkpoint serves."""
+
+
+@dataclass
+class State:
+    """What `/status` tells of the loop. Times are of the monotonic clock; None: not now."""
+
+    revision_seen: int = 0
+    revision_applied: int = 0
+    synced: bool = False
+    """The store's first sync is applied."""
+    from_checkpoint: float | None = None
+    """Unix time of the checkpoint that serves."""
+    store_seen: bool = False
+    """The store has answered since the start."""
+    away: str = ""
+    away_since: float | None = None
+    oldest_unapplied: float | None = None
+    last_error: str = ""
+    last_error_at: float | None = None
+    """Unix time of it."""
+    drift: int = 0
+    problems: dict[str, str] = field(default_factory=dict)

@@ -12,9 +12,11 @@ from typing import NamedTuple, Protocol, Self
 
 from svcnet.iptables.desired import Frontend, Treatment
 from svcnet.iptables.fake import FakeKernel
+from svcnet.iptables.iptables import Iptables
 from svcnet.iptables.nft import NftKernel
 from svcnet.iptables.nftables import Nftables
 from svcnet.iptables.tracer import Packet, trace
+from svcnet.iptables.xtables import installed
 from svcnet.plan import Plan
 from tests.flows.flow import Arrival, Case, Seen
 from tests.flows.ground import MINION, Ground
@@ -206,6 +208,11 @@ def sync_nftables(world: World) -> str:
         kernel.close()
 
 
+def sync_iptables(variant: str, world: World) -> str:
+    """The iptables data path, on the tables of one variant."""
+    return _shown(Iptables(installed()[variant], world.parameters).sync(wanted()))
+
+
 def _shown(plan: Plan[Frontend, Treatment]) -> str:
     return plan.render() if plan else ""
 
@@ -221,5 +228,7 @@ def _place(address: str, port: int) -> str:
 RUNNERS: dict[str, Callable[[], Runner]] = {
     "tracer": Tracer,
     "nftables": partial(Network, "nftables", sync_nftables),
+    "iptables-legacy": partial(Network, "iptables-legacy", partial(sync_iptables, "legacy")),
+    "iptables-nft": partial(Network, "iptables-nft", partial(sync_iptables, "nft")),
 }
 """Name → how to make it. All but the tracer need a kernel."""

@@ -1,0 +1,221 @@
+"""Rules of the iptables path as text, in the very form in which iptables-save prints them again. Pure.
+
+Owns: the names of our chains and what is in each (docs/adr/0006-iptables.md). Knows neither programs nor what is in
+force. A line is what follows `-A CHAIN `; comments have no spaces, so that no line ever needs quotes.
+"""
+
+import socket
+from base64 import b32encode
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from typing import NamedTuple
+
+from svcnet.iptables.desired import Frontend, Target, Treatment
+from svcnet.iptables.prefix_tree import ROOT, WIDTH, Prefix
+from svcnet.iptables.ruleset import Class, Parameters
+
+NAT, FILTER = "nat", "filter"
+PREFIX = "SVCNET-"
+SERVICES = PREFIX + "SERVICES"  # the root of the tree, in both tables
+MASQ = PREFIX + "MASQ"  # whose source is not kept: sets the bit
+POSTROUTING = PREFIX + "POSTROUTING"  # takes the bit, masquerades
+FORWARD = PREFIX + "FILTER"  # what was not translated, in the filter table
+GUARD = PREFIX + "GUARD"  # the same, of the service CIDR
+REFUSE = PREFIX + "REFUSE"  # answers at once
+JUMP_COMMENT = "svcnet/1"
+"""On every jump of ours; the number is that of the layout."""
+NAME_LENGTH = 28
+"""Of a chain at most (XT_EXTENSION_MAXNAMELEN less its end)."""
+
+Lines = tuple[str, ...]
+
+
+class Chain(NamedTuple):
+    """Where a chain is."""
+
+    table: str
+    name: str
+
+
+Chains = dict[Chain, Lines]
+
+JUMPS: Mapping[Chain, str] = {
+    Chain(NAT, "PREROUTING"): SERVICES,
+    Chain(NAT, "OUTPUT"): SERVICES,
+    Chain(NAT, "POSTROUTING"): POSTROUTING,
+    Chain(FILTER, "INPUT"): FORWARD,
+    Chain(FILTER, "FORWARD"): FORWARD,
+    Chain(FILTER, "OUTPUT"): FORWARD,
+}
+"""Built-in chain → where its first rule leads."""
+
+
+def jump(target: str) -> str:
+    """The one rule that we put in a built-in chain."""
+    return f"-m comment --comment {JUMP_COMMENT} -j {target}"
+
+
+def chain_name(text: str) -> str:
+    """SVCNET-TEXT, or where that is too long a hash of it. No colon: nft could not read its own listing again."""
+    name = PREFIX + text.replace(":", "_")
+    return name if len(name) <= NAME_LENGTH else PREFIX + _digest(text)
+
+
+def address_name(address: str) -> str:
+    """The chain of one virtual IP: its ports."""
+    return chain_name(address)
+
+
+def service_name(front: Frontend) -> str:
+    """The chain of one frontend: its endpoints."""
+    return chain_name(f"{front.address}.{front.protocol}.{front.port}")
+
+
+def node_name(family: int, node: Prefix) -> str:
+    """The chain of a node of the tree."""
+    return SERVICES if node == ROOT else chain_name(f"{text_address(family, node.number)}/{node.length}")
+
+
+def number(address: str) -> int:
+    """An address as a number."""
+    return int.from_bytes(socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address))
+
+
+def text_address(family: int, value: int) -> str:
+    """A number as an address."""
+    kind = socket.AF_INET6 if family == 6 else socket.AF_INET
+    return socket.inet_ntop(kind, value.to_bytes(WIDTH[family] // 8))
+
+
+def fixed_chains(parameters: Parameters) -> Chains:
+    """The chains that no service changes."""
+    bit = f"{1 << parameters.masquerade_bit:#x}"
+    mark = f"-j MARK --set-xmark {bit}/{bit}"
+    if parameters.masquerade_all:
+        masq: Lines = (mark,)
+    elif parameters.cluster_cidrs:
+        masq = (*(f"-s {cidr} -j RETURN" for cidr in parameters.cluster_cidrs), mark)
+    else:
+        masq = ()
+    cidrs = parameters.service_cidrs
+    return {
+        Chain(NAT, MASQ): masq,
+        Chain(NAT, POSTROUTING): (
+            f"-m mark ! --mark {bit}/{bit} -j RETURN",
+            f"-j MARK --set-xmark {bit}/0x0",
+            "-j MASQUERADE --random-fully",
+        ),
+        # What comes here was not translated, or is of no connection that conntrack knows.
+        Chain(FILTER, FORWARD): (
+            *(f"-d {cidr} -g {GUARD}" for cidr in cidrs),
+            f"-m conntrack --ctstate NEW -j {SERVICES}",
+        ),
+        Chain(FILTER, GUARD): ("-m conntrack --ctstate INVALID -j DROP", f"-j {SERVICES}", "-j DROP"),
+        Chain(FILTER, REFUSE): (
+            "-p tcp -j REJECT --reject-with tcp-reset",
+            f"-j REJECT --reject-with {'icmp' if parameters.family == 4 else 'icmp6'}-port-unreachable",
+        ),
+    }
+
+
+def service_chains(front: Frontend, treatment: Treatment, masquerade_bit: int) -> Chains:
+    """The chain of a frontend with its endpoints, and one for each that may be its own client; () if it has none."""
+    if treatment.kind is not Class.CLUSTER:
+        return {}
+    chains: Chains = {}
+    lines = [f"-j {MASQ}"]
+    left = sum(t.weight for t in treatment.targets)
+    for target in treatment.targets:
+        lines.append(f"-p {front.protocol}{_chance(target.weight, left)}{_weight(target)} {_action(front, target)}")
+        left -= target.weight
+        if target.hairpin:
+            bit = f"{1 << masquerade_bit:#x}"
+            itself = f"-s {target.address}/{WIDTH[front.family]} -j MARK --set-xmark {bit}/{bit}"
+            chains[Chain(NAT, _endpoint_name(front, target))] = (itself, f"-p {front.protocol} {_dnat(target)}")
+    chains[Chain(NAT, service_name(front))] = tuple(lines)
+    return chains
+
+
+def address_lines(fronts: Mapping[Frontend, Treatment]) -> Lines:
+    """The ports of one virtual IP. Those that lead nowhere are listed too: the filter table refuses them."""
+    return tuple(
+        f"{_port(front)} -m comment --comment {_label(treatment)} "
+        + (f"-g {service_name(front)}" if treatment.kind is Class.CLUSTER else "-j RETURN")
+        for front, treatment in sorted(fronts.items())
+    )
+
+
+def dropped_lines(fronts: Mapping[Frontend, Treatment]) -> Lines:
+    """The ports of one virtual IP about which nothing is said."""
+    return tuple(
+        f"-d {front.address}/{WIDTH[front.family]} {_port(front)} -j DROP"
+        for front, treatment in sorted(fronts.items())
+        if treatment.kind is Class.DROP
+    )
+
+
+def node_line(family: int, child: Prefix, target: str) -> str:
+    """One branch of the tree."""
+    return f"-d {text_address(family, child.number)}/{child.length} -g {target}"
+
+
+def restore_text(
+    changes: Mapping[Chain, Lines | None], edits: Mapping[str, Iterable[str]], checks: Iterable[Chain] = ()
+) -> str:
+    """Input of `iptables-restore --noflush`: chains to make or rewrite, and to delete (None).
+
+    `edits` are whole lines by table (jumps put in, taken out). `checks`: built-in chains of which ours must be there,
+    or nothing of the table is changed.
+    """
+    parts: list[str] = []
+    for table in (NAT, FILTER):
+        mine = {chain.name: lines for chain, lines in changes.items() if chain.table == table}
+        more = list(edits.get(table, ()))
+        if not mine and not more:
+            continue
+        parts.append(f"*{table}")
+        parts += [f"-C {chain.name} {jump(JUMPS[chain])}" for chain in checks if chain.table == table]
+        parts += [f":{name} - [0:0]" for name in mine]
+        parts += [f"-A {name} {line}" for name, lines in mine.items() for line in lines or ()]
+        parts += more
+        parts += [f"-X {name}" for name, lines in mine.items() if lines is None]
+        parts.append("COMMIT")
+    return "\n".join([*parts, ""]) if parts else ""
+
+
+def _digest(text: str) -> str:
+    return b32encode(sha256(text.encode()).digest()[:10]).decode()
+
+
+def _endpoint_name(front: Frontend, target: Target) -> str:
+    return f"{PREFIX}EP-{_digest(f'{front}>{target.address},{target.port}')}"
+
+
+def _action(front: Frontend, target: Target) -> str:
+    return f"-g {_endpoint_name(front, target)}" if target.hairpin else _dnat(target)
+
+
+def _dnat(target: Target) -> str:
+    host = f"[{target.address}]" if ":" in target.address else target.address
+    return f"-j DNAT --to-destination {host}:{target.port}"
+
+
+def _chance(weight: int, left: int) -> str:
+    """Of those that come this far; the kernel counts in 2⁻³¹, and prints that."""
+    if weight == left:
+        return ""
+    return f" -m statistic --mode random --probability {round(2**31 * weight / left) / 2**31:.11f}"
+
+
+def _weight(target: Target) -> str:
+    return "" if target.weight == 1 else f" -m comment --comment weight={target.weight}"
+
+
+def _port(front: Frontend) -> str:
+    return f"-p {front.protocol} -m {front.protocol} --dport {front.port}"
+
+
+def _label(treatment: Treatment) -> str:
+    owner = treatment.owner
+    name = f"{owner.namespace}/{owner.service}" if owner else "unknown"
+    return name if treatment.kind is Class.CLUSTER else f"{name},{treatment.kind.name.lower()}"

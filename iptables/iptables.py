@@ -1,0 +1,152 @@
+"""The iptables data path: plans in, one atomic iptables-restore a family out; reads at start and after errors only.
+
+Owns: when to read, in what order a load goes in, and our jumps in the built-in chains. The programs are behind
+`Tables`; `fake_xtables.py` has one that behaves.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+from svcnet.iptables.chain_text import FILTER, JUMPS, NAT, Chain, jump, restore_text
+from svcnet.iptables.desired import Desired, Frontend, Treatment
+from svcnet.iptables.layout import Edit, Layout
+from svcnet.iptables.ruleset import Parameters
+from svcnet.iptables.saved import Saved, current
+from svcnet.model.errors import KernelError
+from svcnet.plan import Plan, diff
+
+log = logging.getLogger(__name__)
+
+PIECE_CHAINS = 2_000
+"""Chains that one restore of a load writes in nft tables, whose cost grows faster than their number."""
+FAMILIES = (4, 6)
+
+
+class Tables(Protocol):
+    """One network namespace's tables of one variant. Errors: KernelError, NotPermittedError."""
+
+    variant: str
+
+    def save(self, family: int) -> Saved:
+        """What is in force."""
+        ...
+
+    def restore(self, family: int, text: str) -> None:
+        """Carry a text of iptables-restore out, all of a table or nothing."""
+        ...
+
+
+class Iptables:
+    """Translation by chains SVCNET-…, one layout a family."""
+
+    name = "iptables"
+
+    def __init__(self, tables: Tables, parameters: Sequence[Parameters]) -> None:
+        self._tables = tables
+        self._parameters = {p.family: p for p in parameters}
+        self._layouts: dict[int, Layout] = {}
+
+    def look(self, desired: Desired) -> Desired:
+        """What is in force, in the plan's terms; changes nothing. For `svcnet plan`."""
+        return {f: t for family in self._parameters for f, t in current(family, self._read(family), desired).items()}
+
+    def sync(self, desired: Desired) -> Plan[Frontend, Treatment]:
+        """Make the tables equal to `desired`, whatever they held: chains that differ, all others stay as they are."""
+        before: Desired = {}
+        for family, parameters in self._parameters.items():
+            saved = self._read(family)
+            before |= current(family, saved, desired)
+            layout = Layout(parameters)
+            wanted = layout.everything(desired)
+            edit: Edit = {chain: lines for chain, lines in wanted.items() if saved.chains.get(chain) != lines}
+            edit |= dict.fromkeys(saved.chains.keys() - wanted.keys())
+            self._load(family, edit, _jump_edits(saved))
+            self._layouts[family] = layout
+            if edit:
+                log.info("wrote chains family=%s variant=%s chains=%s", family, self._tables.variant, len(edit))
+        for family in set(FAMILIES) - self._parameters.keys():  # the family that the service CIDR has no more
+            _remove(self._tables, family)
+        return diff(before, desired)
+
+    def apply(self, plan: Plan[Frontend, Treatment]) -> int:
+        """Carry a plan out; return the number of chains written. After a KernelError call `sync`."""
+        count = 0
+        for family, layout in self._layouts.items():
+            edit = layout.apply(c for c in plan.changes() if c.key.family == family)
+            if edit:
+                # That packets still come to us costs nothing to ask in the same restore.
+                self._tables.restore(family, restore_text(edit, {}, JUMPS))
+                count += len(edit)
+        return count
+
+    def remove(self) -> bool:
+        """Delete our chains and jumps; whether there were any."""
+        return any([_remove(self._tables, family) for family in FAMILIES])  # noqa: C419 (both, not until the first)
+
+    def _read(self, family: int) -> Saved:
+        return self._tables.save(family)
+
+    def _load(self, family: int, edit: Edit, jumps: Mapping[str, Sequence[str]]) -> None:
+        limit = PIECE_CHAINS if self._tables.variant == "nft" else max(len(edit), 1)
+        for text in pieces(edit, jumps, limit):
+            self._tables.restore(family, text)
+
+
+def pieces(edit: Edit, jumps: Mapping[str, Sequence[str]], limit: int) -> Iterator[str]:
+    """Texts that write at most `limit` chains each; a packet, whenever it comes, finds the old or the new way whole.
+
+    What a chain leads to is there before it, the jumps come after all, and what nobody leads to goes last.
+    """
+    kept = list(_targets_first(edit))
+    for begin in range(0, len(kept) - limit, limit):
+        yield restore_text({chain: edit[chain] for chain in kept[begin : begin + limit]}, {})
+    rest = kept[(len(kept) - 1) // limit * limit :] if kept else []
+    last: Edit = {chain: edit[chain] for chain in rest}
+    yield restore_text(last | {chain: None for chain, lines in edit.items() if lines is None}, jumps)
+
+
+def _targets_first(edit: Edit) -> Iterator[Chain]:
+    """The chains to write, each after those of them that it leads to."""
+    done: set[Chain] = set()
+
+    def visit(chain: Chain) -> Iterator[Chain]:
+        if chain in done:
+            return
+        done.add(chain)
+        for line in edit[chain] or ():
+            target = Chain(chain.table, line.rpartition(" ")[2])
+            if edit.get(target) is not None:
+                yield from visit(target)
+        if edit[chain] is not None:
+            yield chain
+
+    for chain in edit:
+        yield from visit(chain)
+
+
+def _jump_edits(saved: Saved) -> dict[str, list[str]]:
+    """What makes ours the first rule of each built-in chain, by table; nothing where it is."""
+    edits: dict[str, list[str]] = {NAT: [], FILTER: []}
+    for chain in (*JUMPS, *(saved.jumps.keys() - JUMPS.keys())):
+        if chain in saved.in_front:
+            continue
+        lines = edits.setdefault(chain.table, [])
+        lines += [f"-D {chain.name} {rule}" for rule in saved.jumps.get(chain, ())]
+        if chain in JUMPS:
+            lines.append(f"-I {chain.name} 1 {jump(JUMPS[chain])}")
+    return edits
+
+
+def _remove(tables: Tables, family: int) -> bool:
+    saved = tables.save(family)
+    if not saved.chains and not saved.jumps:
+        return False
+    edits: dict[str, list[str]] = {}
+    for chain, rules in saved.jumps.items():
+        edits.setdefault(chain.table, []).extend(f"-D {chain.name} {rule}" for rule in rules)
+    text = restore_text(dict.fromkeys(saved.chains), edits)
+    if set(edits) - {NAT, FILTER}:
+        raise KernelError(f"our chains are jumped to from table {', '.join(sorted(set(edits) - {NAT, FILTER}))}")
+    tables.restore(family, text)
+    return True

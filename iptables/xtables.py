@@ -1,0 +1,142 @@
+"""The programs iptables-save and iptables-restore, of one variant: legacy tables, or nftables under iptables' clothes.
+
+Owns: which variant, how they are started, and what their errors mean. Knows no rule. They work in the network
+namespace of the calling thread.
+"""
+
+import errno
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from svcnet.iptables.netlink import NetlinkError
+from svcnet.iptables.saved import Saved, parse
+from svcnet.model.errors import KernelError, NotPermittedError
+
+LEGACY, NFT = "legacy", "nft"
+VARIANTS = (LEGACY, NFT)
+COMMANDS = {4: "iptables", 6: "ip6tables"}
+WAIT_SECONDS = 20
+"""How long to wait for whoever holds the lock of the legacy tables; then the change is tried again later."""
+TABLES_IN_USE = {
+    4: Path("/proc/thread-self/net/ip_tables_names"),
+    6: Path("/proc/thread-self/net/ip6_tables_names"),
+}
+"""The legacy tables that this network namespace has. To ask iptables-legacy would make them."""
+SBIN = "/usr/sbin:/sbin"
+
+
+class RuleMissingError(NetlinkError):
+    """A rule or chain that we wrote is not there any more, so nothing was changed. `code` is ENOENT."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(errno.ENOENT)
+        self.args = (f"iptables-restore: {said}: somebody else changed our chains",)
+
+
+class Xtables:
+    """One variant's programs."""
+
+    def __init__(self, variant: str, programs: Mapping[str, str]) -> None:
+        self.variant = variant
+        self._programs = programs
+
+    def save(self, family: int) -> Saved:
+        """What is in force of a family, read without changing anything."""
+        if self.variant == LEGACY and not _legacy_tables(family):
+            return Saved()
+        done = _run([self._programs[f"{COMMANDS[family]}-save"]], "")
+        if done.returncode:
+            raise _error(done)
+        return parse(done.stdout)
+
+    def restore(self, family: int, text: str) -> None:
+        """Carry a text out: all of a table or nothing. Waits for the lock."""
+        if not text:
+            return
+        program = self._programs[f"{COMMANDS[family]}-restore"]
+        done = _run([program, "--noflush", "--wait", str(WAIT_SECONDS)], text)
+        if done.returncode:
+            raise _error(done)
+
+
+def programs(variant: str) -> dict[str, str] | None:
+    """Command → path of a variant's four programs; None if one is missing."""
+    found: dict[str, str] = {}
+    for command in COMMANDS.values():
+        for part in ("save", "restore"):
+            path = _which(f"{command}-{variant}-{part}")
+            if path is None and (path := _which(f"{command}-{part}")) and _variant_of(path) != variant:
+                path = None
+            if path is None:
+                return None
+            found[f"{command}-{part}"] = path
+    return found
+
+
+def installed() -> dict[str, Xtables]:
+    """Every variant that is here, that of the plain `iptables-restore` first. KernelError when there is none."""
+    plain = _which("iptables-restore")
+    first = _variant_of(plain) if plain else NFT
+    order = sorted(VARIANTS, key=lambda variant: variant != first)
+    found = {v: Xtables(v, paths) for v in order if (paths := programs(v)) is not None}
+    if not found:
+        raise KernelError(
+            "the programs iptables-restore and ip6tables-restore are missing (Debian: apt install iptables)"
+        )
+    return found
+
+
+def select(variants: Mapping[str, Xtables], rules: Mapping[str, int]) -> tuple[Xtables, str]:
+    """The variant to use, and a warning or "". `rules`: how many of others' rules each variant holds.
+
+    Where the machine's other rules are, its operator looks. Without any, or with both, the plain program decides.
+    """
+    first = next(iter(variants))
+    with_rules = [v for v in variants if rules.get(v)]
+    chosen = with_rules[0] if len(with_rules) == 1 else first
+    other = [f"{rules[v]} rules in {v} tables" for v in with_rules if v != chosen]
+    warning = f"using {chosen} tables, but there are {other[0]} too: packets pass both" if other else ""
+    return variants[chosen], warning
+
+
+def foreign_rules(variants: Mapping[str, Xtables]) -> dict[str, int]:
+    """Variant → rules of others, of both families."""
+    return {name: sum(x.save(family).foreign for family in COMMANDS) for name, x in variants.items()}
+
+
+def _legacy_tables(family: int) -> list[str]:
+    try:
+        return TABLES_IN_USE[family].read_text(encoding="ascii").split()
+    except OSError:  # no such module, or not permitted: then there is nothing that we could have made
+        return []
+
+
+def _which(name: str) -> str | None:
+    return shutil.which(name) or shutil.which(name, path=SBIN)
+
+
+def _variant_of(path: str) -> str:
+    """`iptables-restore v1.8.9 (nf_tables)`; before 1.8 there was legacy alone, and no word of it."""
+    return NFT if "nf_tables" in _run([path, "--version"], "").stdout else LEGACY
+
+
+def _run(command: Sequence[str], text: str) -> "subprocess.CompletedProcess[str]":
+    try:
+        return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise KernelError(f"{command[0]}: {error.strerror}") from error
+
+
+def _error(done: "subprocess.CompletedProcess[str]") -> Exception:
+    said = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith(("#", "Try "))]
+    what = re.sub(r"^\S*tables\S*(?: v\S+ \(\w+\))?: ", "", said[0]) if said else "no message"
+    if "Permission denied" in done.stderr or "must be root" in done.stderr:
+        return NotPermittedError("programming iptables needs CAP_NET_ADMIN and CAP_NET_RAW (run as root)")
+    if "xtables lock" in done.stderr:
+        return KernelError(f"iptables: another program held the xtables lock for {WAIT_SECONDS} s")
+    if re.search(r"line:? \d+|not a chain|does not exist|No chain", done.stderr):
+        return RuleMissingError(what)
+    return KernelError(f"iptables: {what}")

@@ -4,7 +4,7 @@ Owns: which files are read, and the order. Every file is read before anything is
 """
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,6 +26,8 @@ class Given(NamedTuple):
     records: tuple[Record, ...]
     errors: tuple[RecordError, ...]
     warnings: tuple[str, ...]
+    places: Mapping["Key", str]
+    """FILE:LINE of each record."""
 
 
 def given(names: Iterable[str]) -> Given:
@@ -47,7 +49,7 @@ def given(names: Iterable[str]) -> Given:
                 errors.append(RecordError(f"{place}: {record.key} is given twice, first in {places[record.key]}"))
             else:
                 records[record.key], places[record.key] = record, place
-    return Given(tuple(records.values()), tuple(errors), tuple(warnings))
+    return Given(tuple(records.values()), tuple(errors), tuple(warnings), places)
 
 
 def _texts(name: str) -> Iterator[tuple[bytes, str]]:

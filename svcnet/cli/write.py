@@ -63,7 +63,7 @@ def create(loaded: Loaded, files: tuple[str, ...]) -> int:
         if error is None:
             click.echo(f"{said(record.key)} created")
         else:
-            tally.failed(error, error.exit_code)
+            tally.failed(_placed(error, found.places[record.key]), error.exit_code)
     return tally.code
 
 
@@ -90,7 +90,7 @@ def apply(loaded: Loaded, files: tuple[str, ...]) -> int:
         if error is None:
             click.echo(f"{said(record.key)} {'configured' if record.key in there else 'created'}")
         else:
-            tally.failed(error, error.exit_code)
+            tally.failed(_placed(error, found.places[record.key]), error.exit_code)
     return tally.code
 
 
@@ -121,6 +121,11 @@ def delete(loaded: Loaded, files: tuple[str, ...], namespace: str, kind: str | N
         else:
             tally.failed(ConflictError(f"{said(key)} not found"), 1)
     return tally.code
+
+
+def _placed(error: Exception, place: str) -> Exception:
+    """What the store refuses in a record (a virtual IP outside the range) is found in the input, too."""
+    return RecordError(f"{place}: {error}") if isinstance(error, RecordError) else error
 
 
 def one_by_one(

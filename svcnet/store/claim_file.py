@@ -67,7 +67,8 @@ class ClaimFile:
         except (msgspec.DecodeError, ValueError) as error:
             raise RecordError(f"{self.path}: {error}; expected the claims that svcnet wrote: restore it") from None
         allocation = self.claims.allocation
-        if form.claims and cidrs != allocation.cidrs:
+        # A range more (a second family) takes nothing from anybody; the next claim writes it down.
+        if form.claims and not set(cidrs) <= set(allocation.cidrs):
             raise ConfigError(
                 f"--service-cidr is {allocation}, but the virtual IPs in {self.path} come from {','.join(form.cidrs)}"
             )

@@ -53,6 +53,10 @@ class Changes(NamedTuple):
     """The root was moved, removed or unmounted."""
 
 
+MOST_BYTES = 256 << 20
+"""A larger file is reported, not read: one file must not take the memory that all others need."""
+
+
 def is_record_file(name: str) -> bool:
     """Whether a file of this name holds records: dot files (and half-written ones) do not."""
     return name.endswith(SUFFIXES) and not name.startswith(".")
@@ -71,13 +75,17 @@ def read_file(path: str) -> Content:
                 raise
             fd = os.open(path, flags)
         with os.fdopen(fd, "rb", buffering=0) as file:
-            # readall stops at a FIFO's EAGAIN with None.
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):  # a device may have no end
+                return Content(None, "not a regular file", link)
+            if status.st_size > MOST_BYTES:
+                return Content(None, f"{status.st_size} bytes, expected at most {MOST_BYTES}", link)
             data = file.readall()
     except FileNotFoundError:
         return Content(None, "a symbolic link to nothing" if link else "", link)
     except OSError as error:
         return Content(None, error.strerror or str(error), link)
-    return Content(data, "" if data is not None else "not a regular file", link)
+    return Content(data, "", link)
 
 
 def walk(root: str, below: str, enter: Callable[[str], None], blind: dict[str, str]) -> list[str]:

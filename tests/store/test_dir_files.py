@@ -6,6 +6,7 @@ from pathlib import Path
 from svcnet.codec.writer import to_json, to_yaml
 from svcnet.model.event import Delete, Put
 from svcnet.store.dir import DirStore
+from svcnet.virtual_ip import Allocation
 from tests.store.follower import ALLOCATION, Follower, addresses, endpoints, key, listed, pod, run, service
 
 POD = key("p", "Pod")
@@ -263,3 +264,18 @@ def test_an_unlinked_file_is_a_watched_delete(records: Path) -> None:
             assert reader.syncs == 1
 
     run(scenario)
+
+
+def test_a_link_to_a_device_is_reported_and_not_read(records: Path) -> None:
+    (records / "endless.yaml").symlink_to("/dev/zero")
+    place(records / "a.json", to_json(pod("a")))
+    listing = DirStore(records, ALLOCATION).list()
+    assert [r.meta.name for r in listing.records] == ["a"]
+    assert [(p.where, p.what) for p in listing.problems] == [(f"{records}/endless.yaml", "not a regular file")]
+
+
+def test_a_second_family_is_added_to_the_range_and_loses_no_claim(records: Path) -> None:
+    place(records / "web.json", to_json(service("web")))
+    single = Allocation(ALLOCATION.cidrs[:1])
+    before = DirStore(records, single).list().records
+    assert DirStore(records, ALLOCATION).list().records == before

@@ -1,0 +1,138 @@
+"""A question → the bytes of an answer's sections. Pure.
+
+Owns: what is answered (aliases, glue, SOA with a negative answer), and the one writer of records. Must not know
+headers, transports or forwarding.
+
+Names are compressed against the question alone, which stands at byte 12 of every answer: so the same bytes serve
+whoever asks, and in whatever case.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from svcnet.dns import name
+from svcnet.dns.records import AAAA, CNAME, HINFO, NS, RR, SOA, SRV, A
+from svcnet.dns.zone import Node, Zone
+
+NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = 0, 1, 2, 3, 4, 5
+IN, ANY = 1, 255
+HEADER_BYTES = 12
+ROTATIONS = 8
+"""Orders in which several addresses are given in turn."""
+LONGEST_CHAIN = 8
+ANY_DATA = b"\x07RFC8482\x00"
+ANY_TTL_SECONDS = 3600
+
+
+class Answer(NamedTuple):
+    """Sections ready to send. `bodies`: the answer section in several orders."""
+
+    rcode: int
+    bodies: tuple[bytes, ...] = (b"",)
+    answers: int = 0
+    authority: bytes = b""
+    authorities: int = 0
+    extra: bytes = b""
+    extras: int = 0
+    onward: bytes = b""
+    """The last alias leads out of our zones, to this name."""
+    looked_at: tuple[bytes, ...] = ()
+    """Keys of the trees that it depends on."""
+    volatile: bool = False
+    """It carries an SOA: any change makes it old."""
+
+
+def answer(zone: Zone, wanted: bytes, kind: int) -> Answer | None:
+    """Answer a question of class IN for a whole, lower-case name; None: the name is in no zone of ours."""
+    chain: list[RR] = []
+    looked_at: list[bytes] = []
+    current = wanted
+    while True:
+        node = zone.find(current)
+        if node is None:
+            return _onward(wanted, chain, current, looked_at) if chain else None
+        if not zone.loaded:
+            return Answer(SERVFAIL)
+        looked_at += node.looked_at
+        alias = node.rrsets.get(CNAME)
+        if alias is None or kind in {CNAME, ANY} or len(chain) == LONGEST_CHAIN:
+            break
+        chain.append(alias[0]._replace(owner=current))
+        current = alias[0].data
+    rrs = _records(node, current, kind)
+    if not rrs:
+        return _negative(zone, wanted, node, chain, looked_at)
+    return _positive(zone, wanted, chain, rrs, looked_at)
+
+
+def _records(node: Node, owner: bytes, kind: int) -> list[RR]:
+    """The records asked for, with whole names. ANY gets one that says that it is not answered (RFC 8482 §4.2)."""
+    if kind == ANY:
+        return [RR(owner, HINFO, ANY_TTL_SECONDS, ANY_DATA)] if node.rrsets else []
+    found = node.rrsets.get(kind, ())
+    return [rr._replace(owner=owner, data=rr.data + _target(node, rr), target=b"") for rr in found]
+
+
+def _target(node: Node, rr: RR) -> bytes:
+    return rr.target + node.mount.suffix if rr.target else b""
+
+
+def _onward(wanted: bytes, chain: list[RR], last: bytes, looked_at: list[bytes]) -> Answer:
+    body = _written(chain, wanted)
+    return Answer(NOERROR, (body,), len(chain), onward=last, looked_at=tuple(looked_at))
+
+
+def _negative(zone: Zone, wanted: bytes, node: Node, chain: list[RR], looked_at: list[bytes]) -> Answer:
+    soa = _written([zone.soa(node.mount.apex)], wanted)
+    rcode = NOERROR if node.exists else NXDOMAIN
+    return Answer(rcode, (_written(chain, wanted),), len(chain), soa, 1, looked_at=tuple(looked_at), volatile=True)
+
+
+def _positive(zone: Zone, wanted: bytes, chain: list[RR], rrs: list[RR], looked_at: list[bytes]) -> Answer:
+    head = _written(chain, wanted)
+    parts = [_written([rr], wanted) for rr in rrs]
+    count = min(len(parts), ROTATIONS)
+    starts = [turn * len(parts) // count for turn in range(count)]
+    bodies = tuple(head + b"".join(parts[start:] + parts[:start]) for start in starts)
+    glue = list(_glue(zone, rrs, looked_at))
+    return Answer(
+        NOERROR,
+        bodies,
+        len(chain) + len(parts),
+        extra=_written(glue, wanted),
+        extras=len(glue),
+        looked_at=tuple(looked_at),
+        volatile=rrs[0].type == SOA,
+    )
+
+
+def _glue(zone: Zone, rrs: Iterable[RR], looked_at: list[bytes]) -> dict[RR, None]:
+    """The addresses of what SRV and NS records lead to (RFC 2782)."""
+    found: dict[RR, None] = {}
+    for rr in rrs:
+        if rr.type not in {SRV, NS}:
+            continue
+        target = rr.data[6:] if rr.type == SRV else rr.data
+        node = zone.find(target)
+        if node is not None:
+            looked_at += node.looked_at
+            found |= {one._replace(owner=target): None for kind in (A, AAAA) for one in node.rrsets.get(kind, ())}
+    return found
+
+
+def _written(rrs: Iterable[RR], question: bytes) -> bytes:
+    """Records as on the wire, owners compressed against the question (RFC 1035 §4.1.4)."""
+    return b"".join(
+        b"%b%b\0\1%b%b%b"
+        % (_packed(rr.owner, question), rr.type.to_bytes(2), rr.ttl.to_bytes(4), len(rr.data).to_bytes(2), rr.data)
+        for rr in rrs
+    )
+
+
+def _packed(owner: bytes, question: bytes) -> bytes:
+    places = {question[at:]: at for at in name.offsets(question)[:-1]}
+    for at in name.offsets(owner)[:-1]:
+        place = places.get(owner[at:])
+        if place is not None:
+            return owner[:at] + (0xC000 | HEADER_BYTES + place).to_bytes(2)
+    return owner

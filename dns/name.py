@@ -1,0 +1,73 @@
+"""Domain names as bytes on the wire (RFC 1035 §3.1), lower-cased, with or without the root at the end. Pure.
+
+Owns: text ↔ wire and the walk over labels. Must not know which names exist.
+
+A relative name is one without the zero byte of the root: joining names is joining bytes.
+"""
+
+ROOT = b"\0"
+LONGEST_LABEL, LONGEST_NAME = 63, 255
+
+
+def label(text: str) -> bytes:
+    """Return one label as a relative name. ValueError: empty or longer than 63 bytes."""
+    data = text.lower().encode()
+    if not 0 < len(data) <= LONGEST_LABEL:
+        raise ValueError(f"{text!r} is no label of a DNS name")
+    return bytes((len(data),)) + data
+
+
+def relative(text: str) -> bytes:
+    """Return dotted text as a relative name; "" and "." are the empty one. ValueError: a bad label."""
+    text = text.removesuffix(".")
+    return b"".join(map(label, text.split("."))) if text else b""
+
+
+def absolute(text: str) -> bytes:
+    """Return dotted text as a whole name. ValueError: a bad label, or longer than 255 bytes."""
+    name = relative(text) + ROOT
+    if len(name) > LONGEST_NAME:
+        raise ValueError(f"{text!r} is longer than a DNS name may be")
+    return name
+
+
+def offsets(name: bytes) -> list[int]:
+    """Return where each label of a well-formed name begins; the root's place is the last for a whole name."""
+    found = []
+    at = 0
+    while at < len(name):
+        found.append(at)
+        at += name[at] + 1
+    return found
+
+
+def end_of(packet: bytes, at: int) -> int:
+    """Return where the uncompressed name that begins at `at` ends. ValueError: not one, or it runs off the packet.
+
+    A length byte above 63 is a pointer or a type that nobody uses (RFC 6891 §5): neither belongs in a question.
+    """
+    begin = at
+    while at < len(packet):
+        length = packet[at]
+        at += 1
+        if length == 0:
+            if at - begin > LONGEST_NAME:
+                break
+            return at
+        if length > LONGEST_LABEL:
+            break
+        at += length
+    raise ValueError("malformed name")
+
+
+def text(name: bytes) -> str:
+    """Return a name as text with a dot at the end; what would confuse a reader is escaped (RFC 1035 §5.1)."""
+    labels = [name[at + 1 : at + 1 + name[at]] for at in offsets(name) if name[at]]
+    return "".join(_shown(part) + "." for part in labels) or "."
+
+
+def _shown(part: bytes) -> str:
+    plain = (
+        chr(c) if chr(c).isalnum() or c in b"-_" else f"\\{c:03d}" if c < 33 or c > 126 else "\\" + chr(c) for c in part
+    )
+    return "".join(plain)

@@ -1,0 +1,132 @@
+"""One service → its resource records. Pure.
+
+Owns: which names a service has (Kubernetes DNS specification 1.1.0, extended). Must not know zones or packets.
+
+Owners and SRV targets are relative names (`tomcat.default`): the same tree hangs below every zone. PTR owners and all
+other names in data are whole.
+"""
+
+from collections.abc import Iterable, Iterator
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from svcnet.dns import name
+from svcnet.model.meta import pair_get
+from svcnet.model.service import Service
+from svcnet.model.snapshot import Endpoint, ServedPort
+
+A, NS, CNAME, SOA, HINFO, PTR, TXT, AAAA, SRV = 1, 2, 5, 6, 13, 12, 16, 28, 33
+TYPES = {"A": A, "NS": NS, "CNAME": CNAME, "SOA": SOA, "PTR": PTR, "TXT": TXT, "AAAA": AAAA, "SRV": SRV}
+TTL_SECONDS = 5
+"""Of answers, negative ones too (contract)."""
+LONGEST_SUFFIX = 100
+"""Room that a relative name leaves for the zone."""
+TTL_ANNOTATION = "svcnet.dev/ttl"
+SRV_WEIGHT = 100
+"""Of a virtual IP: there is one target, so any weight would do; CoreDNS' number."""
+
+
+class RR(NamedTuple):
+    """One resource record of class IN; `data` as on the wire, but for SRV without the target."""
+
+    owner: bytes
+    type: int
+    ttl: int
+    data: bytes
+    target: bytes = b""
+    """SRV: the target, relative."""
+
+
+def records_of(service: Service, ports: Iterable[ServedPort], home: bytes) -> frozenset[RR]:
+    """Return all records of one service. `home`: the whole name that PTR targets end with (svc.cluster.local)."""
+    ports = tuple(ports)
+    try:
+        owner = name.label(service.meta.name) + name.label(service.meta.namespace)
+        if service.type == "ExternalName":
+            return frozenset({RR(owner, CNAME, ttl_of(service), name.absolute(service.external_name))})
+    except ValueError:
+        return frozenset()
+    one = _headless(service, owner, ports) if service.headless else _virtual(service, owner, ports)
+    reverse = _reverse(service, owner, ports, home)
+    return frozenset(rr for rr in (*one, *reverse) if len(rr.owner) + LONGEST_SUFFIX <= name.LONGEST_NAME)
+
+
+def ttl_of(service: Service) -> int:
+    """Return the service's TTL in seconds: its annotation, 0..3600, else 5."""
+    given = pair_get(service.meta.annotations, TTL_ANNOTATION)
+    return int(given) if given.isascii() and given.isdigit() and int(given) <= 3600 else TTL_SECONDS
+
+
+def reverse_owner(address: str) -> bytes:
+    """Return the name below in-addr.arpa or ip6.arpa that stands for an address."""
+    return name.absolute(ip_address(address).reverse_pointer)
+
+
+def address_record(owner: bytes, ttl: int, address: str) -> RR:
+    """Return the A or AAAA record."""
+    return RR(owner, AAAA if ":" in address else A, ttl, ip_address(address).packed)
+
+
+def endpoint_label(endpoint: Endpoint) -> bytes:
+    """Return an endpoint's own label: its host name, else its address with dashes."""
+    if endpoint.hostname:
+        try:
+            return name.label(endpoint.hostname)
+        except ValueError:
+            pass  # a name that can't be: the address serves
+    return name.label(endpoint.address.replace(".", "-").replace(":", "-"))
+
+
+def _virtual(service: Service, owner: bytes, ports: tuple[ServedPort, ...]) -> Iterator[RR]:
+    ttl = ttl_of(service)
+    for address in _addresses(service, ports):
+        yield address_record(owner, ttl, address)
+    for port in ports:
+        if port.virtual_ip:
+            yield from _srv(owner, port, ttl, SRV_WEIGHT, port.key.port, owner)
+    yield from _endpoint_addresses(owner, ports, ttl)
+
+
+def _addresses(service: Service, ports: tuple[ServedPort, ...]) -> list[str]:
+    """The virtual IPs that are this service's: one that another holds on every port is not."""
+    if not service.ports:
+        return list(service.cluster_ips)
+    return sorted({port.virtual_ip for port in ports if port.virtual_ip})
+
+
+def _headless(service: Service, owner: bytes, ports: tuple[ServedPort, ...]) -> Iterator[RR]:
+    ttl = ttl_of(service)
+    for port in ports:
+        for endpoint in _used(port.endpoints):
+            yield address_record(owner, ttl, endpoint.address)
+            target = endpoint_label(endpoint) + owner
+            yield from _srv(owner, port, ttl, endpoint.weight, endpoint.port, target)
+    yield from _endpoint_addresses(owner, ports, ttl)
+
+
+def _used(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+    """Those that a new connection may go to: weight 0 gets none, unless there is nothing else."""
+    return tuple(e for e in endpoints if e.weight) or endpoints
+
+
+def _endpoint_addresses(owner: bytes, ports: tuple[ServedPort, ...], ttl: int) -> Iterator[RR]:
+    for endpoint in (e for port in ports for e in port.endpoints):
+        yield address_record(endpoint_label(endpoint) + owner, ttl, endpoint.address)
+
+
+def _srv(owner: bytes, port: ServedPort, ttl: int, weight: int, number: int, target: bytes) -> Iterator[RR]:
+    """The port by its name and, as CoreDNS has it, all ports under the service's own name."""
+    data = b"\0\0" + weight.to_bytes(2) + number.to_bytes(2)
+    yield RR(owner, SRV, ttl, data, target)
+    if port.name:
+        prefix = name.label("_" + port.name) + name.label("_" + port.key.protocol)
+        yield RR(prefix + owner, SRV, ttl, data, target)
+
+
+def _reverse(service: Service, owner: bytes, ports: tuple[ServedPort, ...], home: bytes) -> Iterator[RR]:
+    ttl = ttl_of(service)
+    if not service.headless:
+        for address in _addresses(service, ports):
+            yield RR(reverse_owner(address), PTR, ttl, owner + home)
+    for endpoint in (e for port in ports for e in port.endpoints):
+        yield RR(reverse_owner(endpoint.address), PTR, ttl, endpoint_label(endpoint) + owner + home)

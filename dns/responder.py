@@ -1,0 +1,72 @@
+"""A packet → a reply, nothing, or a question for somebody else. Pure: the one function behind UDP and TCP.
+
+Owns: the order in which a query is looked at, and who may ask. Must not know sockets or upstream servers.
+"""
+
+from typing import NamedTuple
+
+from svcnet.dns.answer import IN, REFUSED, SERVFAIL, answer
+from svcnet.dns.fast import Answers
+from svcnet.dns.query import META_TYPES, RA, RD, Malformed, Query, parse, refusal
+from svcnet.dns.zone import Zone
+from svcnet.endpoints import Networks
+from svcnet.feed import Change, Whole
+
+
+class Ask(NamedTuple):
+    """A question that goes on to another server: `name` is what is asked, which an alias of ours may have led to."""
+
+    query: Query
+    name: bytes
+    alias: bytes = b""
+    """The aliases that led there, ready to stand in front of the answer."""
+    aliases: int = 0
+
+
+class Responder:
+    """Answers from `zone`; `recursion`: other names can be asked for elsewhere."""
+
+    def __init__(self, zone: Zone, allowed: Networks, recursion: bool) -> None:
+        self.zone = zone
+        self.recursion = recursion
+        self._allowed = allowed
+        self._answers = Answers(recursion)
+
+    def may_ask(self, address: str) -> bool:
+        """Whether this client is one of --dns-allow."""
+        return self._allowed.holding(address.partition("%")[0]) is not None
+
+    def take(self, frame: Whole | Change) -> None:
+        """Follow the records."""
+        if isinstance(frame, Whole):
+            self._answers.forget(self.zone.whole(frame.rev, frame.entries, frame.last))
+        else:
+            self._answers.forget(self.zone.change(frame.rev, frame.entries))
+
+    def respond(self, packet: bytes, stream: bool, allowed: bool = True) -> bytes | Ask | None:
+        """Return the reply, None when there is none, or what to ask elsewhere."""
+        if allowed:
+            ready = self._answers.get(packet, stream)
+            if ready is not None:
+                return ready
+        try:
+            query = parse(packet, stream)
+        except Malformed as wrong:
+            return wrong.reply
+        if not allowed or query.klass != IN or query.type in META_TYPES:
+            return refusal(query, REFUSED)
+        return self._answer(query)
+
+    def _answer(self, query: Query) -> bytes | Ask:
+        known = self._answers.known(query)
+        if known is not None:
+            return known
+        found = answer(self.zone, query.name, query.type)
+        if found is None:
+            return Ask(query, query.name) if self.recursion and query.flags & RD else self._refuse(query)
+        if found.onward and self.recursion and query.flags & RD:
+            return Ask(query, found.onward, found.bodies[0], found.answers)
+        return self._answers.put(query, found, keep=found.rcode != SERVFAIL and not found.onward)
+
+    def _refuse(self, query: Query) -> bytes:
+        return refusal(query, REFUSED, flags=RA if self.recursion else 0)

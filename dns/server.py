@@ -1,0 +1,166 @@
+"""UDP and TCP sockets that answer. Shell (asyncio).
+
+Owns: reading, writing, back-pressure, time-outs. Must not know what is answered: that is the responder's.
+
+A turn of the loop takes a bounded number of datagrams, so that TCP, answers from upstream and changes of records get
+their share however many come.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from svcnet.dns.answer import SERVFAIL
+from svcnet.dns.forward import Forwarder
+from svcnet.dns.query import refusal
+from svcnet.dns.relay import relayed
+from svcnet.dns.responder import Ask, Responder
+
+DRAIN = 32
+LARGEST_DATAGRAM = 4096
+"""A query is far shorter; of what is longer the rest is cut off, and the message refused."""
+IDLE_SECONDS = 10.0
+"""For the next query on a connection, and for the client to take its replies (RFC 7766 §6.2.3)."""
+MOST_CONNECTIONS = 256
+MOST_PIPELINED = 32
+"""Queries of one connection that wait for upstream at a time."""
+CONTROL_BYTES = 64
+
+Send = Callable[[bytes], None]
+
+
+class Server:
+    """Answers on sockets that are bound already; `close` leaves them open, as they are the caller's."""
+
+    def __init__(self, responder: Responder, forwarder: Forwarder) -> None:
+        self._responder = responder
+        self._forwarder = forwarder
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._connections = 0
+
+    async def serve(self, bound: socket.socket) -> None:
+        """Answer on a UDP socket, or on a listening TCP one."""
+        bound.setblocking(False)
+        if bound.type == socket.SOCK_STREAM:
+            await asyncio.start_server(self._connected, sock=bound)
+            return
+        loop = asyncio.get_running_loop()
+        if bound.getsockname()[0] in {"0.0.0.0", "::"}:  # noqa: S104 (to know it, not to bind it)
+            _tell_destination(bound)
+            loop.add_reader(bound, self._drain_any, bound)
+        else:
+            loop.add_reader(bound, self._drain, bound)
+
+    def _drain(self, bound: socket.socket) -> None:
+        """Answer what is there, up to DRAIN."""
+        respond, may_ask = self._responder.respond, self._responder.may_ask
+        for _ in range(DRAIN):
+            try:
+                packet, client = bound.recvfrom(LARGEST_DATAGRAM)
+            except OSError:  # nothing more; or an ICMP error for an answer that nobody wanted
+                return
+            reply = respond(packet, False, may_ask(client[0]))
+            if isinstance(reply, bytes):
+                with contextlib.suppress(OSError):  # a full buffer loses it, as the wire may
+                    bound.sendto(reply, client)
+            elif reply is not None:
+                self._later(reply, _to(bound, client))
+
+    def _drain_any(self, bound: socket.socket) -> None:
+        """The same on a socket for every address: the reply must leave from the one that was asked."""
+        for _ in range(DRAIN):
+            try:
+                packet, control, _, client = bound.recvmsg(LARGEST_DATAGRAM, CONTROL_BYTES)
+            except OSError:
+                return
+            reply = self._responder.respond(packet, False, self._responder.may_ask(client[0]))
+            if isinstance(reply, bytes):
+                with contextlib.suppress(OSError):
+                    bound.sendmsg([reply], control, 0, client)
+            elif reply is not None:
+                self._later(reply, _to(bound, client, control))
+
+    def _later(self, ask: Ask, send: Send) -> asyncio.Task[None]:
+        async def finish() -> None:
+            reply = await self._forwarded(ask)
+            with contextlib.suppress(OSError):
+                send(reply)
+
+        task = asyncio.create_task(finish())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _forwarded(self, ask: Ask) -> bytes:
+        return relayed(ask, await self._forwarder.ask(ask.query, ask.name))
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._connections >= MOST_CONNECTIONS:
+            writer.transport.abort()
+            return
+        self._connections += 1
+        waiting: set[asyncio.Task[None]] = set()
+        try:
+            await self._converse(reader, writer, waiting)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            pass  # the client went, or takes too long
+        finally:
+            self._connections -= 1
+            for task in waiting:
+                task.cancel()
+            writer.close()
+
+    async def _converse(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, waiting: set[asyncio.Task[None]]
+    ) -> None:
+        """Answer query after query; those that wait for upstream hold up no other (RFC 7766 §6.2.1.1)."""
+        allowed = self._responder.may_ask(writer.get_extra_info("peername")[0])
+
+        def send(data: bytes) -> None:
+            writer.write(len(data).to_bytes(2) + data)
+
+        while True:
+            try:
+                async with asyncio.timeout(IDLE_SECONDS):
+                    packet = await reader.readexactly(int.from_bytes(await reader.readexactly(2)))
+            except asyncio.IncompleteReadError:
+                # It says no more, and may still wait for what it asked.
+                if waiting:
+                    await asyncio.wait(waiting, timeout=IDLE_SECONDS)
+                return
+            reply = self._responder.respond(packet, True, allowed)
+            if reply is None:
+                return
+            if isinstance(reply, bytes):
+                send(reply)
+            elif len(waiting) >= MOST_PIPELINED:
+                send(refusal(reply.query, SERVFAIL))
+            else:
+                task = self._later(reply, send)
+                waiting.add(task)
+                task.add_done_callback(waiting.discard)
+            async with asyncio.timeout(IDLE_SECONDS):
+                await writer.drain()
+
+
+def _to(bound: socket.socket, client: Any, control: Any = ()) -> Send:
+    """Return what sends to this client, from the address that `control` names; both are the kernel's own words."""
+
+    def send(data: bytes) -> None:
+        bound.sendmsg([data], control, 0, client)
+
+    return send
+
+
+def _tell_destination(bound: socket.socket) -> None:
+    """Ask the kernel for the address that each datagram came to (ip(7) IP_PKTINFO, RFC 3542 §6.2)."""
+    if bound.family == socket.AF_INET6:
+        bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+    else:
+        bound.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+
+
+_IP_PKTINFO = 8
+"""linux/in.h; Python's socket module names it from 3.14 on."""

@@ -1,0 +1,34 @@
+"""What a DNS worker is told when it starts. Pure.
+
+Owns: the first frame on a worker's feed.
+"""
+
+from ipaddress import ip_network
+
+import msgspec
+
+from svcnet.dns.zone import Shape
+from svcnet.endpoints import Networks
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """Options as text and numbers; () of `upstreams` refuses other names."""
+
+    zones: tuple[str, ...] = ("svc",)
+    cluster_domain: str = "cluster.local"
+    reverse: tuple[str, ...] = ()
+    """CIDRs whose reverse zones are ours."""
+    servers: tuple[str, ...] = ()
+    """Addresses of this server, as its NS says them."""
+    upstreams: tuple[tuple[str, int], ...] = ()
+    allow: tuple[str, ...] = ("0.0.0.0/0", "::/0")
+
+    @property
+    def shape(self) -> Shape:
+        """The zones."""
+        return Shape(self.zones, self.cluster_domain, tuple(map(ip_network, self.reverse)), self.servers)
+
+    @property
+    def allowed(self) -> Networks:
+        """Who may ask."""
+        return Networks(map(ip_network, self.allow))

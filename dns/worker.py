@@ -1,0 +1,71 @@
+"""A process that answers DNS: `python -m svcnet.dns.worker FEED SOCKET…`, all file descriptors.
+
+Owns: this process. Its records come through FEED, a stream socket: Settings first, then the frames of svcnet.feed; its
+end is this process' end. Must not read a store or the configuration.
+"""
+
+import asyncio
+import ctypes
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+
+import msgspec
+
+from svcnet.dns.forward import Forwarder
+from svcnet.dns.responder import Responder
+from svcnet.dns.server import Server
+from svcnet.dns.settings import Settings
+from svcnet.dns.zone import Zone
+from svcnet.feed import Splitter, Whole, decode
+
+log = logging.getLogger("svcnet.dns")
+
+PR_SET_PDEATHSIG = 1
+READ_BYTES = 1 << 18
+
+
+async def work(feed: socket.socket, bound: Sequence[socket.socket]) -> None:
+    """Answer until the feed ends."""
+    loop = asyncio.get_running_loop()
+    feed.setblocking(False)
+    frames = Splitter()
+    responder: Responder | None = None
+    while data := await loop.sock_recv(feed, READ_BYTES):
+        for payload in frames.feed(data):
+            if responder is None:
+                responder = await start(msgspec.msgpack.decode(payload, type=Settings), bound)
+                continue
+            frame = decode(payload)
+            responder.take(frame)
+            if isinstance(frame, Whole) and frame.last:
+                gc.collect()
+                gc.freeze()  # what is loaded stays for long: a later collection need not stop answers to look at it
+            await asyncio.sleep(0)  # queries have their turn between two frames
+
+
+async def start(settings: Settings, bound: Sequence[socket.socket]) -> Responder:
+    """Serve all sockets; return what answers."""
+    responder = Responder(Zone(settings.shape), settings.allowed, bool(settings.upstreams))
+    server = Server(responder, Forwarder(settings.upstreams))
+    for one in bound:
+        await server.serve(one)
+    return responder
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run with the descriptors that were inherited."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname).1s %(name)s %(message)s")
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the control process, whose end is ours
+    os.umask(0o077)
+    feed, *bound = [socket.socket(fileno=int(number)) for number in arguments]
+    asyncio.run(work(feed, bound))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

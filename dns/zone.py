@@ -1,0 +1,176 @@
+"""All that this server is authoritative for: one tree of services under several names, and the reverse zones. Pure.
+
+Owns: where trees hang, what a name leads to, the difference that one changed service makes. Must not know packets.
+
+The tree of services holds `tomcat.default`, and hangs at each short zone (`svc`) and at `svc.CLUSTER-DOMAIN`. A name
+that has no records there is looked for again below `default`: that is how `tomcat.svc` and, for an endpoint,
+`10-1-0-5.tomcat.svc` are found without being stored, and why a service A of namespace B comes before an endpoint A of
+service B.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import IPv4Network, IPv6Network
+from typing import NamedTuple
+
+from svcnet.dns import name
+from svcnet.dns.records import NS, PTR, RR, SOA, TTL_SECONDS, TXT, address_record, records_of
+from svcnet.dns.tree import RRsets, Tree
+from svcnet.feed import Entry
+
+Network = IPv4Network | IPv6Network
+DEFAULT = name.label("default")
+DNS_VERSION = b"\x051.1.0"
+"""TXT at dns-version.CLUSTER-DOMAIN: the specification that the names follow."""
+REFRESH_SECONDS, RETRY_SECONDS, EXPIRE_SECONDS = 7200, 1800, 86400
+NOTHING: RRsets = {}
+
+
+class Shape(NamedTuple):
+    """What the zones are called. `servers`: addresses of this server, for the apex' NS."""
+
+    zones: tuple[str, ...] = ("svc",)
+    cluster_domain: str = "cluster.local"
+    reverse: tuple[Network, ...] = ()
+    servers: tuple[str, ...] = ()
+
+
+class Mount(NamedTuple):
+    """A tree at a place. `apex` is the zone that it belongs to; `suffix` is `apex` or below it. Whole names."""
+
+    suffix: bytes
+    apex: bytes
+    tree: Tree
+    aliased: bool = False
+    """Names are also looked for below `default`."""
+
+
+class Node(NamedTuple):
+    """What a name leads to."""
+
+    mount: Mount
+    rrsets: RRsets
+    exists: bool
+    looked_at: tuple[bytes, ...]
+    """Keys in the tree that the answer depends on, whether they are there or not."""
+
+
+class Zone:
+    """The records of all services at one revision."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.rev = 0
+        self.serial = 0
+        """Of every SOA; rises with every change (RFC 1982)."""
+        self.loaded = False
+        """Nothing is known before the first whole."""
+        self.mounts: dict[bytes, Mount] = {}
+        self._records: dict[tuple[str, str], frozenset[RR]] = {}
+        self._seen: set[tuple[str, str]] | None = None
+        self._moved = False
+        self._services, self._reverse = Tree(), Tree()
+        domain = name.absolute(shape.cluster_domain)
+        self._home = name.label("svc") + domain
+        self._server = name.relative("ns.dns") + domain
+        self._hostmaster = name.label("hostmaster") + domain
+        for zone in map(name.absolute, shape.zones):
+            self._hang(Mount(zone, zone, self._services, aliased=True))
+        self._hang(Mount(self._home, domain, self._services, aliased=True))
+        self._hang(Mount(domain, domain, _fixed(shape.servers)))
+        for zone in (z for network in shape.reverse for z in reverse_zones(network)):
+            self._hang(Mount(zone, zone, self._reverse))
+
+    def change(self, rev: int, entries: Iterable[Entry]) -> set[bytes]:
+        """Replace these services; return the keys of the trees that changed. O(what changed)."""
+        touched = self._take(entries)
+        self._advance(rev, bool(touched))
+        return touched
+
+    def whole(self, rev: int, entries: Sequence[Entry], last: bool) -> set[bytes]:
+        """Take a part of everything there is, with `last` the end of it: what was in no part is gone."""
+        if self._seen is None:
+            self._seen, self._moved = set(), False
+        self._seen |= {(e.namespace, e.name) for e in entries}
+        touched = self._take(entries)
+        if last:
+            for key in self._records.keys() - self._seen:
+                touched |= self._replace(key, frozenset())
+            self._advance(rev, self._moved or bool(touched))
+            self._seen, self.loaded = None, True
+        self._moved |= bool(touched)
+        return touched
+
+    def find(self, wanted: bytes) -> Node | None:
+        """Return what a whole, lower-case name leads to; None: it is in no zone of ours."""
+        for at in name.offsets(wanted):
+            mount = self.mounts.get(wanted[at:])
+            if mount is not None:
+                return self._look(mount, wanted[:at], wanted)
+        return None
+
+    def soa(self, apex: bytes) -> RR:
+        """The SOA of a zone (RFC 1035 §3.3.13); its last number is the TTL of negative answers (RFC 2308)."""
+        numbers = (self.serial, REFRESH_SECONDS, RETRY_SECONDS, EXPIRE_SECONDS, TTL_SECONDS)
+        data = self._server + self._hostmaster + b"".join(n.to_bytes(4) for n in numbers)
+        return RR(apex, SOA, TTL_SECONDS, data)
+
+    def _look(self, mount: Mount, key: bytes, whole: bytes) -> Node:
+        if not key and mount.suffix == mount.apex:
+            rrsets: RRsets = {SOA: (self.soa(mount.apex),), NS: (RR(mount.apex, NS, TTL_SECONDS, self._server),)}
+            return Node(mount, rrsets, True, (whole,))
+        tree = mount.tree
+        keys = (whole,) if tree is self._reverse else (key, key + DEFAULT) if mount.aliased and key else (key,)
+        for k in keys:
+            if k in tree.owners:
+                return Node(mount, tree.owners[k], True, keys)
+        return Node(mount, NOTHING, not key or any(map(tree.exists, keys)), keys)
+
+    def _replace(self, key: tuple[str, str], new: frozenset[RR]) -> set[bytes]:
+        old = self._records.get(key, frozenset())
+        if new:
+            self._records[key] = new
+        else:
+            self._records.pop(key, None)
+        touched: set[bytes] = set()
+        for tree, reverse in ((self._services, False), (self._reverse, True)):
+            less = _only(old - new, reverse)
+            more = _only(new - old, reverse)
+            touched |= tree.change(less, more)
+        return touched
+
+    def _take(self, entries: Iterable[Entry]) -> set[bytes]:
+        touched: set[bytes] = set()
+        for e in entries:
+            new = records_of(e.service, e.ports, self._home) if e.service else frozenset[RR]()
+            touched |= self._replace((e.namespace, e.name), new)
+        return touched
+
+    def _advance(self, rev: int, changed: bool) -> None:
+        """Move the serial: to the revision, or one on where that would not be later (RFC 1982 §3.2)."""
+        self.rev = max(self.rev, rev)
+        ahead = (rev - self.serial) & 0xFFFFFFFF
+        if not self.loaded or (changed and 0 < ahead < 1 << 31):
+            self.serial = rev & 0xFFFFFFFF
+        elif changed:
+            self.serial = (self.serial + 1) & 0xFFFFFFFF
+
+    def _hang(self, mount: Mount) -> None:
+        self.mounts.setdefault(mount.suffix, mount)
+
+
+def reverse_zones(network: Network) -> Iterator[bytes]:
+    """Yield the zones below in-addr.arpa or ip6.arpa that make up a network exactly (RFC 1035 §3.5, RFC 3596 §2.5)."""
+    step = 8 if network.version == 4 else 4
+    for part in network.subnets(new_prefix=-(-network.prefixlen // step) * step):
+        labels = part.network_address.reverse_pointer.split(".")
+        yield name.absolute(".".join(labels[(part.max_prefixlen - part.prefixlen) // step :]))
+
+
+def _only(rrs: Iterable[RR], reverse: bool) -> list[RR]:
+    return [rr for rr in rrs if (rr.type == PTR) == reverse]
+
+
+def _fixed(servers: Iterable[str]) -> Tree:
+    tree = Tree()
+    here = [address_record(name.relative("ns.dns"), TTL_SECONDS, address) for address in servers]
+    tree.change((), [*here, RR(name.label("dns-version"), TXT, TTL_SECONDS, DNS_VERSION)])
+    return tree

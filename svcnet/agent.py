@@ -23,8 +23,6 @@ from svcnet.tracker import Tracker
 
 log = logging.getLogger(__name__)
 
-INLINE_CHANGES = 200
-"""A plan of fewer changes (some ms) is carried out in the loop; a larger one in a thread, so that health answers."""
 CHECKPOINT_QUIET_SECONDS = 2.0
 ENV_QUIET_SECONDS = 0.02
 
@@ -80,7 +78,9 @@ class Agent:
         """Everything that is not served: what the store can't read, what the tracker leaves out."""
         problems = tuple(LeftOut(where, what) for where, what in sorted(self.state.problems.items()))
         env = self.parts.env.problems if self.parts.env else ()
-        return (*problems, *self.tracker.left_out(), *(LeftOut("env files", problem) for problem in env))
+        # What the store has said of a record already is not said again in other words.
+        left = (item for item in self.tracker.left_out() if item.what not in self.state.problems)
+        return (*problems, *left, *(LeftOut("env files", problem) for problem in env))
 
     def resync(self) -> None:
         """Read the kernel back and mend what differs, soon."""
@@ -201,7 +201,7 @@ class Agent:
         before = rows((*delta.removed, *(old for old, _ in delta.changed)), node)
         after = rows((*delta.added, *(new for _, new in delta.changed)), node)
         plan = diff(before, after)
-        if len(plan) > INLINE_CHANGES:
+        if len(plan) > self.parts.inline_changes:
             await asyncio.to_thread(path.apply, plan)
         elif plan:
             path.apply(plan)

@@ -221,7 +221,7 @@ class Tracker:
             left_out.append(LeftOut(str(key), "it has no virtual IP"))
         self._ports[key] = tuple(served)
         if left_out:
-            self._left_out[key] = tuple(left_out)
+            self._left_out[key] = tuple(dict.fromkeys(left_out))
         return self._ports[key]
 
     def _hold(

@@ -271,7 +271,8 @@ def test_a_link_to_a_device_is_reported_and_not_read(records: Path) -> None:
     place(records / "a.json", to_json(pod("a")))
     listing = DirStore(records, ALLOCATION).list()
     assert [r.meta.name for r in listing.records] == ["a"]
-    assert [(p.where, p.what) for p in listing.problems] == [(f"{records}/endless.yaml", "can't be read: not a regular file")]
+    told = (f"{records}/endless.yaml", "can't be read: not a regular file")
+    assert [(p.where, p.what) for p in listing.problems] == [told]
 
 
 def test_a_second_family_is_added_to_the_range_and_loses_no_claim(records: Path) -> None:

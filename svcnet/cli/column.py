@@ -79,7 +79,7 @@ def pod_status(pod: Pod) -> str:
         return "Terminating"
     if pod.phase in {"", "Running"}:
         return "NotReady" if pod.ready is False else "Running" if pod.ips else "Pending"
-    return pod.phase
+    return f"{pod.phase} ({pod.reason})" if pod.reason else pod.phase
 
 
 def node_status(node: Node) -> str:

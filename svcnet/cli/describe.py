@@ -133,6 +133,7 @@ def _not_served(service: Service, view: View) -> list[str]:
 
 def _pod(pod: Pod, view: View) -> Iterator[Section]:
     yield "Status", column.pod_status(pod)
+    yield "Reason", pod.message
     yield "IP", ",".join(pod.ips)
     yield "Minion", pod.spec.node or pod.host_ip
     containers = []

@@ -63,6 +63,8 @@ class WirePodStatus(Wire, frozen=True, gc=False, rename=wire_name):
     """PodStatus."""
 
     phase: str | None = None
+    reason: str | None = None
+    message: str | None = None
     pod_ip: str | None = None
     pod_ips: list[WirePodIP] | None = None
     host_ip: str | None = None
@@ -114,6 +116,8 @@ def build_pod(wire: WirePod) -> Pod:
         host_ip=check.address(status.host_ip, "status", "hostIP") if status.host_ip else "",
         ready=ready_of(status.conditions),
         deletion=(wire.metadata and wire.metadata.deletion_timestamp) or "",
+        reason=status.reason or "",
+        message=status.message or "",
     )
 
 

@@ -141,6 +141,8 @@ def _pod(pod: Pod) -> Fields:
         metadata["deletionTimestamp"] = pod.deletion
     status = _kept(
         phase=pod.phase,
+        reason=pod.reason,
+        message=pod.message,
         hostIP=pod.host_ip,
         podIP=pod.ips[0] if pod.ips else "",
         podIPs=[{"ip": ip} for ip in pod.ips],

@@ -49,6 +49,10 @@ class Pod(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", tag
     """The Ready condition; None when the record has none."""
     deletion: str = ""
     """deletionTimestamp: set means terminating."""
+    reason: str = ""
+    """status.reason: one word for why it is in this phase."""
+    message: str = ""
+    """status.message: the same as a sentence."""
 
     @property
     def key(self) -> Key:

@@ -202,7 +202,7 @@ class DirStore:
             if file.claims.changed:
                 file.save()
 
-    def _settle(self, served: Served) -> str:
+    def _settle(self, served: Served[ClaimFile]) -> str:
         """Give services what they hold or ask for; return why nothing could be claimed, "" when it could."""
         file = served.file
         for _ in served.settle_held():

@@ -1,18 +1,18 @@
-"""What readers of a record directory see: each record that counts, services with what they hold.
+"""What readers of a store see: each record that counts, services with what they hold.
 
 Owns: the step from a service as it was written to the service as it is served, who waits for what, and what was last
-emitted. Must not know: files of records, inotify. Claims change only for a service whose own wish changed: an endpoint
-never touches them.
+emitted. Must not know: where records and claims are kept. Claims change only for a service whose own wish
+changed: an endpoint never touches them.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Generic, Protocol, TypeVar
 
 from svcnet.model.claim import NOTHING, Resource, claim_id, claim_key
 from svcnet.model.meta import Key
 from svcnet.model.record import Record
 from svcnet.model.service import Service
-from svcnet.store.catalog import Catalog
-from svcnet.store.claim_file import ClaimFile
+from svcnet.store.catalog import Reports
 from svcnet.virtual_ip import Claims, Settled, asks, wakes
 
 CHUNK = 500
@@ -21,10 +21,40 @@ BRAKE_LEAST = 10
 """A list that lacks this many, and over half, of the holders is not believed (architecture, decision 9)."""
 
 
-class Served:
+class Records(Protocol):
+    """All records as they were written."""
+
+    reports: Reports
+
+    def get(self, key: Key) -> Record | None:
+        """Return a record."""
+        ...
+
+
+class Kept(Protocol):
+    """Where claims are kept."""
+
+    @property
+    def claims(self) -> Claims:
+        """The table, as it was last loaded and has been changed since."""
+        ...
+
+    def load(self) -> tuple[Iterable[str], Iterable[Resource]]:
+        """Take over what others have claimed; return whose claim is another one now, and what was given up."""
+        ...
+
+    def save(self) -> None:
+        """Write the table."""
+        ...
+
+
+File = TypeVar("File", bound=Kept)
+
+
+class Served(Generic[File]):
     """All records as served. One reader."""
 
-    def __init__(self, catalog: Catalog, file: ClaimFile) -> None:
+    def __init__(self, catalog: Records, file: File) -> None:
         self.file = file
         self.emitted: dict[Key, Record] = {}
         self.unclaimed: set[Key] = set()
@@ -112,7 +142,8 @@ class Served:
     def settle(self, *, quiet: bool) -> None:
         """Settle the others, under the lock and after `load`, and save.
 
-        `quiet`: no change waits to be read, so a holder without a record really is gone. OSError: nothing is settled.
+        `quiet`: no change waits to be read, so a holder without a record really is gone. What saving raises is raised,
+        and nothing is settled.
         """
         done: list[Key] = []
         try:
@@ -127,7 +158,7 @@ class Served:
                     done.append(key)
             if self.claims.changed:
                 self.file.save()
-        except OSError:
+        except Exception:
             self.touch(done)
             raise
 

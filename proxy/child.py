@@ -1,0 +1,153 @@
+"""A worker process, from the daemon's side: started, told, and started again when it ends.
+
+Owns: the process, its socket, the thread that waits for it. Must not know what it is told.
+
+The thread that starts a process stays as long as that lives: the worker asks the kernel to end it with its parent
+(PR_SET_PDEATHSIG), and to the kernel a parent is a thread.
+"""
+
+import logging
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from svcnet.pacing import Backoff
+from svcnet.proxy.wire import Inbox, send
+
+log = logging.getLogger(__name__)
+
+CONFIRM_SECONDS = 5.0
+"""A worker that says nothing for so long is ended, and started again."""
+LIVED_SECONDS = 1.0
+"""When two in a row lived for less, the next ones are started later and later."""
+
+Message = tuple[dict[str, Any], Sequence[int]]
+
+
+class Child:
+    """Runs from `start` to `stop`. `greeting` returns all that a new process must be told; `lock` guards its answer."""
+
+    def __init__(self, number: int, lock: threading.RLock, greeting: Callable[[int], Sequence[Message]]) -> None:
+        self._number = number
+        self._lock = lock
+        self._greeting = greeting
+        self._socket: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._told = threading.Condition()
+        self._asked = self._confirmed = 0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"proxy-worker-{number}", daemon=True)
+        self.starts = 0
+        self.counters: dict[str, int] = {}
+        """What it counted, as of its last answer."""
+
+    @property
+    def pid(self) -> int:
+        """Process id; 0 while there is none."""
+        process = self._process
+        return process.pid if process is not None else 0
+
+    def start(self) -> None:
+        """Start the process; what it is told before it listens waits for it."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it, and wait for that."""
+        self._stopping.set()
+        with self._lock:
+            if self._socket is not None:
+                self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+
+    def tell(self, messages: Sequence[Message]) -> None:
+        """Send messages. One that is just being started gets everything anyway. Call it with the lock held."""
+        if self._socket is None:
+            return
+        try:
+            for message, fds in messages:
+                send(self._socket, message, fds)
+        except OSError as error:
+            log.warning("proxy worker lost number=%s why=%s", self._number, error)
+            self._give_up()
+
+    def confirm(self) -> bool:
+        """Wait until all that it was told is in force; False when it ended or hangs: then a new one is told all."""
+        with self._lock:
+            self._asked += 1
+            asked, there = self._asked, self._socket
+            self.tell([({"ack": asked}, ())])
+        if there is None:
+            return False
+        with self._told:
+            done = self._told.wait_for(lambda: self._confirmed >= asked or self._socket is not there, CONFIRM_SECONDS)
+        if not done:
+            log.error("proxy worker hangs number=%s: starting another", self._number)
+            self._give_up()
+        return self._confirmed >= asked
+
+    def _give_up(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+
+    def _run(self) -> None:
+        backoff, short_lives = Backoff(), 0
+        while not self._stopping.is_set():
+            begin = time.monotonic()
+            try:
+                code = self._live()
+            except OSError as error:
+                code = error.errno or 1
+                log.exception("proxy worker could not start number=%s", self._number)
+            if self._stopping.is_set():
+                return
+            log.error("proxy worker ended number=%s code=%s: starting another", self._number, code)
+            short_lives = short_lives + 1 if time.monotonic() - begin < LIVED_SECONDS else 0
+            if short_lives > 1:  # the first one at once: clients wait
+                self._stopping.wait(backoff.failed())
+            else:
+                backoff.worked()
+
+    def _live(self) -> int:
+        """One process, from begin to end; its exit code."""
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                command = [sys.executable, "-P", "-m", "svcnet.proxy.worker", str(theirs.fileno())]
+                process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+            ours.settimeout(CONFIRM_SECONDS)
+            with self._lock:
+                self._process, self._socket = process, ours
+                self.starts += 1
+                if not self._stopping.is_set():
+                    self.tell(self._greeting(self._number))
+            self._listen(ours)
+            with self._lock, self._told:
+                self._socket = None
+                self._told.notify_all()
+        try:
+            return process.wait(CONFIRM_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+    def _listen(self, ours: socket.socket) -> None:
+        """Take confirmations until the other end closes."""
+        inbox = Inbox()
+        while True:
+            try:
+                alive = inbox.receive(ours)
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+            while (got := inbox.take()) is not None:
+                with self._told:
+                    self._confirmed = got[0].pop("ack")
+                    self.counters = got[0]
+                    self._told.notify_all()
+            if not alive:
+                return

@@ -1,0 +1,185 @@
+"""UDP through the proxy: one flow for each client of a frontend, each with a socket of its own towards its backend.
+
+Owns: the flow table of one frontend. A socket for each flow tells which client a reply is for, and an ICMP refusal
+comes to the flow that it is about. Datagrams stay whole and are never split, joined or cut.
+"""
+
+import socket
+from contextlib import suppress
+
+from svcnet.balance import RoundRobin
+from svcnet.proxy.loop import EDGES, Timer
+from svcnet.proxy.place import Place
+from svcnet.proxy.row import Backend, Weights
+
+IDLE_SECONDS = 20.0
+"""A flow without a datagram for this long is forgotten (contract, `idle-timeout`)."""
+DATAGRAMS_A_TURN = 64
+LARGEST_BYTES = 65535
+RECEIVE_BUFFER_BYTES = 4 << 20
+
+Client = tuple[str, int] | tuple[str, int, int, int]
+
+
+class Flow:
+    """One client's datagrams, to one backend after another until one does not refuse."""
+
+    __slots__ = ("_refused", "_unanswered", "backend", "client", "door", "last", "sock", "timer")
+
+    def __init__(self, door: "UdpDoor", client: Client) -> None:
+        self.door, self.client = door, client
+        self.sock: socket.socket | None = None
+        self.backend: Backend | None = None
+        self._refused: tuple[Backend, ...] = ()
+        self._unanswered: bytes | None = None
+        """The last datagram of the client, until there is an answer: what a backend refuses, the next one gets."""
+        self.last = door.place.loop.now
+        self.timer: Timer = door.place.loop.later(IDLE_SECONDS, self._look)
+
+    def send(self, data: memoryview) -> None:
+        """From the client to the backend."""
+        self.last = self.door.place.loop.now
+        self._unanswered = bytes(data)
+        self._send(data)
+
+    def _send(self, data: memoryview | bytes) -> None:
+        while self.sock is not None or self._connect():
+            assert self.sock is not None
+            try:
+                self.sock.send(data)
+            except ConnectionRefusedError:
+                self._fail()
+            except OSError:
+                return  # the kernel has no room, or no way: as if it was lost
+            else:
+                return
+        self.end()
+
+    def end(self) -> None:
+        """Forget it."""
+        self.timer.cancel()
+        self._disconnect()
+        self.door.forget(self)
+
+    def _connect(self) -> bool:
+        place = self.door.place
+        while (backend := self.door.picker.pick(self._refused)) is not None:
+            sock = socket.socket(self.door.family, socket.SOCK_DGRAM)
+            sock.setblocking(False)
+            self.sock, self.backend = sock, backend
+            try:
+                sock.connect((backend.address, backend.port))
+            except OSError:  # no way to it
+                self._fail()
+            else:
+                place.loop.add(sock.fileno(), self._on_reply, EDGES)
+                return True
+        return False
+
+    def _disconnect(self) -> None:
+        sock, self.sock = self.sock, None
+        if sock is not None:
+            self.door.place.loop.bury(sock)
+
+    def _fail(self) -> None:
+        """The backend refuses."""
+        self.door.place.counters.dial_failures += 1
+        if self.backend is not None:
+            self._refused += (self.backend,)
+        self._disconnect()
+
+    def _on_reply(self, _events: int) -> None:
+        place = self.door.place
+        for _ in range(DATAGRAMS_A_TURN):
+            if self.sock is None:
+                return
+            try:
+                number = self.sock.recv_into(place.buffer, LARGEST_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                self._fail()
+                if self._unanswered is not None:
+                    self._send(self._unanswered)
+                return
+            self._unanswered, self._refused = None, ()
+            self.last = place.loop.now
+            self.door.reply(self.client, place.view[:number])
+        place.loop.again(self._more)
+
+    def _more(self) -> None:
+        self._on_reply(0)
+
+    def _look(self) -> None:
+        loop = self.door.place.loop
+        left = self.last + IDLE_SECONDS - loop.now
+        if left <= 0:
+            self.end()
+        else:
+            self.timer = loop.later(left, self._look)
+
+
+class UdpDoor:
+    """One UDP frontend."""
+
+    def __init__(self, place: Place, sock: socket.socket) -> None:
+        self.place = place
+        self.picker: RoundRobin[Backend] = RoundRobin()
+        self.family = sock.family
+        self._sock = sock
+        self._flows: dict[Client, Flow] = {}
+        sock.setblocking(False)
+        with suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        place.loop.add(sock.fileno(), self._on_datagram, EDGES)
+
+    def update(self, weights: Weights) -> None:
+        """Flows whose backend is gone find another with their next datagram."""
+        self.picker.update(weights)
+        for flow in [f for f in self._flows.values() if f.backend not in weights]:
+            flow.end()
+
+    def close(self) -> None:
+        """Serve no more."""
+        for flow in list(self._flows.values()):
+            flow.end()
+        self.place.loop.bury(self._sock)
+        self.place.budget.give(1)
+
+    def forget(self, flow: Flow) -> None:
+        """It ended."""
+        if self._flows.pop(flow.client, None) is not None:
+            self.place.budget.give(1)
+            self.place.counters.flows -= 1
+
+    def reply(self, client: Client, data: memoryview) -> None:
+        """From the virtual IP to a client."""
+        with suppress(OSError):  # no room, no way: as if it was lost
+            self._sock.sendto(data, client)
+
+    def _on_datagram(self, _events: int) -> None:
+        place = self.place
+        for _ in range(DATAGRAMS_A_TURN):
+            if self._sock.fileno() < 0:
+                return
+            try:
+                number, client = self._sock.recvfrom_into(place.buffer, LARGEST_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue  # an ICMP error about a reply of ours: the client is gone
+            flow = self._flows.get(client) or self._new_flow(client)
+            if flow is not None:
+                flow.send(place.view[:number])
+        place.loop.again(self._more)
+
+    def _more(self) -> None:
+        self._on_datagram(0)
+
+    def _new_flow(self, client: Client) -> Flow | None:
+        if not self.place.budget.take(1):
+            self.place.counters.refused_for_room += 1
+            return None
+        flow = self._flows[client] = Flow(self, client)
+        self.place.counters.flows += 1
+        return flow

@@ -1,0 +1,77 @@
+"""The daemon's sockets on virtual IPs.
+
+Owns: how they are opened, and how many there can be. They belong to the daemon, so that the end of a worker closes no
+port; workers get copies.
+"""
+
+import errno
+import resource
+import socket
+from contextlib import suppress
+
+from svcnet.proxy.row import Frontend, family
+
+BACKLOG = 4096
+RESERVED = 128
+"""File descriptors that the daemon keeps for everything else."""
+_IP_FREEBIND, _IPV6_FREEBIND = 15, 78
+"""linux/in.h, linux/in6.h: an address that is local by a route alone may be bound."""
+
+
+def raise_limit() -> int:
+    """Let this process, and those that it starts, have as many file descriptors as it may; their number."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def most_listeners(limit: int, workers: int) -> int:
+    """How many frontends there can be: the daemon has a socket a worker for each, and a worker needs half its own."""
+    return max(1, min((limit - RESERVED) // workers, limit // 2))
+
+
+def open_listener(frontend: Frontend, *, shared: bool) -> socket.socket:
+    """A socket on a frontend. `shared`: one of several, between which the kernel divides the clients. OSError."""
+    tcp = frontend.protocol == "tcp"
+    sock = socket.socket(family(frontend), socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM)
+    try:
+        if frontend.family == 6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if tcp:
+            # Accepted sockets inherit the last two.
+            for level, option in (
+                (socket.SOL_SOCKET, socket.SO_REUSEADDR),
+                (socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+                (socket.IPPROTO_TCP, socket.TCP_NODELAY),
+            ):
+                sock.setsockopt(level, option, 1)
+        sock.bind((frontend.address, frontend.port))
+        if tcp:
+            sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def close_listener(sock: socket.socket) -> None:
+    """Refuse from now on, whoever else has a copy."""
+    with suppress(OSError):  # a UDP socket can't be shut down: it lives until the worker closes its copy
+        sock.shutdown(socket.SHUT_RDWR)
+    sock.close()
+
+
+def why_not(error: OSError) -> str:
+    """What to tell of a socket that could not be opened."""
+    if error.errno == errno.EADDRINUSE:
+        return "something else listens there, on this address or on all of them: it is not served"
+    if error.errno == errno.EACCES:
+        return "ports below 1024 need CAP_NET_BIND_SERVICE: it is not served"
+    return f"{error.strerror or error}: it is not served"

@@ -1,0 +1,226 @@
+"""One TCP connection through the proxy: the shell around a Session.
+
+Owns: the two sockets, the dial, the delivery of ends and resets. Must not decide where to dial or what an end means:
+the session does.
+"""
+
+import errno
+import fcntl
+import socket
+import struct
+import termios
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+from svcnet.proxy.loop import LOST, Timer
+from svcnet.proxy.place import Place
+from svcnet.proxy.pump import End, finish, pump
+from svcnet.proxy.row import Backend
+from svcnet.proxy.session import Act, Command, Session, Side
+
+DESCRIPTORS = 2
+"""Taken of the budget by each connection, from its begin."""
+FLUSH_SECONDS = 30.0
+"""How long a side that is to be reset may take to acknowledge what it was sent before."""
+FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.001, 0.1
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_IN_PROGRESS = {0, errno.EINPROGRESS}
+
+
+class Relay:
+    """Begin with `begin`; it ends by itself and then calls `gone`."""
+
+    __slots__ = ("_place", "client", "gone", "server", "session", "timer")
+
+    def __init__(self, place: Place, client: socket.socket, session: Session, gone: Callable[["Relay"], None]) -> None:
+        self._place = place
+        self.client = End(client)
+        self.server: End | None = None
+        self.session = session
+        self.timer: Timer | None = None
+        self.gone: Callable[[Relay], None] | None = gone
+
+    def begin(self) -> None:
+        """A client was accepted."""
+        self.client.sock.setblocking(False)
+        self._place.loop.add(self.client.sock.fileno(), self._on_client)
+        self._obey(self.session.begin())
+
+    def _on_client(self, events: int) -> None:
+        client, server = self.client, self.server
+        client.notice(events)
+        if server is not None and self.timer is None:
+            self._turn(server)
+        elif events & LOST:
+            self._obey(self.session.client_lost())
+
+    def _on_server(self, events: int) -> None:
+        server = self.server
+        if server is None:
+            return
+        if self.timer is not None:
+            self._dialled(server)
+            if self.timer is not None or self.server is not server:
+                return
+        server.notice(events)
+        self._turn(server)
+
+    def _turn(self, server: End) -> None:
+        """Move what can be moved, and pass ends on."""
+        client = self.client
+        more = (client.readable or server.pending) and pump(self._place, client, server)
+        if (server.readable or client.pending) and pump(self._place, server, client):
+            more = True
+        if client.lost and not client.ended:
+            more = True  # writing to it failed just now: what it said before that is still to be read
+        if client.ended or server.ended:
+            self._pass_ends(client, server)
+        if more and self.server is server:
+            self._place.loop.again(self._again)
+
+    def _again(self) -> None:
+        if self.server is not None and self.timer is None:
+            self._turn(self.server)
+
+    def _pass_ends(self, client: End, server: End) -> None:
+        for side, source, sink in ((Side.CLIENT, client, server), (Side.SERVER, server, client)):
+            if self.server is server and source.ended and not sink.pending:
+                self._obey(self.session.broken(side) if source.lost else self.session.finished(side))
+
+    def _obey(self, command: Command) -> None:
+        match command.act:
+            case Act.DIAL:
+                assert command.backend is not None
+                self._dial(command.backend, command.seconds)
+            case Act.FINISH:
+                finish(self._end(command.side))
+            case Act.RESET:
+                self._reset(command.side)
+            case Act.CLOSE:
+                self._close()
+            case _:
+                pass
+
+    def _end(self, side: Side) -> End:
+        if side is Side.CLIENT:
+            return self.client
+        assert self.server is not None
+        return self.server
+
+    def _dial(self, backend: Backend, seconds: float) -> None:
+        self._drop_server()
+        kind = socket.AF_INET6 if ":" in backend.address else socket.AF_INET
+        try:
+            sock = socket.socket(kind, socket.SOCK_STREAM)
+        except OSError:
+            # No descriptor, no memory: another backend would fare no better.
+            self._reset(Side.CLIENT)
+            return
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.server = End(sock)
+        self.timer = self._place.loop.later(seconds, self._timed_out)
+        if sock.connect_ex((backend.address, backend.port)) in _IN_PROGRESS:
+            self._place.loop.add(sock.fileno(), self._on_server)
+        else:  # in a turn of its own: hundreds that refuse at once would be hundreds of calls deep
+            self._place.loop.again(partial(self._refused, self.server))
+
+    def _refused(self, server: End) -> None:
+        if self.server is server and self.timer is not None:
+            self._fail_dial(self.session.refused)
+
+    def _dialled(self, server: End) -> None:
+        """Something happened to the socket that is being connected."""
+        if server.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._fail_dial(self.session.refused)
+            return
+        try:
+            server.sock.getpeername()
+        except OSError:
+            return  # not yet
+        self._stop_timer()
+        self.session.connected()
+
+    def _timed_out(self) -> None:
+        self._fail_dial(self.session.timed_out)
+
+    def _fail_dial(self, event: Callable[[], Command]) -> None:
+        self._place.counters.dial_failures += 1
+        self._stop_timer()
+        command = event()
+        if command.act is Act.RESET:
+            self._place.counters.given_up += 1
+        self._obey(command)
+
+    def _stop_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def _drop_server(self) -> None:
+        server, self.server = self.server, None
+        if server is not None:
+            server.drop_pipe(self._place)
+            self._place.loop.bury(server.sock)
+
+    def _reset(self, side: Side) -> None:
+        """Close all but `side`, and that one by a reset once it has all that it was sent."""
+        self._stop_timer()
+        target = self._end(side)
+        self._place.loop.remove(target.sock.fileno())
+        Flush(self._place, target.sock)
+        self._leave(keep=target)
+
+    def _close(self) -> None:
+        self._stop_timer()
+        self._leave(keep=None)
+
+    def _leave(self, keep: End | None) -> None:
+        for end in (self.client, self.server):
+            if end is not None:
+                end.drop_pipe(self._place)
+                if end is not keep:
+                    if keep is not None:  # an end of a broken connection has no more to say
+                        _reset_on_close(end.sock)
+                    self._place.loop.bury(end.sock)
+        self.server = None
+        self._place.budget.give(DESCRIPTORS if keep is None else DESCRIPTORS - 1)
+        gone, self.gone = self.gone, None
+        if gone is not None:
+            gone(self)
+
+
+class Flush:
+    """A socket that is reset as soon as all was acknowledged that it was sent: a reset throws away what is not."""
+
+    __slots__ = ("_delay", "_left", "_place", "_sock")
+
+    def __init__(self, place: Place, sock: socket.socket) -> None:
+        self._place, self._sock = place, sock
+        self._delay, self._left = FIRST_LOOK_SECONDS, FLUSH_SECONDS
+        self._look()
+
+    def _look(self) -> None:
+        if _unacknowledged(self._sock) and self._left > 0:
+            self._left -= self._delay
+            self._place.loop.later(self._delay, self._look)
+            self._delay = min(LAST_LOOK_SECONDS, self._delay * 2)
+            return
+        _reset_on_close(self._sock)
+        self._place.loop.bury(self._sock)
+        self._place.budget.give(1)
+
+
+def _unacknowledged(sock: socket.socket) -> int:
+    """Bytes that were sent and not acknowledged yet (SIOCOUTQ, tcp(7); 0 once it is closed)."""
+    try:
+        answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4)
+    except OSError:
+        return 0
+    return int.from_bytes(answer, "little")
+
+
+def _reset_on_close(sock: socket.socket) -> None:
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)

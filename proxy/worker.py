@@ -1,0 +1,100 @@
+"""A worker: moves the bytes of all frontends it is told of. `python -m svcnet.proxy.worker FD`.
+
+Owns: the process. FD is its end of the socket to the daemon, from which listeners and rows come (wire.py); it ends when
+that does, or with its parent. Never reads a store, opens no listener of its own.
+
+A message has `put`, rows of [id, protocol, [[address, port, weight], …], listener], where listener says whether its
+socket comes with it; `drop`, ids; and `ack`, a number that comes back when all of it is in force.
+"""
+
+import contextlib
+import ctypes
+import gc
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+from functools import partial
+from typing import Any
+
+from svcnet.proxy.datagram import UdpDoor
+from svcnet.proxy.listener import Door, Hall, TcpDoor
+from svcnet.proxy.loop import Loop
+from svcnet.proxy.place import Place
+from svcnet.proxy.row import Backend
+from svcnet.proxy.wire import Inbox, send
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Worker:
+    """The frontends of one process."""
+
+    def __init__(self, control: socket.socket, limit: int) -> None:
+        self._control = control
+        self._loop = Loop()
+        self._place = Place(self._loop, limit)
+        self._hall = Hall(self._place)
+        self._doors: dict[int, Door] = {}
+        self._inbox = Inbox()
+        # Level-triggered: one read a turn, however much there is.
+        self._loop.add(control.fileno(), self._on_control, select.EPOLLIN)
+
+    def run(self) -> None:
+        """Serve until the daemon ends."""
+        self._loop.run()
+
+    def _on_control(self, _events: int) -> None:
+        try:
+            alive = self._inbox.receive(self._control)
+        except OSError:
+            alive = False
+        while (got := self._inbox.take()) is not None:
+            self._carry_out(*got)
+        if not alive:
+            self._loop.stop()
+
+    def _carry_out(self, message: dict[str, Any], fds: list[int]) -> None:
+        for ident in message.get("drop", ()):
+            door = self._doors.pop(ident, None)
+            if door is not None:
+                door.close()
+        given = iter(fds)
+        for ident, protocol, rows, listener in message.get("put", ()):
+            if listener:
+                self._open(ident, protocol, socket.socket(fileno=next(given)))
+            self._doors[ident].update({Backend(address, port): weight for address, port, weight in rows})
+        if "ack" in message:  # when the sockets that were dropped are closed
+            self._loop.again(partial(self._confirm, message["ack"]))
+
+    def _confirm(self, number: int) -> None:
+        with contextlib.suppress(OSError):  # the daemon is gone, which the next read will tell
+            send(self._control, {"ack": number, **self._place.counters.as_dict()})
+
+    def _open(self, ident: int, protocol: str, sock: socket.socket) -> None:
+        # A listener always gets its place: the daemon keeps their number below what a worker can have.
+        self._place.budget.used += 1
+        udp = protocol == "udp"
+        self._doors[ident] = UdpDoor(self._place, sock) if udp else TcpDoor(self._place, self._hall, sock)
+
+
+def main() -> None:
+    """Entry point."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library: the end of the socket ends us too
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    for number in (signal.SIGINT, signal.SIGHUP):  # meant for the daemon, which a terminal would not tell apart
+        signal.signal(number, signal.SIG_IGN)
+    control = socket.socket(fileno=int(sys.argv[1]))
+    os.set_inheritable(control.fileno(), False)
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    worker = Worker(control, limit)
+    # Connections break their cycles when they end: nothing is left for a collector to find.
+    gc.freeze()
+    gc.disable()
+    worker.run()
+
+
+if __name__ == "__main__":
+    main()

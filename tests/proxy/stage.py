@@ -1,0 +1,124 @@
+"""A worker process with listeners on loopback, and backends that do as a test says.
+
+Owns: the sockets of a test, closed at its end. Must not know what is tried.
+"""
+
+import resource
+import socket
+import struct
+import threading
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from typing import Any, Self
+
+from svcnet.proxy.child import Child
+from svcnet.proxy.row import Backend
+
+PATIENCE_SECONDS = 30.0
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+HOST = "127.0.0.1"
+
+
+class Stage:
+    """Use as a context."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._idents = 0
+        self.child = Child(0, threading.RLock(), lambda _number: ())
+
+    def __enter__(self) -> Self:
+        self.child.start()
+        self._stack.callback(self.child.stop)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def keep(self, sock: socket.socket) -> socket.socket:
+        """Close it in the end."""
+        sock.settimeout(PATIENCE_SECONDS)
+        return self._stack.enter_context(sock)
+
+    def tell(self, message: dict[str, Any], fds: Iterable[int] = ()) -> None:
+        """Tell the worker, and wait until it is so."""
+        while not self.child.confirm():  # it is just being started
+            threading.Event().wait(0.005)
+        self.child.tell([(message, list(fds))])
+        assert self.child.confirm()
+
+    def frontend(self, *backends: Backend, protocol: str = "tcp", weights: Mapping[Backend, int] | None = None) -> int:
+        """Open a frontend to these backends; its number. Its address: `self.address(number)`."""
+        self._idents += 1
+        kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+        listener = self.keep(socket.socket(socket.AF_INET, kind))
+        listener.bind((HOST, 0))
+        if protocol == "tcp":
+            listener.listen(4096)
+        self.listeners = getattr(self, "listeners", {}) | {self._idents: listener}
+        row = [self._idents, protocol, rows(*backends, weights=weights), True]
+        self.tell({"put": [row]}, [listener.fileno()])
+        return self._idents
+
+    def update(self, ident: int, *backends: Backend, protocol: str = "tcp") -> None:
+        """Other backends."""
+        self.tell({"put": [[ident, protocol, rows(*backends), False]]})
+
+    def drop(self, ident: int) -> None:
+        """Close a frontend, in both processes."""
+        self.listeners[ident].close()
+        self.tell({"drop": [ident]})
+
+    def address(self, ident: int) -> tuple[str, int]:
+        """Where clients connect."""
+        host, port = self.listeners[ident].getsockname()
+        return host, port
+
+    def client(self, ident: int) -> socket.socket:
+        """A connected client."""
+        return self.keep(socket.create_connection(self.address(ident), PATIENCE_SECONDS))
+
+    def server(self, kind: int = socket.SOCK_STREAM, backlog: int = 128) -> tuple[socket.socket, Backend]:
+        """A listening backend; the test accepts."""
+        sock = self.keep(socket.socket(socket.AF_INET, kind))
+        sock.bind((HOST, 0))
+        if kind == socket.SOCK_STREAM:
+            sock.listen(backlog)
+        return sock, Backend(*sock.getsockname())
+
+    def dead(self, kind: int = socket.SOCK_STREAM) -> Backend:
+        """A backend that refuses: its port stays taken, by a socket that does not listen."""
+        sock = self.keep(socket.socket(socket.AF_INET, kind))
+        sock.bind((HOST, 0))
+        backend = Backend(*sock.getsockname())
+        if kind == socket.SOCK_DGRAM:
+            sock.connect((HOST, 9))  # datagrams of others are refused
+        return backend
+
+    def accept(self, server: socket.socket) -> socket.socket:
+        """The next connection that reached a backend."""
+        return self.keep(server.accept()[0])
+
+
+def rows(*backends: Backend, weights: Mapping[Backend, int] | None = None) -> list[tuple[str, int, int]]:
+    """As they are told to a worker."""
+    return [(*backend, (weights or {}).get(backend, 1)) for backend in backends]
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """Until FIN; ConnectionResetError at a reset."""
+    parts = []
+    while data := sock.recv(1 << 20):
+        parts.append(data)
+    return b"".join(parts)
+
+
+def reset(sock: socket.socket) -> None:
+    """Send a reset."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    sock.close()
+
+
+def file_limit() -> int:
+    """How many file descriptors this process may have."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

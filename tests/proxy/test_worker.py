@@ -1,0 +1,120 @@
+"""A worker process that is killed, that has few file descriptors, that loses its parent."""
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from svcnet.proxy.row import Frontend
+from svcnet.proxy.wire import Inbox, encode, send
+from tests.harness.until import until
+from tests.proxy.stage import Stage
+
+FEW = 256
+
+
+class Crowd(NamedTuple):
+    """A worker, its one backend, and more clients than the worker may have file descriptors."""
+
+    stage: Stage
+    server: socket.socket
+    clients: list[socket.socket]
+
+
+@pytest.fixture
+def crowded() -> Iterator[Crowd]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (FEW, hard))
+    try:
+        with Stage() as stage:
+            server, backend = stage.server(backlog=2 * FEW)
+            front = stage.frontend(backend)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # our own: the worker keeps the few
+            yield Crowd(stage, server, [stage.client(front) for _ in range(FEW)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def sleeps(pid: int) -> bool:
+    """Whether a process waits for something (proc(5), state S)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
+def open_files(pid: int) -> int:
+    """How many file descriptors it has."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def test_frames_arrive_whole_however_they_are_cut() -> None:
+    one, other = socket.socketpair()
+    with one, other, Path(os.devnull).open() as null:
+        inbox = Inbox()
+        for byte in encode({"a": 1}):
+            assert inbox.take() is None
+            one.send(bytes([byte]))
+            inbox.receive(other)
+        assert inbox.take() == ({"a": 1}, [])
+        send(one, {"b": 2}, [null.fileno()])
+        send(one, {"c": 3})
+        until(lambda: inbox.receive(other) and inbox.receive(other))
+        message, fds = inbox.take() or ({}, [])
+        assert message == {"b": 2}
+        assert os.path.samestat(os.fstat(fds[0]), os.fstat(null.fileno()))
+        os.close(fds[0])
+        assert inbox.take() == ({"c": 3}, [])
+
+
+def test_a_killed_worker_is_started_again(stage: Stage) -> None:
+    until(stage.child.confirm)
+    before = stage.child.pid
+    os.kill(before, signal.SIGKILL)
+    until(lambda: stage.child.pid != before and stage.child.confirm())
+    assert stage.child.starts == 2
+
+
+def test_clients_beyond_the_file_limit_wait_and_are_served_when_there_is_room(crowded: Crowd) -> None:
+    stage, server, clients = crowded
+    pid = stage.child.pid
+    for number, one in enumerate(clients):
+        one.send(number.to_bytes(2))
+    for _ in clients:
+        inner = stage.accept(server)
+        number = int.from_bytes(inner.recv(2))
+        inner.close()
+        assert clients[number].recv(1) == b""
+        clients[number].close()
+    assert stage.child.pid == pid, "it is the same worker"
+
+
+def test_a_worker_that_is_full_does_not_spin(crowded: Crowd) -> None:
+    pid = crowded.stage.child.pid
+    until(lambda: open_files(pid) > FEW - 60)
+    looks = 0
+
+    def asleep_a_hundred_times() -> bool:
+        nonlocal looks
+        looks = looks + 1 if sleeps(pid) else 0
+        return looks > 100
+
+    until(asleep_a_hundred_times)
+    assert open_files(pid) < FEW
+
+
+def test_a_worker_ends_when_its_parent_does() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        command = [sys.executable, "-P", "-m", "svcnet.proxy.worker", str(theirs.fileno())]
+        worker = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+    ours.close()
+    assert worker.wait(30) == 0
+
+
+def test_what_is_not_a_frontend_says_so_in_words() -> None:
+    assert str(Frontend(4, "10.0.0.5", "tcp", 80)) == "10.0.0.5 tcp/80"

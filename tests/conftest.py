@@ -38,6 +38,7 @@ def _can_make_sctp_socket() -> bool:
 
 CAPABILITIES: dict[str, Callable[[], bool]] = {
     "bridge-nf": Path("/proc/sys/net/bridge/bridge-nf-call-iptables").exists,
+    "etcd": lambda: shutil.which("etcd") is not None,
     "ipset": lambda: shutil.which("ipset") is not None,
     "iptables": lambda: shutil.which("iptables-restore") is not None,
     "ipv6": Path("/proc/sys/net/ipv6").exists,

@@ -5,7 +5,7 @@ Owns: when to read, in what order a load goes in, and our jumps in the built-in 
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from svcnet.iptables.chain_text import FILTER, JUMPS, NAT, Chain, jump, restore_text
@@ -36,6 +36,10 @@ class Tables(Protocol):
         """Carry a text of iptables-restore out, all of a table or nothing."""
         ...
 
+    def watermark(self) -> Hashable:
+        """A value that is another after a change, whoever made it."""
+        ...
+
 
 class Iptables:
     """Translation by chains SVCNET-…, one layout a family."""
@@ -46,6 +50,13 @@ class Iptables:
         self._tables = tables
         self._parameters = {p.family: p for p in parameters}
         self._layouts: dict[int, Layout] = {}
+        self._watermark: Hashable = None
+        """As of our last change. What others change while we do is found at the next change or start alone."""
+
+    def changed_by_others(self) -> bool:
+        """Whether anybody else has changed the tables since our last change, or the last call: time to `sync`."""
+        before, self._watermark = self._watermark, self._tables.watermark()
+        return self._watermark != before
 
     def look(self, desired: Desired) -> Desired:
         """What is in force, in the plan's terms; changes nothing. For `svcnet plan`."""
@@ -67,6 +78,7 @@ class Iptables:
                 log.info("wrote chains family=%s variant=%s chains=%s", family, self._tables.variant, len(edit))
         for family in set(FAMILIES) - self._parameters.keys():  # the family that the service CIDR has no more
             _remove(self._tables, family)
+        self._watermark = self._tables.watermark()
         return diff(before, desired)
 
     def apply(self, plan: Plan[Frontend, Treatment]) -> int:
@@ -78,6 +90,7 @@ class Iptables:
                 # That packets still come to us costs nothing to ask in the same restore.
                 self._tables.restore(family, restore_text(edit, {}, JUMPS))
                 count += len(edit)
+        self._watermark = self._tables.watermark()
         return count
 
     def remove(self) -> bool:

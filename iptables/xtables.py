@@ -8,11 +8,12 @@ import errno
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 from svcnet.iptables.netlink import NetlinkError
 from svcnet.iptables.saved import Saved, parse
+from svcnet.iptables.watermark import LegacyWatermark, NftWatermark
 from svcnet.model.errors import KernelError, NotPermittedError
 
 LEGACY, NFT = "legacy", "nft"
@@ -25,6 +26,8 @@ TABLES_IN_USE = {
     6: Path("/proc/thread-self/net/ip6_tables_names"),
 }
 """The legacy tables that this network namespace has. To ask iptables-legacy would make them."""
+CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}
+"""Bit numbers of capabilities(7)."""
 SBIN = "/usr/sbin:/sbin"
 
 
@@ -42,6 +45,7 @@ class Xtables:
     def __init__(self, variant: str, programs: Mapping[str, str]) -> None:
         self.variant = variant
         self._programs = programs
+        self._watermark: LegacyWatermark | NftWatermark | None = None
 
     def save(self, family: int) -> Saved:
         """What is in force of a family, read without changing anything."""
@@ -60,6 +64,26 @@ class Xtables:
         done = _run([program, "--noflush", "--wait", str(WAIT_SECONDS)], text)
         if done.returncode:
             raise _error(done)
+
+    def watermark(self) -> Hashable:
+        """A value that is another after a change of these tables, whoever made it. It costs some microseconds."""
+        if self._watermark is None:
+            self._watermark = LegacyWatermark() if self.variant == LEGACY else NftWatermark()
+        return self._watermark.read()
+
+    def close(self) -> None:
+        """Give the sockets back; the rules stay."""
+        if self._watermark is not None:
+            self._watermark.close()
+
+
+def require_privilege() -> None:
+    """NotPermittedError that names the capability which is missing."""
+    status = Path("/proc/thread-self/status").read_text(encoding="utf-8", errors="replace")
+    effective = int(status.split("CapEff:")[1].split()[0], 16)
+    missing = [name for name, bit in CAPABILITIES.items() if not effective >> bit & 1]
+    if missing:
+        raise NotPermittedError(f"programming iptables needs {' and '.join(missing)} (run as root)")
 
 
 def programs(variant: str) -> dict[str, str] | None:

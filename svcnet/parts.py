@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from svcnet.iptables.desired import Desired, Frontend, Treatment
-from svcnet.model.snapshot import Snapshot
+from svcnet.model.snapshot import Delta, Snapshot
 from svcnet.plan import Plan
 from svcnet.store.protocol import Store
 from svcnet.tracker import Tracker
@@ -55,6 +55,14 @@ class EnvWriter(Protocol):
         ...
 
 
+class Follower(Protocol):
+    """What serves records besides the kernel: DNS, the userspace proxy."""
+
+    def publish(self, snapshot: Snapshot, delta: Delta) -> None:
+        """Take a snapshot and what changed to it. Returns at once."""
+        ...
+
+
 class Meter(Protocol):
     """What counts (svcnet.status.metrics.Metrics)."""
 
@@ -74,8 +82,12 @@ class Parts:
     node: str
     meter: Meter
     data_path: DataPath | None = None
+    inline_changes: int = 200
+    """A plan of at most so many changes is carried out in the loop; a longer one in a thread, so that health answers.
+    200 are some ms of nftables; 0 for a path that starts programs."""
     flows: Flows | None = None
     env: EnvWriter | None = None
+    followers: tuple[Follower, ...] = ()
     state_dir: Path | None = None
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time

@@ -25,6 +25,7 @@ from svcnet.cli.context import open_store
 from svcnet.cli.control import ControlServer
 from svcnet.cli.data_path import Chosen, remove_all
 from svcnet.cli.main import run
+from svcnet.cli.name_service import NameService
 from svcnet.cli.option import config_options
 from svcnet.cli.vet import vet
 from svcnet.config import OPTIONS, Config
@@ -43,7 +44,7 @@ log = logging.getLogger("svcnet.daemon")
 
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGHUP})
 STATUS_AFTER_SECONDS = 1.0
-"""The status server starts after the first sync, or this long after the start: its imports must not delay a packet."""
+"""The status server and DNS start after the first sync, or this long after the start: neither may delay a packet."""
 
 
 class Daemon:
@@ -52,6 +53,7 @@ class Daemon:
     def __init__(self, options: Config, chosen: Chosen, notifier: Notifier) -> None:
         self.options, self.chosen, self.notifier = options, chosen, notifier
         self.parts_state = {"data path": RUNNING if chosen.path else OFF, "dns": OFF}
+        self.names = NameService(options, self._on_dns) if options.dns_listen else None
         self.metrics = Metrics()
         self.ready = asyncio.Event()
         env = EnvFiles(options.env_dir) if options.env_dir else None
@@ -63,9 +65,11 @@ class Daemon:
                 node=options.node,
                 meter=self.metrics,
                 data_path=chosen.path,
+                inline_changes=chosen.inline_changes,
                 flows=chosen.flows,
                 foreign=chosen.path.changed_by_others if chosen.path else None,
                 env=env,
+                followers=(self.names,) if self.names else (),
                 state_dir=options.state_dir,
                 on_ready=self._on_ready,
             )
@@ -86,7 +90,8 @@ class Daemon:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         control = ControlServer(self.options.state_dir, {"release": self._release, "status": self._status})
         self.parts_state["control"] = await _start(control.start())
-        tasks = [asyncio.create_task(t) for t in (self.agent.run(), self._serve_status(), self._watchdog())]
+        parts = (self.agent.run(), self._serve_status(), self._watchdog(), self._answer_names())
+        tasks = [asyncio.create_task(part) for part in parts]
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait([stopping, *tasks[:1]], return_when=asyncio.FIRST_COMPLETED)
         self.notifier.stopping()
@@ -139,6 +144,18 @@ class Daemon:
             await asyncio.Event().wait()
         finally:
             await server.stop()
+
+    def _on_dns(self, state: str) -> None:
+        self.parts_state["dns"] = state
+
+    async def _answer_names(self) -> None:
+        if self.names is None:
+            return
+        try:
+            await self.names.run(self.ready, STATUS_AFTER_SECONDS)
+        except Exception as error:  # the supervisor: no fault of a part may end the daemon
+            log.exception("dns")
+            self._on_dns(f"failed: {error}")
 
     async def _watchdog(self) -> None:
         seconds = watchdog_seconds(os.environ)

@@ -3,25 +3,34 @@
 Owns: `--mode`, the trial of what works here, `--cleanup`. Errors say what is missing and how to get it.
 """
 
+import logging
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
+from svcnet.cli.succession import Predecessor, Succession
 from svcnet.config import Config
 from svcnet.endpoints import Networks
 from svcnet.iptables.conntrack import Conntrack
+from svcnet.iptables.iptables import Iptables
 from svcnet.iptables.nft import NftKernel
 from svcnet.iptables.nftables import Nftables
 from svcnet.iptables.ruleset import Parameters
-from svcnet.model.errors import ConfigError, NotPermittedError, SvcnetError
+from svcnet.iptables.xtables import Xtables, foreign_rules, installed, require_privilege, select
+from svcnet.model.errors import ConfigError, KernelError, NotPermittedError, SvcnetError
 from svcnet.status.gather import Mode
+
+log = logging.getLogger(__name__)
 
 
 class Chosen(NamedTuple):
     """The data path (None: off) with its connection table, and why this one."""
 
     mode: Mode
-    path: Nftables | None
+    path: Succession | None
     flows: Conntrack | None
+    inline_changes: int = 200
+    """`Parts.inline_changes`."""
 
 
 def choose(config: Config) -> Chosen:
@@ -42,8 +51,21 @@ def refuse_unbuilt(config: Config) -> None:
 
 
 def remove_all() -> list[str]:
-    """Remove everything of ours from this network namespace; return what was there."""
-    return ["nftables table svcnet"] if Nftables(NftKernel(), ()).remove() else []
+    """Remove everything of ours from this network namespace; return what was there.
+
+    KernelError when a path's rules can't be removed, after all others are; a path without programs left no rules.
+    """
+    removed: list[str] = []
+    failed: list[str] = []
+    for other in _predecessors():
+        try:
+            if other.remove():
+                removed.append(other.what)
+        except KernelError as error:
+            failed.append(f"{other.what}: {error}")
+    if failed:
+        raise KernelError("; ".join([*failed, *(f"removed {what}" for what in removed)]))
+    return removed
 
 
 def parameters(config: Config) -> tuple[Parameters, ...]:
@@ -65,7 +87,7 @@ def _first(config: Config) -> Chosen:
     missing = False
     for name, attempt in _ATTEMPTS.items():
         try:
-            return attempt(config, f"auto: {name} is the first that works")
+            return attempt(config, "; ".join([f"auto: {name} is the first that works", *refused]))
         except NotPermittedError as error:
             missing = True
             refused.append(f"{name}: {error}")
@@ -78,8 +100,61 @@ def _first(config: Config) -> Chosen:
 def _nftables(config: Config, reason: str) -> Chosen:
     kernel = NftKernel()
     kernel.chains(4)  # the cheapest request that needs the privilege
-    flows = Conntrack(Networks(config.service_cidr))
-    return Chosen(Mode("nftables", reason), Nftables(kernel, parameters(config)), flows)
+    path = Nftables(kernel, parameters(config))
+    succession = Succession(path, _predecessors("nftables"), partial(_open_table, kernel, config))
+    return Chosen(Mode("nftables", reason), succession, _flows(config))
 
 
-_ATTEMPTS: dict[str, Callable[[Config, str], Chosen]] = {"nftables": _nftables}
+def _iptables(config: Config, reason: str) -> Chosen:
+    require_privilege()
+    variants = installed()
+    tables, warning = select(variants, foreign_rules(variants))
+    if warning:
+        log.warning("iptables %s", warning)
+    path = Iptables(tables, parameters(config))
+    succession = Succession(path, _predecessors(f"iptables {tables.variant}"))
+    return Chosen(Mode("iptables", f"{reason}; {tables.variant} tables"), succession, _flows(config), inline_changes=0)
+
+
+def _flows(config: Config) -> Conntrack:
+    return Conntrack(Networks(config.service_cidr))
+
+
+def _open_table(kernel: NftKernel, config: Config) -> None:
+    """Beside the rules of iptables: a table that drops nothing yet, which the first sync replaces in one commit.
+
+    Where there is no table, the first sync makes one that drops what it does not translate, and fills it then.
+    """
+    if not any(x.save(family).chains for x in _variants().values() for family in (4, 6)):
+        return
+    for cidr in config.service_cidr:
+        if not kernel.chains(cidr.version):
+            kernel.install(Parameters(cidr.version), ())
+
+
+def _predecessors(but: str = "") -> list[Predecessor]:
+    """What every path of ours, `but` one, may have left in this network namespace."""
+    found: dict[str, Predecessor] = {"nftables": Predecessor("nftables table svcnet", _remove_table)}
+    for name, tables in _variants().items():
+        found[f"iptables {name}"] = Predecessor(f"iptables chains SVCNET- ({name} tables)", Iptables(tables, ()).remove)
+    return [other for name, other in found.items() if name != but]
+
+
+def _remove_table() -> bool:
+    try:
+        kernel = NftKernel()
+    except KernelError as error:  # no program nft
+        log.warning("whether there is a table svcnet is not known why=%s", error)
+        return False
+    return Nftables(kernel, ()).remove()
+
+
+def _variants() -> dict[str, Xtables]:
+    try:
+        return installed()
+    except KernelError:  # no such programs: we left nothing with them
+        return {}
+
+
+_ATTEMPTS: dict[str, Callable[[Config, str], Chosen]] = {"nftables": _nftables, "iptables": _iptables}
+"""In the order of `--mode auto`."""

@@ -210,7 +210,11 @@ def sync_nftables(world: World) -> str:
 
 def sync_iptables(variant: str, world: World) -> str:
     """The iptables data path, on the tables of one variant."""
-    return _shown(Iptables(installed()[variant], world.parameters).sync(wanted()))
+    tables = installed()[variant]
+    try:
+        return _shown(Iptables(tables, world.parameters).sync(wanted()))
+    finally:
+        tables.close()
 
 
 def _shown(plan: Plan[Frontend, Treatment]) -> str:

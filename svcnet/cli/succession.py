@@ -1,0 +1,87 @@
+"""A data path that takes another's place: its own rules first, then the other's go, so that no connect fails.
+
+Owns: the order. Must not know any path by name.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from svcnet.iptables.desired import Desired, Frontend, Treatment
+from svcnet.model.errors import SvcnetError
+from svcnet.plan import Plan
+
+log = logging.getLogger(__name__)
+
+
+class Successor(Protocol):
+    """What a data path can do."""
+
+    name: str
+
+    def look(self, desired: Desired) -> Desired:
+        """What is in force, changing nothing."""
+        ...
+
+    def sync(self, desired: Desired) -> Plan[Frontend, Treatment]:
+        """Read everything back and make it equal."""
+        ...
+
+    def apply(self, plan: Plan[Frontend, Treatment]) -> int:
+        """Carry out a plan."""
+        ...
+
+    def changed_by_others(self) -> bool:
+        """Whether it is time to `sync`."""
+        ...
+
+
+class Predecessor(NamedTuple):
+    """What another mode may have left: its rules, in words, and how to take them away (False: there were none)."""
+
+    what: str
+    remove: Callable[[], bool]
+
+
+class Succession:
+    """`path`, and the end of all others after its first sync. `prepare` runs before that."""
+
+    def __init__(
+        self, path: Successor, predecessors: Sequence[Predecessor], prepare: Callable[[], None] = lambda: None
+    ) -> None:
+        self.name = path.name
+        self._path = path
+        self._left = list(predecessors)
+        self._prepare: Callable[[], None] | None = prepare
+
+    def look(self, desired: Desired) -> Desired:
+        """What is in force of `path`; changes nothing."""
+        return self._path.look(desired)
+
+    def sync(self, desired: Desired) -> Plan[Frontend, Treatment]:
+        """Make the kernel equal to `desired`; then it has no rules of other paths."""
+        if self._prepare is not None:
+            self._prepare()
+            self._prepare = None
+        plan = self._path.sync(desired)
+        self._left = [other for other in self._left if not self._end(other)]
+        return plan
+
+    def apply(self, plan: Plan[Frontend, Treatment]) -> int:
+        """Carry out a plan."""
+        return self._path.apply(plan)
+
+    def changed_by_others(self) -> bool:
+        """Whether it is time to `sync`."""
+        return self._path.changed_by_others()
+
+    def _end(self, other: Predecessor) -> bool:
+        """Whether it is gone. What can't be removed now is tried again with the next sync, and disturbs no packet."""
+        try:
+            removed = other.remove()
+        except SvcnetError as error:
+            log.warning("left what=%s why=%s", other.what, error)
+            return False
+        if removed:
+            log.info("removed what=%s as=%s is in force", other.what, self.name)
+        return True

@@ -68,7 +68,7 @@ def answer(zone: Zone, wanted: bytes, kind: int) -> Answer | None:
 def _records(node: Node, owner: bytes, kind: int) -> list[RR]:
     """The records asked for, with whole names. ANY gets one that says that it is not answered (RFC 8482 §4.2)."""
     if kind == ANY:
-        return [RR(owner, HINFO, ANY_TTL_SECONDS, ANY_DATA)] if node.rrsets else []
+        return [RR(owner, HINFO, ANY_TTL_SECONDS, ANY_DATA)] if any(node.rrsets) else []
     found = node.rrsets.get(kind, ())
     return [rr._replace(owner=owner, data=rr.data + _target(node, rr), target=b"") for rr in found]
 

@@ -17,6 +17,8 @@ from svcnet.model.snapshot import Endpoint, ServedPort
 
 A, NS, CNAME, SOA, HINFO, PTR, TXT, AAAA, SRV = 1, 2, 5, 6, 13, 12, 16, 28, 33
 TYPES = {"A": A, "NS": NS, "CNAME": CNAME, "SOA": SOA, "PTR": PTR, "TXT": TXT, "AAAA": AAAA, "SRV": SRV}
+EXISTS = 0
+"""No type on the wire: the record by which a service without any address exists (NODATA, not NXDOMAIN)."""
 TTL_SECONDS = 5
 """Of answers, negative ones too (contract)."""
 LONGEST_SUFFIX = 100
@@ -48,7 +50,8 @@ def records_of(service: Service, ports: Iterable[ServedPort], home: bytes) -> fr
         return frozenset()
     one = _headless(service, owner, ports) if service.headless else _virtual(service, owner, ports)
     reverse = _reverse(service, owner, ports, home)
-    return frozenset(rr for rr in (*one, *reverse) if len(rr.owner) + LONGEST_SUFFIX <= name.LONGEST_NAME)
+    here = RR(owner, EXISTS, 0, b"")
+    return frozenset(rr for rr in (here, *one, *reverse) if len(rr.owner) + LONGEST_SUFFIX <= name.LONGEST_NAME)
 
 
 def ttl_of(service: Service) -> int:

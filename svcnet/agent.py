@@ -159,8 +159,10 @@ class Agent:
         begin = self.parts.clock()
         try:
             changes = await self._program(delta)
+            self._hand_on(delta)
         except Exception as error:  # the supervisor: no fault of a part may end the loop
             self._stale = True
+            self._hand_on(delta)  # a change is told once, and a name needs no kernel
             if not isinstance(error, SvcnetError | OSError):
                 log.exception("unexpected")
             # A key that is not there, or holds something else, was not our doing: we know what we wrote.
@@ -182,6 +184,11 @@ class Agent:
         self._queue_env(delta)
         self.checkpoint.poke()
         return True
+
+    def _hand_on(self, delta: Delta) -> None:
+        """After the kernel: a client that is told an address may use it."""
+        for follower in self.parts.followers:
+            follower.publish(self.tracker.snapshot, delta)
 
     async def _program(self, delta: Delta) -> int:
         """Bring the kernel to the snapshot; return the number of changed frontends."""

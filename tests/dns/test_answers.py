@@ -55,6 +55,14 @@ def test_what_is_not_there_and_what_has_no_such_record_are_told_apart(
     assert Asked(TOMCAT, WEB).text(name, kind) == expected
 
 
+@pytest.mark.parametrize("kind", ["A", "SRV", "ANY"])
+def test_a_service_without_address_or_endpoint_exists(kind: str) -> None:
+    asked = Asked(headless("empty"), virtual("waits"))
+    assert asked.text("empty.svc.", kind) == asked.text("waits.svc.", kind) == ["NOERROR", "svc."]
+    asked.change(gone("empty"))
+    assert asked.text("empty.svc.", kind) == ["NXDOMAIN", "svc."]
+
+
 def test_a_service_comes_before_an_endpoint_of_the_same_short_name() -> None:
     asked = Asked(headless("shop", Endpoint("10.1.1.9", 80, hostname="web")))
     assert asked.text("web.shop.svc.") == ["web.shop.svc. 5 IN A 10.1.1.9"]

@@ -1,0 +1,202 @@
+"""DNS in the daemon: binds its sockets, says what a worker is told, keeps the workers.
+
+Owns: --dns-… options → sockets and Settings, and what happens when an address can't be had: the rest is served, the
+state says what lacks, and it is tried again. Must not know how a question is answered.
+
+The sockets belong to this process: that a port is taken is known at the start, and a query that comes while a worker is
+started again waits in the socket for it.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import socket
+import sys
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from svcnet.config import Config
+from svcnet.model.snapshot import Delta, Snapshot
+from svcnet.option_kind import DNS_PORT, Listen
+from svcnet.overlap import RESOLV_CONF, parse_name_servers
+from svcnet.pacing import Backoff
+from svcnet.supervisor import STARTING, Crew, Program
+
+log = logging.getLogger(__name__)
+
+WORKER = (sys.executable, "-m", "svcnet.dns.worker")
+BACKLOG = 128
+RECEIVE_BYTES = 1 << 20
+"""Queries that wait for a worker: some thousands (the kernel may grant less)."""
+WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 (to know them)
+
+
+class Bound(NamedTuple):
+    """One address with the sockets on it, one set a worker."""
+
+    listen: Listen
+    sockets: tuple[tuple[socket.socket, ...], ...]
+
+
+class NameService:
+    """Satisfies the agent's Follower. `on_state` hears what `/status` says of DNS."""
+
+    def __init__(self, options: Config, on_state: Callable[[str], None]) -> None:
+        self._options = options
+        self._on_state = on_state
+        self._bound: list[Bound] = []
+        self._missing: dict[Listen, str] = {}
+        self._crew: Crew | None = None
+        self._crew_state = STARTING
+        self._snapshot: Snapshot | None = None
+        self._bind(options.dns_listen)
+        self._tell(STARTING)
+
+    def publish(self, snapshot: Snapshot, delta: Delta) -> None:
+        """Hand a sync on to the workers."""
+        self._snapshot = snapshot
+        if self._crew is not None:
+            self._crew.publish(snapshot, delta)
+
+    async def run(self, begin: asyncio.Event, patience_seconds: float) -> None:
+        """Serve until cancelled, from `begin` on, or after `patience_seconds`: a start must delay no packet."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(begin.wait(), patience_seconds)
+        backoff = Backoff()
+        try:
+            while True:
+                serving = asyncio.create_task(self._serve()) if self._bound else None
+                try:
+                    await self._until_more(backoff)
+                finally:
+                    self._crew = None
+                    if serving is not None:
+                        serving.cancel()
+                        await asyncio.gather(serving, return_exceptions=True)
+        finally:
+            for one in (s for bound in self._bound for sockets in bound.sockets for s in sockets):
+                one.close()
+
+    async def _serve(self) -> None:
+        settings = self._settings()
+        sockets = [[s for bound in self._bound for s in bound.sockets[n]] for n in range(self._options.dns_workers)]
+        crew = Crew([Program("dns", WORKER, settings, each) for each in sockets], self._tell)
+        if self._snapshot is not None:
+            crew.publish(self._snapshot, Delta(self._snapshot.rev))
+        self._crew = crew
+        log.info("dns answers at=%s", ",".join(str(bound.listen) for bound in self._bound))
+        await crew.run()
+
+    async def _until_more(self, backoff: Backoff) -> None:
+        """Return when an address that lacked is there."""
+        while True:
+            await asyncio.sleep(backoff.failed() if self._missing else float("inf"))
+            had = len(self._bound)
+            self._bind(tuple(self._missing))
+            self._tell(self._crew_state)
+            if len(self._bound) > had:
+                return
+
+    def _bind(self, listens: Iterable[Listen]) -> None:
+        for listen in listens:
+            try:
+                self._bound.append(Bound(listen, bind(listen, self._options.dns_workers)))
+            except OSError as error:
+                why = f"{listen}: {error.strerror or error}"
+                if self._missing.get(listen) != why:
+                    log.warning("dns can't listen address=%s why=%s", listen, error.strerror or error)
+                self._missing[listen] = why
+            else:
+                self._missing.pop(listen, None)
+
+    def _tell(self, state: str) -> None:
+        self._crew_state = state
+        self._on_state(f"failed: {'; '.join(self._missing.values())}" if self._missing else state)
+
+    def _settings(self) -> bytes:
+        import msgspec  # noqa: PLC0415 (what DNS needs is not read on the way to the first packet)
+
+        from svcnet.dns.settings import Settings  # noqa: PLC0415 (as above)
+
+        options = self._options
+        own = tuple(bound.listen for bound in self._bound)
+        settings = Settings(
+            zones=options.zone,
+            cluster_domain=options.cluster_domain,
+            reverse=tuple(map(str, (*options.service_cidr, *options.cluster_cidr))),
+            servers=tuple(dict.fromkeys(_reachable(listen.host) for listen in own)),
+            upstreams=upstreams(options.dns_upstream, own, _resolv_conf),
+            allow=tuple(map(str, options.dns_allow)),
+        )
+        return msgspec.msgpack.encode(settings)
+
+
+def bind(listen: Listen, workers: int) -> tuple[tuple[socket.socket, ...], ...]:
+    """Return a UDP and a TCP socket for each worker, bound to one address. OSError: not to be had."""
+    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    opened: list[socket.socket] = []
+
+    def one(kind: socket.SocketKind, port: int, shared: bool) -> socket.socket:
+        fresh = socket.socket(family, kind)
+        opened.append(fresh)
+        if family == socket.AF_INET6:
+            fresh.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if kind == socket.SOCK_STREAM:
+            fresh.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        else:
+            fresh.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
+        if shared:
+            fresh.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        fresh.bind((listen.host, port))
+        if kind == socket.SOCK_STREAM:
+            fresh.listen(BACKLOG)
+        return fresh
+
+    try:
+        # Alone first: a port that is shared would let another daemon of ours in without a word.
+        stream = one(socket.SOCK_STREAM, listen.port, shared=False)
+        port = stream.getsockname()[1]
+        datagram = one(socket.SOCK_DGRAM, port, shared=False)
+        if workers == 1:
+            return ((datagram, stream),)
+        stream.close()
+        datagram.close()
+        kinds = (socket.SOCK_DGRAM, socket.SOCK_STREAM)
+        return tuple(tuple(one(kind, port, shared=True) for kind in kinds) for _ in range(workers))
+    except OSError:
+        for each in opened:
+            each.close()
+        raise
+
+
+def upstreams(
+    given: tuple[Listen, ...] | None, own: Iterable[Listen], resolv_conf: Callable[[], str]
+) -> tuple[tuple[str, int], ...]:
+    """Return the servers that other names go to: the given ones, else this machine's; never this server itself."""
+    own = tuple(own)
+    if given is None:
+        given = tuple(Listen(str(address), DNS_PORT) for address in parse_name_servers(resolv_conf()))
+    return tuple((one.host, one.port) for one in given if not any(_leads_to(one, listen) for listen in own))
+
+
+def _leads_to(server: Listen, listen: Listen) -> bool:
+    local = listen.host in WILDCARDS and ipaddress.ip_address(server.host.partition("%")[0]).is_loopback
+    return server.port == listen.port and (local or server.host == listen.host)
+
+
+def _resolv_conf() -> str:
+    with contextlib.suppress(OSError):
+        return RESOLV_CONF.read_text(errors="replace")
+    return ""
+
+
+def _reachable(host: str) -> str:
+    """Return the address that others know a listener by: for a wildcard the source of the default route."""
+    if host not in WILDCARDS:
+        return host.partition("%")[0]
+    family, far = (socket.AF_INET6, "2001:db8::1") if ":" in host else (socket.AF_INET, "192.0.2.1")
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((far, DNS_PORT))  # nothing is sent
+        return str(probe.getsockname()[0])
+    return "::1" if ":" in host else "127.0.0.1"

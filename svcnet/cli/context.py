@@ -6,7 +6,6 @@ Owns: `records` URL → store. Stores are imported when they are picked.
 from pathlib import Path
 
 from svcnet.config import BY_NAME, Config
-from svcnet.model.errors import ConfigError
 from svcnet.store.protocol import Store
 from svcnet.virtual_ip import Allocation
 
@@ -16,8 +15,8 @@ def open_store(config: Config, remember: bool = True, make: bool = False) -> Sto
 
     `remember`: the store may keep its revision in the state directory, which is the daemon's; commands that only
     read or write records do without. `make`: the default directory is made by whoever writes the first record on a
-    new machine; one that was named must exist, as it may be a mount that is not there yet. ConfigError: a store that
-    this version doesn't have.
+    new machine; one that was named must exist, as it may be a mount that is not there yet. ConfigError: what only this
+    store minds about its options.
     """
     scheme, _, rest = config.records.partition(":")
     allocation = Allocation(config.service_cidr)
@@ -30,4 +29,15 @@ def open_store(config: Config, remember: bool = True, make: bool = False) -> Sto
         from svcnet.store.memory import MemoryStore  # noqa: PLC0415 - as above
 
         return MemoryStore(allocation)
-    raise ConfigError(f"--records {config.records}: etcd is not in this version yet, expected dir:PATH")
+    from svcnet.store.etcd import EtcdStore  # noqa: PLC0415 - as above
+    from svcnet.store.etcd_client import Access  # noqa: PLC0415 - as above
+
+    access = Access.from_url(
+        config.records,
+        cacert=config.etcd_cacert,
+        cert=config.etcd_cert,
+        key=config.etcd_key,
+        user=config.etcd_user,
+        password_file=config.etcd_password_file,
+    )
+    return EtcdStore(access, allocation)

@@ -7,6 +7,7 @@ a key means. grpc, protobuf and etcd3 are imported by the first call, never befo
 import contextlib
 import importlib
 import os
+import re
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -135,7 +136,8 @@ class EtcdClient:
     def error(self, error: Any) -> StoreError | NotPermittedError:
         """Say an RpcError in our words."""
         code, details = error.code().name, error.details() or ""
-        text = f"{self.access}: {details.rpartition('last error: ')[2] or code.lower()}"
+        plain = re.sub(r".*last error: (?:[A-Z_]+: )?", "", details, flags=re.DOTALL)
+        text = f"{self.access}: {plain or code.lower().replace('_', ' ')}"
         if code == "OUT_OF_RANGE" and "compacted" in details:
             return CompactedError(text)
         refused = code in {"UNAUTHENTICATED", "PERMISSION_DENIED"} or "authentication failed" in details

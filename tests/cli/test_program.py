@@ -156,8 +156,8 @@ def test_an_ordinary_user_who_may_not_write_is_told_what_is_missing(cli: "Cli") 
         ),
         (["get", "svc", "--records", "x"], "svcnet: --records: 'x' names no store, expected dir:PATH or etcd:"),
         (
-            ["get", "svc", "--records", "etcd://h:1/p"],
-            "svcnet: --records etcd://h:1/p: etcd is not in this version yet",
+            ["get", "svc", "--records", "etcd://h/p"],
+            "svcnet: --records etcd://h/p: 'h' has no port, expected HOST:PORT as in h:2379\n",
         ),
     ],
 )

@@ -7,7 +7,11 @@ port; workers get copies.
 import errno
 import resource
 import socket
+import sys
+from collections.abc import Iterable
 from contextlib import suppress
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from pathlib import Path
 
 from svcnet.proxy.row import Frontend, family
 
@@ -16,6 +20,9 @@ RESERVED = 128
 """File descriptors that the daemon keeps for everything else."""
 _IP_FREEBIND, _IPV6_FREEBIND = 15, 78
 """linux/in.h, linux/in6.h: an address that is local by a route alone may be bound."""
+
+_TABLES = (("tcp", "tcp", 4, "0A"), ("tcp6", "tcp", 6, "0A"), ("udp", "udp", 4, "07"), ("udp6", "udp", 6, "07"))
+"""File below /proc/PID/net, protocol, family, the state of a socket that waits for clients (net/tcp_states.h)."""
 
 
 def raise_limit() -> int:
@@ -66,6 +73,30 @@ def close_listener(sock: socket.socket) -> None:
     with suppress(OSError):  # a UDP socket can't be shut down: it lives until the worker closes its copy
         sock.shutdown(socket.SHUT_RDWR)
     sock.close()
+
+
+def listening(networks: Iterable[IPv4Network | IPv6Network]) -> frozenset[Frontend]:
+    """Who listens on addresses of these networks, in this network namespace (proc(5), net/tcp)."""
+    found = []
+    for name, protocol, version, state in _TABLES:
+        try:
+            lines = Path("/proc/thread-self/net", name).read_text().splitlines()[1:]
+        except FileNotFoundError:  # no IPv6 here
+            continue
+        for fields in (line.split() for line in lines):
+            if fields[3] == state:
+                address, port = _decoded(fields[1])
+                if any(address in network for network in networks):
+                    found.append(Frontend(version, str(address), protocol, port))
+    return frozenset(found)
+
+
+def _decoded(text: str) -> tuple[IPv4Address | IPv6Address, int]:
+    """0100007F:0050: 32-bit words in the machine's byte order, and a port."""
+    words, port = text.split(":")
+    parts = (words[i : i + 8] for i in range(0, len(words), 8))
+    packed = b"".join(int(word, 16).to_bytes(4, sys.byteorder) for word in parts)
+    return ip_address(packed), int(port, 16)
 
 
 def why_not(error: OSError) -> str:

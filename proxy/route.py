@@ -3,6 +3,7 @@
 Owns: the routes with our protocol number in table local. Must not know which addresses are used.
 """
 
+import socket
 import subprocess
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network
@@ -48,6 +49,31 @@ def remove() -> list[str]:
             _ip(f"-{version}", "route", "del", *_route(destination))
             removed.append(f"local route {destination}")
     return removed
+
+
+def is_there(networks: Iterable[Network]) -> bool:
+    """Whether addresses of all of these are this machine's. Starts no program."""
+    return all(_is_there_6(n) if isinstance(n, IPv6Network) else _is_there_4(n) for n in networks)
+
+
+def _is_there_4(network: IPv4Network) -> bool:
+    """An address that is local by a route may be bound."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((str(network.network_address + min(1, network.num_addresses - 1)), 0))
+        except OSError:
+            return False
+    return True
+
+
+def _is_there_6(network: IPv6Network) -> bool:
+    """In IPv6 it may not be; but net/ipv6_route (proc(5)) has the routes of all tables: destination, length …, device."""
+    wanted = f"{network.network_address.packed.hex()} {network.prefixlen:02x} "
+    try:
+        lines = Path("/proc/thread-self/net/ipv6_route").read_text().splitlines()
+    except FileNotFoundError:
+        return False
+    return any(line.startswith(wanted) and line.endswith(" lo") for line in lines)
 
 
 def require(networks: Iterable[Network]) -> None:

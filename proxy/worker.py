@@ -84,6 +84,7 @@ def main() -> None:
     """Entry point."""
     with contextlib.suppress(OSError, AttributeError):  # another C library: the end of the socket ends us too
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the daemon blocks some while it starts
     for number in (signal.SIGINT, signal.SIGHUP):  # meant for the daemon, which a terminal would not tell apart
         signal.signal(number, signal.SIG_IGN)
     control = socket.socket(fileno=int(sys.argv[1]))

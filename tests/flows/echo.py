@@ -10,6 +10,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterable
+from itertools import product
 from typing import Self
 
 SCTP = 132
@@ -48,19 +49,18 @@ class Echo:
         for one in self._sockets:
             one.close()
 
-    def listen(self, ports: Iterable[int], protocols: Iterable[str]) -> None:
-        """Answer on all addresses of the caller's namespace, those that are local by a route too."""
-        for port in ports:
-            for protocol in protocols:
-                self._open(port, protocol)
+    def listen(self, ports: Iterable[int], protocols: Iterable[str], addresses: Iterable[str] = ("::",)) -> None:
+        """Answer on addresses of the caller's namespace: on all, those that are local by a route too, or on these."""
+        for address, port, protocol in product(addresses, ports, protocols):
+            self._open(address, port, protocol)
 
-    def _open(self, port: int, protocol: str) -> None:
+    def _open(self, address: str, port: int, protocol: str) -> None:
         kind = socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM
         one = socket.socket(socket.AF_INET6, kind, SCTP if protocol == "sctp" else 0)
         self._sockets.append(one)
         one.setblocking(False)
         one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        one.bind(("::", port))
+        one.bind((address if ":" in address else f"::ffff:{address}", port))
         answer: Callable[[socket.socket], None] = _accepted
         if protocol == "udp":
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)

@@ -8,6 +8,7 @@ leaks out of the minion is answered, and so seen.
 import os
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from functools import partial
 from itertools import count
 from typing import Self, TypeVar
 
@@ -36,7 +37,9 @@ _numbers = count(1)
 class Ground:
     """Made when entered, gone when left, also when making it fails half-way."""
 
-    def __init__(self, protocols: Iterable[str]) -> None:
+    def __init__(self, protocols: Iterable[str], minion_answers_on: Iterable[str] = ("::",)) -> None:
+        """`minion_answers_on`: addresses of the minion, all of them unless its data path needs ports of its own."""
+        self._minion_answers_on = tuple(minion_answers_on)
         prefix = f"flows-{os.getpid()}-{next(_numbers)}"
         self._protocols = tuple(protocols)
         self._names = {member: f"{prefix}-{member}" for member in (MINION, *MEMBERS)}
@@ -55,8 +58,9 @@ class Ground:
             namespace.run_batches([(self._names[MINION], self._minion_lines())])
             namespace.run_batches([(self._names[member], _member_lines(member)) for member in MEMBERS])
             echo = stack.enter_context(Echo())
-            for name in names:
-                namespace.inside(name, lambda: echo.listen(LISTENING, self._protocols))
+            for member, name in self._names.items():
+                where = self._minion_answers_on if member == MINION else ("::",)
+                namespace.inside(name, partial(echo.listen, LISTENING, self._protocols, where))
             self._stack = stack.pop_all()
         return self
 

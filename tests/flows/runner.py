@@ -7,9 +7,11 @@ import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, Protocol, Self
 
+from svcnet.cli.userspace import UserspacePath
 from svcnet.iptables.desired import Frontend, Treatment
 from svcnet.iptables.fake import FakeKernel
 from svcnet.iptables.iptables import Iptables
@@ -17,8 +19,9 @@ from svcnet.iptables.nft import NftKernel
 from svcnet.iptables.nftables import Nftables
 from svcnet.iptables.tracer import Packet, trace
 from svcnet.iptables.xtables import installed
-from svcnet.plan import Plan
-from tests.flows.flow import Arrival, Case, Seen
+from svcnet.plan import Plan, diff
+from svcnet.proxy.userspace import PROTOCOLS
+from tests.flows.flow import REFUSED, Arrival, Case, Expectation, Flow, Seen, untouched
 from tests.flows.ground import MINION, Ground
 from tests.flows.places import NAMES, PLACES
 from tests.flows.probe import Answer, Question, ask
@@ -152,9 +155,10 @@ class Tally:
 class Network:
     """A real kernel. `sync` puts a world's rules in force in the namespace of its caller, and says what it changed."""
 
-    def __init__(self, name: str, sync: Callable[[World], str]) -> None:
+    def __init__(self, name: str, sync: Callable[[World], str], minion_answers_on: Iterable[str] = ("::",)) -> None:
         self.name = name
         self._sync = sync
+        self._minion_answers_on = minion_answers_on
 
     def __enter__(self) -> Self:
         """Rules of one world replace those of another in the same namespaces."""
@@ -169,7 +173,8 @@ class Network:
     def run(self, world: World, cases: Sequence[Case]) -> Result:
         """Try each row until all that may be reached was, all rows at once."""
         if self._ground is None:
-            self._ground = Ground({"tcp", "udp", *(case.flow.protocol for case in cases)}).__enter__()
+            protocols = {"tcp", "udp", *(case.flow.protocol for case in cases)}
+            self._ground = Ground(protocols, self._minion_answers_on).__enter__()
         self._ground.inside(MINION, partial(self._sync, world))
         # A new connection that gets the ports of an old one would be translated as that was, in another world.
         self._ground.inside(MINION, _forget_connections)
@@ -197,6 +202,50 @@ class Network:
                     for (tally, _), answer in zip(rounds[source], answers, strict=True):
                         tally.add(answer)
             tallies = [tally for tally in tallies if tally.open]
+
+
+class Userspace(Network):
+    """The userspace proxy, which lives from world to world, with the rows in its own words (`userspace_row`)."""
+
+    def __init__(self) -> None:
+        own = [places[MINION] for places in PLACES.values()]
+        super().__init__("userspace", self._sync_path, own)
+        self._path: UserspacePath | None = None
+
+    def __exit__(self, *arguments: object) -> None:
+        """End the workers first."""
+        if self._path is not None:
+            self._path.proxy.stop()
+        super().__exit__(*arguments)
+
+    def run(self, world: World, cases: Sequence[Case]) -> Result:
+        """Try the rows as they are here."""
+        rows = {case: Case(userspace_row(case.flow), case.family) for case in cases}
+        seen, drift = super().run(world, list(rows.values()))
+        return Result({case: seen[row] for case, row in rows.items()}, drift)
+
+    def _sync_path(self, world: World) -> str:
+        if self._path is None:
+            self._path = UserspacePath(world.config.service_cidr, 1)
+        changed = _shown(self._path.sync(wanted()))
+        return changed + _shown(diff(self._path.look(wanted()), wanted()))
+
+
+def userspace_row(flow: Flow) -> Flow:
+    """A row as it is in userspace mode: who is served sees the minion as its client; nothing is dropped (contract)."""
+    served = {Arrival(a.place, "masqueraded"): weight for a, weight in flow.expect.arrivals.items()}
+    ends = (
+        (flow.protocol not in PROTOCOLS, REFUSED),
+        (flow.expect.verdict != "answered", REFUSED),
+        (flow.expect == untouched(flow.destination), flow.expect),
+        (True, Expectation("answered", served)),
+    )
+    return replace(flow, expect=next(expect for applies, expect in ends if applies))
+
+
+def expectation(runner: str, flow: Flow) -> Expectation:
+    """What a row is to see."""
+    return (userspace_row(flow) if runner == "userspace" else flow).expect
 
 
 def sync_nftables(world: World) -> str:
@@ -234,5 +283,6 @@ RUNNERS: dict[str, Callable[[], Runner]] = {
     "nftables": partial(Network, "nftables", sync_nftables),
     "iptables-legacy": partial(Network, "iptables-legacy", partial(sync_iptables, "legacy")),
     "iptables-nft": partial(Network, "iptables-nft", partial(sync_iptables, "nft")),
+    "userspace": Userspace,
 }
 """Name → how to make it. All but the tracer need a kernel."""

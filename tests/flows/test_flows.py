@@ -8,7 +8,7 @@ import pytest
 
 from tests.flows.flow import Case, complaint
 from tests.flows.rows import FLOWS
-from tests.flows.runner import RUNNERS, Result, Runner
+from tests.flows.runner import RUNNERS, Result, Runner, expectation
 from tests.flows.world import WORLDS
 
 CASES = [Case(flow, family) for flow in FLOWS for family in flow.families]
@@ -63,7 +63,7 @@ def results(request: pytest.FixtureRequest) -> Iterator[Results]:
     ],
 )
 def test_packet(runner: str, case: Case, results: Results) -> None:
-    assert not complaint(case.flow.expect, results.of(runner, case.flow.world).seen[case])
+    assert not complaint(expectation(runner, case.flow), results.of(runner, case.flow.world).seen[case])
 
 
 @pytest.mark.parametrize(

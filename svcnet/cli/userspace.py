@@ -1,0 +1,79 @@
+"""The userspace proxy as a data path: the same rows as the kernel paths, said in the proxy's words.
+
+Owns: the translation. Neither side knows the other: iptables/ and proxy/ never import each other.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from svcnet.iptables.desired import Desired, Treatment
+from svcnet.iptables.desired import Frontend as Row
+from svcnet.iptables.ruleset import Class
+from svcnet.model.snapshot import LeftOut
+from svcnet.plan import Plan, diff
+from svcnet.proxy import route
+from svcnet.proxy.listening import listening
+from svcnet.proxy.route import Network
+from svcnet.proxy.row import Backend, Frontend, Weights
+from svcnet.proxy.userspace import PROTOCOLS, Userspace
+
+
+class UserspacePath:
+    """`svcnet.parts.DataPath` by listeners on the virtual IPs. Nothing happens before the first `sync`."""
+
+    name = "userspace"
+
+    def __init__(self, networks: Sequence[Network], workers: int) -> None:
+        self._networks = networks
+        self.proxy = Userspace(networks, workers)
+        self._current: Desired = {}
+
+    def look(self, desired: Desired) -> Desired:
+        """What is in force, as far as another process can see: who listens, not where that leads."""
+        if not route.is_there(self._networks):
+            return {}
+        open_now = listening(self._networks)
+        served = {front: treatment for front, treatment in desired.items() if _is_as_wanted(front, treatment, open_now)}
+        others = {Row(*front) for front in open_now} - served.keys()
+        return served | {row: Treatment(Class.CLUSTER, None) for row in others}
+
+    def sync(self, desired: Desired) -> Plan[Row, Treatment]:
+        """Serve exactly these."""
+        plan = diff(self._current, desired)
+        self.proxy.sync(
+            {_front(row): weights for row, treatment in desired.items() if (weights := _weights(treatment))}
+        )
+        self._current = dict(desired)
+        return plan
+
+    def apply(self, plan: Plan[Row, Treatment]) -> int:
+        """Carry out a plan."""
+        changes: dict[Frontend, Weights | None] = {}
+        for change in plan.changes():
+            changes[_front(change.key)] = _weights(change.after) if change.after is not None else None
+            if change.after is None:
+                self._current.pop(change.key, None)
+            else:
+                self._current[change.key] = change.after
+        return self.proxy.apply(changes)
+
+    def changed_by_others(self) -> bool:
+        """Whether the route is gone."""
+        return not route.is_there(self._networks)
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """The frontends that are not served, and why."""
+        return self.proxy.left_out
+
+
+def _front(row: Row) -> Frontend:
+    return Frontend(*row)
+
+
+def _weights(treatment: Treatment) -> Mapping[Backend, int]:
+    return {Backend(t.address, t.port): t.weight for t in treatment.targets if treatment.kind is Class.CLUSTER}
+
+
+def _is_as_wanted(row: Row, treatment: Treatment, open_now: frozenset[Frontend]) -> bool:
+    if row.protocol not in PROTOCOLS:  # another sync would not serve it either
+        return True
+    return bool(_weights(treatment)) == (_front(row) in open_now)

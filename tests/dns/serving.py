@@ -1,0 +1,152 @@
+"""A DNS worker as the daemon starts it, and a server upstream that does what a test wants.
+
+Owns: processes, sockets and threads; nothing is left of them. Only loopback is used.
+"""
+
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Self
+
+import dns.message
+import msgspec
+
+import dns.query
+from svcnet.dns.settings import Settings
+from svcnet.feed import Entry, Frame, Whole, encode, framed
+
+HOST = "127.0.0.1"
+PATIENCE_SECONDS = 20.0
+
+Behaviour = Callable[[dns.message.Message, bool], dns.message.Message | bytes | None]
+"""(query, whether it came by TCP) → what goes back."""
+
+
+def bound(host: str = HOST) -> tuple[socket.socket, socket.socket]:
+    """A UDP and a listening TCP socket on one free port."""
+    for _ in range(100):
+        stream = socket.create_server((host, 0))
+        datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with contextlib.suppress(OSError):
+            datagram.bind((host, stream.getsockname()[1]))
+            return datagram, stream
+        stream.close()
+        datagram.close()
+    raise AssertionError("no port is free by UDP and TCP alike")
+
+
+class Served(NamedTuple):
+    """A worker that runs."""
+
+    process: subprocess.Popen[bytes]
+    feed: socket.socket
+    port: int
+
+    def tell(self, *frames: Frame) -> None:
+        """Send frames of records."""
+        for frame in frames:
+            self.feed.sendall(encode(frame))
+
+    def udp(self, name: str, kind: str = "A", edns: bool = False) -> dns.message.Message:
+        """Ask by UDP."""
+        query = dns.message.make_query(name, kind, use_edns=edns)
+        return dns.query.udp(query, HOST, PATIENCE_SECONDS, self.port)
+
+    def tcp(self, name: str, kind: str = "A") -> dns.message.Message:
+        """Ask by TCP."""
+        return dns.query.tcp(dns.message.make_query(name, kind), HOST, PATIENCE_SECONDS, self.port)
+
+    def dig(self, *arguments: str) -> str:
+        """What `dig` prints."""
+        command = ["dig", f"@{HOST}", "-p", str(self.port), "+tries=1", "+time=20", *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_SECONDS).stdout
+
+    def raw(self, packet: bytes, seconds: float = PATIENCE_SECONDS) -> bytes | None:
+        """Send bytes by UDP; the reply, None for none."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(seconds)
+            client.connect((HOST, self.port))
+            client.send(packet)
+            try:
+                return client.recv(65535)
+            except TimeoutError:
+                return None
+
+
+@contextlib.contextmanager
+def worker(settings: Settings, entries: Sequence[Entry] | None = (), host: str = HOST) -> Iterator[Served]:
+    """Run a worker on a free port with these records (None: none yet)."""
+    ours, theirs = socket.socketpair()
+    sockets = bound(host)
+    numbers = [one.fileno() for one in (theirs, *sockets)]
+    argv = [sys.executable, "-m", "svcnet.dns.worker", *map(str, numbers)]
+    process = subprocess.Popen(argv, pass_fds=numbers)
+    with ours:
+        served = Served(process, ours, sockets[1].getsockname()[1])
+        for one in (theirs, *sockets):
+            one.close()
+        ours.sendall(framed(msgspec.msgpack.encode(settings)))
+        if entries is not None:
+            served.tell(Whole(1, tuple(entries)))
+        try:
+            yield served
+        finally:
+            ours.close()
+            assert process.wait(PATIENCE_SECONDS) == 0, "a worker ends well when its feed does"
+
+
+class Upstream:
+    """A DNS server in a thread; `asked` are the questions, in order, with how they came."""
+
+    def __init__(self, behave: Behaviour) -> None:
+        self._behave = behave
+        self._datagram, self._stream = bound()
+        self.address = (HOST, self._stream.getsockname()[1])
+        self.asked: list[tuple[str, bool]] = []
+        self.ports: set[int] = set()
+        self.ids: list[int] = []
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=run) for run in (self._run_udp, self._run_tcp)]
+
+    def __enter__(self) -> Self:
+        for one in (self._datagram, self._stream):
+            one.settimeout(0.05)
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+        self._datagram.close()
+        self._stream.close()
+
+    def _reply(self, packet: bytes, stream: bool) -> bytes | None:
+        query = dns.message.from_wire(packet)
+        self.asked.append((str(query.question[0].name), stream))
+        self.ids.append(query.id)
+        reply = self._behave(query, stream)
+        return reply.to_wire() if isinstance(reply, dns.message.Message) else reply
+
+    def _run_udp(self) -> None:
+        while not self._over.is_set():
+            with contextlib.suppress(TimeoutError):
+                packet, client = self._datagram.recvfrom(65535)
+                self.ports.add(client[1])
+                reply = self._reply(packet, stream=False)
+                if reply is not None:
+                    self._datagram.sendto(reply, client)
+
+    def _run_tcp(self) -> None:
+        while not self._over.is_set():
+            with contextlib.suppress(TimeoutError):
+                connection, _ = self._stream.accept()
+                with connection, connection.makefile("rb") as reader:
+                    connection.settimeout(PATIENCE_SECONDS)
+                    reply = self._reply(reader.read(int.from_bytes(reader.read(2))), stream=True)
+                    if reply is not None:
+                        connection.sendall(len(reply).to_bytes(2) + reply)

@@ -1,0 +1,188 @@
+"""Names that are not ours: asked of servers upstream, which answer, lie, are slow, or are dead."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rrset
+
+import dns.query
+from svcnet.dns.settings import Settings
+from tests.dns.serving import HOST, PATIENCE_SECONDS, Behaviour, Served, Upstream, worker
+from tests.dns.world import external, lines, virtual
+from tests.harness.until import until
+
+RECORDS = (virtual("tomcat", "10.0.0.5"), external("shop", "shop.example"))
+
+
+def answers(query: dns.message.Message, _stream: bool) -> dns.message.Message:
+    """An A record for whatever is asked."""
+    reply = dns.message.make_response(query, recursion_available=True)
+    reply.answer.append(dns.rrset.from_text(query.question[0].name, 60, "IN", "A", "192.0.2.7"))
+    return reply
+
+
+def says(code: dns.rcode.Rcode) -> Behaviour:
+    def behave(query: dns.message.Message, _stream: bool) -> dns.message.Message:
+        reply = dns.message.make_response(query)
+        reply.set_rcode(code)
+        return reply
+
+    return behave
+
+
+def silent(_query: dns.message.Message, _stream: bool) -> None:
+    """Nothing."""
+
+
+def cuts_by_udp(query: dns.message.Message, stream: bool) -> dns.message.Message:
+    """TC by UDP; 100 addresses by TCP."""
+    reply = dns.message.make_response(query)
+    if stream:
+        addresses = [f"192.0.2.{i}" for i in range(1, 101)]
+        reply.answer.append(dns.rrset.from_text_list(query.question[0].name, 60, "IN", "A", addresses))
+    else:
+        reply.flags |= dns.flags.TC
+    return reply
+
+
+def lies_first(query: dns.message.Message, _stream: bool) -> bytes:
+    """A reply to another question, under the right id."""
+    other = dns.message.make_query("evil.example.", "A", use_edns=False)
+    other.id = query.id
+    return answers(other, False).to_wire()
+
+
+@contextmanager
+def upstreams(*behaviours: Behaviour) -> Iterator[tuple[Served, list[Upstream]]]:
+    with ExitStack() as stack:
+        running = [stack.enter_context(Upstream(behave)) for behave in behaviours]
+        settings = Settings(upstreams=tuple(one.address for one in running))
+        served = stack.enter_context(worker(settings, RECORDS))
+        until(lambda: served.udp("tomcat.svc.").answer)
+        yield served, running
+
+
+def dead() -> tuple[str, int]:
+    """An address where nothing listens."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind((HOST, 0))
+        return HOST, int(probe.getsockname()[1])
+
+
+def test_other_names_are_answered_by_upstream_in_the_clients_spelling() -> None:
+    with upstreams(answers) as (served, (upstream,)):
+        for reply in (served.udp("Example.ORG."), served.tcp("Example.ORG."), served.udp("Example.ORG.", edns=True)):
+            assert lines(reply.answer) == ["Example.ORG. 60 IN A 192.0.2.7"]
+            assert reply.flags & dns.flags.RA
+        assert upstream.asked == [("example.org.", False)] * 3
+        assert len(set(upstream.ids)) == len(upstream.ports) == 3
+
+
+def test_our_own_names_never_leave() -> None:
+    with upstreams(answers) as (served, (upstream,)):
+        assert served.udp("nothing.svc.").rcode().name == "NXDOMAIN"
+        assert served.udp("tomcat.svc.").flags & dns.flags.RA
+        assert upstream.asked == []
+
+
+def test_a_client_that_wants_no_recursion_is_refused() -> None:
+    with upstreams(answers) as (served, (upstream,)):
+        query = dns.message.make_query("example.org.", "A", flags=0)
+        assert dns.query.udp(query, HOST, PATIENCE_SECONDS, served.port).rcode().name == "REFUSED"
+        assert upstream.asked == []
+
+
+def test_a_cut_reply_is_asked_for_again_by_tcp() -> None:
+    with upstreams(cuts_by_udp) as (served, (upstream,)):
+        assert len(lines(served.tcp("example.org.").answer)) == 100
+        assert upstream.asked == [("example.org.", False), ("example.org.", True)]
+        assert served.udp("example.org.").flags & dns.flags.TC, "and is cut again for a client by UDP"
+
+
+def test_a_server_that_is_dead_silent_or_fails_is_passed_over() -> None:
+    with upstreams(silent, says(dns.rcode.SERVFAIL), answers) as (served, running):
+        assert lines(served.udp("example.org.").answer) == ["example.org. 60 IN A 192.0.2.7"]
+        assert [len(one.asked) for one in running] == [1, 1, 1]
+
+
+def test_a_port_where_nobody_listens_costs_no_time() -> None:
+    with Upstream(answers) as alive, worker(Settings(upstreams=(dead(), alive.address)), RECORDS) as served:
+        assert lines(until(lambda: served.udp("example.org.")).answer) == ["example.org. 60 IN A 192.0.2.7"]
+
+
+def test_without_any_answer_the_client_is_told_in_bounded_time() -> None:
+    with upstreams(silent) as (served, _):
+        query = dns.message.make_query("example.org.", "A")
+        # 5 s is when a stub resolver gives up (resolv.conf(5), timeout).
+        assert dns.query.udp(query, HOST, 5.0, served.port).rcode().name == "SERVFAIL"
+        assert lines(served.udp("tomcat.svc.").answer) == ["tomcat.svc. 5 IN A 10.0.0.5"]
+    with worker(Settings(upstreams=(dead(),)), RECORDS) as served:
+        assert until(lambda: served.udp("example.org.")).rcode().name == "SERVFAIL"
+
+
+def test_nxdomain_from_upstream_is_an_answer() -> None:
+    with upstreams(says(dns.rcode.NXDOMAIN), answers) as (served, running):
+        assert served.udp("example.org.").rcode().name == "NXDOMAIN"
+        assert running[1].asked == []
+
+
+def test_when_all_fail_their_failure_is_told() -> None:
+    with upstreams(says(dns.rcode.REFUSED)) as (served, _):
+        assert served.udp("example.org.").rcode().name == "REFUSED"
+
+
+def test_a_reply_to_another_question_is_not_believed() -> None:
+    with upstreams(lies_first, answers) as (served, _):
+        assert lines(served.udp("example.org.").answer) == ["example.org. 60 IN A 192.0.2.7"]
+
+
+def test_the_same_question_of_many_is_asked_once() -> None:
+    go = threading.Event()
+
+    def waits(query: dns.message.Message, stream: bool) -> dns.message.Message:
+        go.wait(1.0)
+        return answers(query, stream)
+
+    with upstreams(waits) as (served, (upstream,)):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(PATIENCE_SECONDS)
+            client.connect((HOST, served.port))
+            queries = [dns.message.make_query(name, "A", use_edns=False) for name in ("example.org.", "EXAMPLE.org.")]
+            for query in queries * 5:
+                client.send(query.to_wire())
+            until(lambda: upstream.asked)
+            go.set()
+            replies = [dns.message.from_wire(client.recv(65535)) for _ in range(10)]
+        assert all(any(query.is_response(reply) for query in queries) for reply in replies)
+        assert len(upstream.asked) == 1
+
+
+def test_a_slow_name_holds_up_no_other_on_the_connection() -> None:
+    with upstreams(silent) as (served, _):
+        slow, quick = (dns.message.make_query(name, "A", use_edns=False) for name in ("example.org.", "tomcat.svc."))
+        with socket.create_connection((HOST, served.port), PATIENCE_SECONDS) as client:
+            for query in (slow, quick):
+                client.sendall(len(query.to_wire()).to_bytes(2) + query.to_wire())
+            client.shutdown(socket.SHUT_WR)
+            data = b"".join(iter(lambda: client.recv(65535), b""))
+        first = dns.message.from_wire(data[2 : 2 + int.from_bytes(data[:2])])
+        last = dns.message.from_wire(data[4 + int.from_bytes(data[:2]) :])
+        assert quick.is_response(first)
+        assert (last.id, last.rcode().name) == (slow.id, "SERVFAIL")
+
+
+def test_an_external_name_is_followed_upstream() -> None:
+    with upstreams(answers) as (served, (upstream,)):
+        for reply in (served.udp("shop.svc."), served.tcp("shop.svc."), served.udp("shop.svc.", edns=True)):
+            assert lines(reply.answer) == ["shop.svc. 5 IN CNAME shop.example.", "shop.example. 60 IN A 192.0.2.7"]
+        assert upstream.asked[0] == ("shop.example.", False)
+    with upstreams(says(dns.rcode.NXDOMAIN)) as (served, _):
+        reply = served.udp("shop.svc.")
+        assert (reply.rcode().name, lines(reply.answer)) == ("NXDOMAIN", ["shop.svc. 5 IN CNAME shop.example."])
+    with upstreams(silent) as (served, _):
+        assert served.udp("shop.svc.").rcode().name == "SERVFAIL"

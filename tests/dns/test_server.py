@@ -1,0 +1,234 @@
+"""A worker on its sockets: `dig` and dnspython ask it, and clients that don't keep to the rules."""
+
+import contextlib
+import random
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import dns.flags
+import dns.message
+import pytest
+
+import dns.query
+from svcnet.dns.settings import Settings
+from svcnet.feed import Change, Whole
+from svcnet.model.snapshot import Endpoint
+from tests.dns.serving import HOST, PATIENCE_SECONDS, Served, bound, worker
+from tests.dns.world import REVERSE, gone, headless, lines, virtual
+from tests.harness.until import until
+
+SETTINGS = Settings(reverse=REVERSE, servers=(HOST,))
+MANY = headless("many", *(Endpoint(f"10.1.{i // 250}.{i % 250 + 1}", 80) for i in range(300)))
+RECORDS = (virtual("tomcat", "10.0.0.5"), virtual("web", "10.0.0.6", namespace="shop"), MANY)
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    with worker(SETTINGS, RECORDS) as running:
+        until(lambda: running.udp("tomcat.svc.").answer)
+        yield running
+
+
+def query(name: str = "tomcat.svc.", kind: str = "A") -> bytes:
+    return dns.message.make_query(name, kind, use_edns=False).to_wire()
+
+
+def test_dig_finds_a_service_by_udp_and_tcp(served: Served) -> None:
+    assert served.dig("+short", "tomcat.svc").split() == ["10.0.0.5"]
+    assert served.dig("+short", "+tcp", "web.shop.svc.cluster.local").split() == ["10.0.0.6"]
+    assert served.dig("+short", "-x", "10.0.0.5").split() == ["tomcat.default.svc.cluster.local."]
+    assert served.dig("+short", "SRV", "_http._tcp.tomcat.svc").split() == ["0", "100", "8080", "tomcat.default.svc."]
+
+
+def test_dig_with_its_cookie_sees_a_clean_answer(served: Served) -> None:
+    output = served.dig("tomcat.svc", "A", "+cookie", "+norec")
+    assert "status: NOERROR" in output
+    assert "flags: qr aa;" in output
+    assert "WARNING" not in output
+
+
+def test_a_long_answer_comes_by_tcp_after_it_was_cut(served: Served) -> None:
+    assert served.udp("many.svc.").flags & dns.flags.TC
+    reply, by_tcp = dns.query.udp_with_fallback(
+        dns.message.make_query("many.svc.", "A"), HOST, PATIENCE_SECONDS, served.port
+    )
+    assert by_tcp
+    assert len(lines(reply.answer)) == 300
+
+
+def test_a_change_is_answered_and_a_deletion(served: Served) -> None:
+    served.tell(Change(2, (virtual("fresh", "10.0.0.9"),)))
+    until(lambda: served.udp("fresh.svc.").answer)
+    served.tell(Change(3, (gone("fresh"),)))
+    until(lambda: served.udp("fresh.svc.").rcode().name == "NXDOMAIN")
+
+
+def test_queries_on_one_connection_are_all_answered_however_they_come_in(served: Served) -> None:
+    names = ["tomcat.svc.", "nothing.svc.", "many.svc.", "web.shop.svc."]
+    queries = [query(name) for name in names]
+    stream = b"".join(len(q).to_bytes(2) + q for q in queries)
+    for pieces in ([stream], [stream[i : i + 1] for i in range(len(stream))]):
+        with socket.create_connection((HOST, served.port), PATIENCE_SECONDS) as client:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for piece in pieces:
+                client.sendall(piece)
+            client.shutdown(socket.SHUT_WR)
+            data = b"".join(iter(lambda: client.recv(65535), b""))
+        replies = []
+        while data:
+            length = int.from_bytes(data[:2])
+            replies.append(dns.message.from_wire(data[2 : 2 + length]))
+            data = data[2 + length :]
+        assert [str(r.question[0].name) for r in replies] == names
+        assert [len(lines(r.answer)) for r in replies] == [1, 0, 300, 1]
+
+
+def test_clients_that_leave_in_the_middle_disturb_nobody(served: Served) -> None:
+    for data in (b"", b"\0", b"\0\x20", b"\0\x20abc", b"\xff\xff" + bytes(100), b"\0\0", b"\0\1x"):
+        with socket.create_connection((HOST, served.port), PATIENCE_SECONDS) as client:
+            client.sendall(data)
+            # A reset, not a close: the worker may be writing.
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert lines(served.tcp("tomcat.svc.").answer) == ["tomcat.svc. 5 IN A 10.0.0.5"]
+
+
+HEAD = b"\x12\x34\1\0\0\1\0\0\0\0\0\0"
+QUESTION = b"\6tomcat\3svc\0\0\1\0\1"
+OPT = b"\0\0\x29\x10\0\0\0\0\0\0\0"
+MALFORMED = {
+    "no question": (HEAD[:4] + bytes(8), "FORMERR"),
+    "a question that isn't there": (HEAD, "FORMERR"),
+    "two questions": (HEAD[:5] + b"\2" + HEAD[6:] + QUESTION * 2, "FORMERR"),
+    "a question without a class": (HEAD + QUESTION[:-2], "FORMERR"),
+    "a label that runs off": (HEAD + b"\x3ftomcat", "FORMERR"),
+    "a pointer to itself": (HEAD + b"\xc0\x0c\0\1\0\1", "FORMERR"),
+    "a pointer after a label": (HEAD + b"\6tomcat\xc0\x0c\0\1\0\1", "FORMERR"),
+    "a label of type 01": (HEAD + b"\x46tomcat" + bytes(70) + b"\3svc\0\0\1\0\1", "FORMERR"),
+    "a label of type 10": (HEAD + b"\x86tomcat\3svc\0\0\1\0\1", "FORMERR"),
+    "a name of 256 bytes": (HEAD + b"\x3f" + b"a" * 63 + (b"\x3f" + b"b" * 63) * 3 + b"\0\0\1\0\1", "FORMERR"),
+    "bytes behind the question": (HEAD + QUESTION + b"x", "FORMERR"),
+    "an answer in the query": (HEAD[:7] + b"\1" + HEAD[8:] + QUESTION + QUESTION + bytes(6), "FORMERR"),
+    "type 0": (HEAD + QUESTION[:-4] + b"\0\0\0\1", "FORMERR"),
+    "type OPT": (HEAD + QUESTION[:-4] + b"\0\x29\0\1", "FORMERR"),
+    "an additional record that isn't there": (HEAD[:11] + b"\1" + QUESTION, "FORMERR"),
+    "two OPT": (HEAD[:11] + b"\2" + QUESTION + OPT + OPT, "FORMERR"),
+    "OPT of another name": (HEAD[:11] + b"\1" + QUESTION + b"\1x" + OPT, "FORMERR"),
+    "OPT that runs off": (HEAD[:11] + b"\1" + QUESTION + OPT[:-1] + b"\x09", "FORMERR"),
+    "OPT with half an option": (HEAD[:11] + b"\1" + QUESTION + OPT[:-1] + b"\5\0\x0a\0\x08a", "FORMERR"),
+    "bytes behind OPT": (HEAD[:11] + b"\1" + QUESTION + OPT + b"x", "FORMERR"),
+    "EDNS version 1": (HEAD[:11] + b"\1" + QUESTION + OPT[:6] + b"\1" + OPT[7:], "BADVERS"),
+    "opcode STATUS": (HEAD[:2] + b"\x10\0" + HEAD[4:] + QUESTION, "NOTIMP"),
+    "opcode UPDATE": (HEAD[:2] + b"\x28\0" + HEAD[4:] + QUESTION, "NOTIMP"),
+    "class CH": (HEAD + QUESTION[:-1] + b"\3", "REFUSED"),
+    "class ANY": (HEAD + QUESTION[:-1] + b"\xff", "REFUSED"),
+    "AXFR by UDP": (HEAD + QUESTION[:-4] + b"\0\xfc\0\1", "REFUSED"),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_query_gets_an_error_and_no_data(served: Served, name: str) -> None:
+    packet, expected = MALFORMED[name]
+    reply = served.raw(packet)
+    assert reply is not None
+    message = dns.message.from_wire(reply, question_only=False)
+    assert (message.id, message.rcode().name) == (0x1234, expected)
+    assert not message.answer
+    assert not message.authority
+    by_tcp = b""
+    with socket.create_connection((HOST, served.port), PATIENCE_SECONDS) as client:
+        client.sendall(len(packet).to_bytes(2) + packet)
+        client.shutdown(socket.SHUT_WR)
+        by_tcp = b"".join(iter(lambda: client.recv(65535), b""))
+    assert by_tcp[2:] == reply
+
+
+def test_what_is_no_query_gets_no_answer(served: Served) -> None:
+    silent = [b"", b"\0", query()[:11], bytes((*query()[:2], 0x81, 0x80)) + query()[4:]]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(PATIENCE_SECONDS)
+        client.connect((HOST, served.port))
+        for packet in silent:
+            client.send(packet)
+        client.send(b"\x77\x77" + query()[2:])
+        assert client.recv(65535)[:2] == b"\x77\x77", "the first answer is the one to the only query"
+
+
+def test_random_bytes_get_no_data_and_hurt_nobody(served: Served) -> None:
+    chance = random.Random(4)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.connect((HOST, served.port))
+        client.settimeout(PATIENCE_SECONDS)
+        for number in range(3000):
+            packet = bytearray(HEAD[:11] + b"\1" + QUESTION + OPT)
+            for _ in range(chance.randint(1, 6)):
+                packet[chance.randrange(2, len(packet))] = chance.randrange(256)
+            client.send(bytes(packet[: chance.choice([len(packet), chance.randrange(len(packet))])]))
+            mark = number.to_bytes(2)
+            client.send(mark + query()[2:])
+            while (reply := client.recv(65535))[:2] != mark:
+                _is_an_answer_or_an_error(reply)
+    assert lines(served.udp("tomcat.svc.").answer) == ["tomcat.svc. 5 IN A 10.0.0.5"]
+
+
+def _is_an_answer_or_an_error(reply: bytes) -> None:
+    """dnspython reads it, and data come with a question for it alone."""
+    message = dns.message.from_wire(reply)
+    if message.answer:
+        assert message.question
+        assert message.rcode().name == "NOERROR"
+
+
+def test_only_those_who_may_ask_are_answered() -> None:
+    with worker(Settings(allow=("192.0.2.0/24",)), RECORDS) as running:
+        assert until(lambda: running.udp("tomcat.svc.")).rcode().name == "REFUSED"
+        assert running.tcp("tomcat.svc.").rcode().name == "REFUSED"
+        assert running.udp("tomcat.svc.").rcode().name == "REFUSED"
+
+
+def test_an_answer_leaves_from_the_address_that_was_asked() -> None:
+    with worker(SETTINGS, RECORDS, host="0.0.0.0") as running:
+        until(lambda: running.udp("tomcat.svc.").answer)
+        for address in ("127.0.0.2", "127.3.4.5"):
+            reply = dns.query.udp(dns.message.make_query("tomcat.svc.", "A"), address, PATIENCE_SECONDS, running.port)
+            assert lines(reply.answer) == ["tomcat.svc. 5 IN A 10.0.0.5"]
+
+
+def test_before_the_first_records_it_says_servfail_and_then_answers() -> None:
+    with worker(SETTINGS, None) as running:
+        assert running.udp("tomcat.svc.").rcode().name == "SERVFAIL"
+        assert running.udp("example.org.").rcode().name == "REFUSED"
+        running.tell(Change(1, RECORDS[:1]))
+        assert running.udp("tomcat.svc.").rcode().name == "SERVFAIL"
+
+
+def test_records_in_several_frames_are_served_when_the_last_is_there() -> None:
+    with worker(SETTINGS, None) as running:
+        running.tell(Whole(5, RECORDS[:1], last=False))
+        assert running.udp("tomcat.svc.").rcode().name == "SERVFAIL"
+        running.tell(Whole(5, RECORDS[1:], last=True))
+        until(lambda: running.udp("tomcat.svc.").answer)
+        assert running.udp("web.shop.svc.").answer
+
+
+def test_the_worker_ends_with_its_feed_and_frees_the_port() -> None:
+    with worker(SETTINGS, RECORDS) as running:
+        port = running.port
+        until(lambda: running.udp("tomcat.svc.").answer)
+    with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as free:
+        free.bind((HOST, port))
+
+
+def test_a_worker_told_nonsense_ends_and_says_so() -> None:
+    ours, theirs = socket.socketpair()
+    sockets = bound()
+    numbers = [one.fileno() for one in (theirs, *sockets)]
+    argv = [sys.executable, "-m", "svcnet.dns.worker", *map(str, numbers)]
+    with ours, theirs, sockets[0], sockets[1]:
+        process = subprocess.Popen(argv, pass_fds=numbers, stderr=subprocess.PIPE)
+        ours.sendall(b"\xff" * 100)
+        _, said = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 1
+    assert b"a frame of" in said

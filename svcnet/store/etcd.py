@@ -11,7 +11,9 @@ from contextlib import suppress
 from operator import attrgetter, itemgetter
 from typing import TypeVar
 
-from svcnet.codec.writer import to_json
+import msgspec
+
+from svcnet.codec.writer import to_v1
 from svcnet.model.claim import claim_id
 from svcnet.model.errors import ConflictError, StoreError, SvcnetError
 from svcnet.model.event import Event
@@ -110,7 +112,7 @@ class EtcdStore:
 
         def changes() -> Iterator[Change]:
             for name, key in names.items():
-                value = to_json(stored[key])
+                value = msgspec.json.encode(to_v1(stored[key]))
                 if key.kind == "Service":
                     change = ledger.change(claim_id(key), record=value)
                 else:

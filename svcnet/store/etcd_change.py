@@ -11,7 +11,7 @@ from svcnet.store.etcd_client import EtcdClient, modules
 
 MOST = 120
 """Comparisons or writes a transaction (etcd --max-txn-ops: 128)."""
-MOST_BYTES = 1_000_000
+MOST_BYTES = 1_400_000
 """Of values a transaction (etcd --max-request-bytes: 1.5 MiB)."""
 
 

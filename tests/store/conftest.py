@@ -117,7 +117,7 @@ class Etcd:
             change = rpc.RequestOp(request_put=rpc.PutRequest(key=key, value=value))
         self._client.txn([], [change], [])
 
-    def keys(self) -> dict[str, bytes]:
+    def values(self) -> dict[str, bytes]:
         """All keys below the prefix, without it, and their values."""
         start = f"{self.space.prefix}/"
         pages = list(self._client.pages(start.encode(), f"{self.space.prefix}0".encode()))

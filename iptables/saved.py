@@ -7,7 +7,7 @@ misunderstanding here costs one more rewrite and never a wrong rule.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from svcnet.iptables.chain_text import FILTER, JUMPS, NAT, PREFIX, REFUSE, Chain, jump
+from svcnet.iptables.chain_text import FILTER, JUMPS, NAT, PREFIX, REFUSE, SERVICES, Chain, jump
 from svcnet.iptables.desired import Desired, Frontend, Target, Treatment
 from svcnet.iptables.prefix_tree import WIDTH
 from svcnet.iptables.ruleset import Class
@@ -84,14 +84,21 @@ def current(family: int, saved: Saved, desired: Mapping[Frontend, Treatment]) ->
 
 
 def _leaves(family: int, saved: Saved, table: str) -> set[tuple[str, str]]:
-    """(chain, address) of every branch of the tree that ends at an address."""
+    """(chain, address) of every branch of the tree that ends at an address, as far as the root leads there."""
     whole = f"/{WIDTH[family]}"
     found: set[tuple[str, str]] = set()
-    for chain, lines in saved.chains.items():
-        for line in lines if chain.table == table else ():
+    nodes, seen = [SERVICES], {SERVICES}
+    while nodes:
+        for line in saved.chains.get(Chain(table, nodes.pop()), ()):
             words = line.split()
-            if len(words) == 4 and words[0] == "-d" and words[1].endswith(whole) and words[2] == "-g":
-                found.add((words[3], words[1].removesuffix(whole)))
+            prefix, target = _after(words, "-d"), _after(words, "-g")
+            if not prefix or not target:
+                continue
+            if prefix.endswith(whole):
+                found.add((target, prefix.removesuffix(whole)))
+            elif target not in seen:
+                seen.add(target)
+                nodes.append(target)
     return found
 
 

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "describe": ("svcnet.cli.describe:describe", "Show one record and all that hangs on it."),
     "env": ("svcnet.cli.env:env", "Print the environment variables that lead to services."),
     "exec": ("svcnet.cli.exec:exec_", "Run a program with those variables, and follow their changes."),
+    "resolve": ("svcnet.cli.resolve:resolve", "Look a name up, in the records or at a server."),
     "plan": ("svcnet.cli.plan:plan", "Print what would change in the kernel."),
     "status": ("svcnet.cli.status:status", "Show what svcnet-proxy does, or wait for it."),
     "release": ("svcnet.cli.status:release", "Let a held mass deletion through."),

@@ -42,6 +42,7 @@ CAPABILITIES: dict[str, Callable[[], bool]] = {
     "ipset": lambda: shutil.which("ipset") is not None,
     "iptables": lambda: shutil.which("iptables-restore") is not None,
     "ipv6": Path("/proc/sys/net/ipv6").exists,
+    "openssl": lambda: shutil.which("openssl") is not None,
     "sctp": _can_make_sctp_socket,
 }
 """What `@pytest.mark.needs(NAME)` may ask of the machine. Tests that need something else of it add it here."""

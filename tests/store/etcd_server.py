@@ -31,12 +31,13 @@ def free_port() -> int:
 
 
 class EtcdServer:
-    """One etcd of one member. `options` are further flags, as in --auth-token=simple."""
+    """One etcd of one member. `options` are further flags, as in --auth-token=simple; `scheme` https goes with them."""
 
-    def __init__(self, path: Path, options: Sequence[str] = ()) -> None:
+    def __init__(self, path: Path, options: Sequence[str] = (), scheme: str = "http") -> None:
         self.path = path
-        self.port, self._peer_port = free_port(), free_port()
+        self.port, self._peer_port, self._health_port = free_port(), free_port(), free_port()
         self._options = options
+        self._scheme = scheme
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -51,10 +52,11 @@ class EtcdServer:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        client, peer = f"http://{self.host}", f"http://127.0.0.1:{self._peer_port}"
+        client, peer = f"{self._scheme}://{self.host}", f"http://127.0.0.1:{self._peer_port}"
         command = ["etcd", "--name=m", f"--data-dir={self.path}/data", f"--initial-cluster=m={peer}"]
         command += [f"--listen-client-urls={client}", f"--advertise-client-urls={client}"]
-        command += [f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", *self._options]
+        command += [f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}"]
+        command += [f"--listen-metrics-urls=http://127.0.0.1:{self._health_port}", *self._options]
         with (self.path / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         until(self._is_healthy, self._why_not)
@@ -82,7 +84,7 @@ class EtcdServer:
 
     def _is_healthy(self) -> bool:
         try:
-            with _OPENER.open(f"http://{self.host}/health", timeout=5) as answer:
+            with _OPENER.open(f"http://127.0.0.1:{self._health_port}/health", timeout=5) as answer:
                 return bool(json.load(answer)["health"] == "true")
         except HTTPError as error:
             error.close()

@@ -28,5 +28,7 @@ def resolv_conf(minion: LabMinion, pod: bool) -> str:
 
 
 def with_resolver(argv: Sequence[str], file: str) -> list[str]:
-    """Return the command that runs `argv` with this resolv.conf."""
+    """Return the command that runs `argv` (perhaps after `--`) with this resolv.conf."""
+    if argv[:1] in (["--"], ("--",)):
+        argv = argv[1:]
     return ["unshare", "--mount", "sh", "-c", MOUNT_AND_BECOME, file, *argv]

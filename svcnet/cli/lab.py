@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from svcnet.lab.image import checked
 from svcnet.lab.spec import LARGEST, TOPOLOGIES, LabSpec
 from svcnet.model.errors import ConfigError, SvcnetError
 
@@ -48,6 +49,14 @@ def labels(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tup
     return tuple(sorted(found.items())) or DEFAULT.labels
 
 
+def images(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Parse `--image NAME=COMMAND`."""
+    try:
+        return tuple(sorted(checked(name, command) for name, _, command in (text.partition("=") for text in given)))
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
+
+
 @click.group()
 def lab() -> None:
     """Minions and pods as network namespaces on this one machine (needs root)."""
@@ -68,6 +77,9 @@ def lab() -> None:
 )
 @click.option(
     "--label", "labels", multiple=True, metavar="KEY=VALUE", callback=labels, help="On every pod. [name=tomcatCluster]"
+)
+@click.option(
+    "--image", "images", multiple=True, metavar="NAME=COMMAND", callback=images, help="What stands in for an image."
 )
 @click.option("--records", default="", metavar="URL", help="Record store; without it a directory of the lab's own.")
 @click.option("--mode", default="", metavar="MODE", help="--mode of svcnet-proxy.")
@@ -91,7 +103,8 @@ def up(ipv6: bool | None, no_proxy: bool, timeout: float, **given: Any) -> None:
     for note in built.notes:
         click.echo(f"note: {note}", err=True)
     many = f"{spec.minions} minions, {spec.pods} pods on each" + (", no proxy" if no_proxy else "")
-    click.echo(f"lab {spec.name} is up: {many}. Try: svcnet lab exec{_named(spec.name)} m1p1 -- ip addr", err=True)
+    first = "m1p1" if spec.pods else "m1"
+    click.echo(f"lab {spec.name} is up: {many}. Try: svcnet lab exec{_named(spec.name)} {first} -- ip addr", err=True)
     click.echo(f"export SVCNET_RECORDS={built.records} SVCNET_SERVICE_CIDR={spec.service_cidr}")
 
 

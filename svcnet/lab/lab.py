@@ -18,9 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
-from svcnet.lab import namespace, probe, process, wiring
+from svcnet.lab import namespace, probe, process, resolver, wiring
 from svcnet.lab.record import keys, records
 from svcnet.lab.registry import Opener
+from svcnet.lab.replica import with_placed
 from svcnet.lab.spec import POD_PORT, STATUS_PORT, LabSpec
 from svcnet.lab.state import LabFiles, directory, locked
 from svcnet.lab.topology import LabMinion, LabPod, Topology, is_pod, namespace_of, plan
@@ -99,7 +100,8 @@ class Lab:
             namespace.delete(namespace.existing(self._own_namespaces()))
             try:
                 if opener is not None and spec is not None and spec.records:
-                    opener(spec, spec.records).delete(*keys(plan(spec)))
+                    controlled = (placed.key for placed in self.files.placed())
+                    opener(spec, spec.records).delete(*keys(plan(spec)), *controlled)
             finally:
                 self.files.remove()
         return True
@@ -113,6 +115,11 @@ class Lab:
                 raise SvcnetError(f"there is no lab {self.name}: svcnet lab up --name {self.name}")
             self._topology = plan(spec)
         return self._topology
+
+    @property
+    def everything(self) -> Topology:
+        """Where everything is now, the pods of controllers too."""
+        return with_placed(self.topology, self.files.placed())
 
     @property
     def records(self) -> str:
@@ -129,22 +136,34 @@ class Lab:
 
     def namespace(self, name: str) -> Path:
         """Return the file of a member's namespace (`m1`, `m1p2`, `switch`). SvcnetError for another name."""
-        members = self.topology.namespaces
+        members = self.everything.namespaces
         if name not in members:
             raise SvcnetError(f"no {name} in lab {self.name}, expected one of {', '.join(members)}")
         return namespace.path(members[name])
 
     def argv(self, name: str, argv: Sequence[str]) -> list[str]:
-        """Return the command that runs `argv` inside a member.
+        """Return the command that runs `argv` inside a member, where names lead to the lab's services."""
+        spec = self.topology.spec
+        minion = next((m for m in self.topology.minions if m.name == self._minion_of(name)), None)
+        if minion is None or spec.daemon is None or "--dns-listen" in spec.daemon_options:
+            return self._inside(name, argv)
+        file = self.files.root / "resolv" / (minion.name if name == minion.name else f"{minion.name}-pods")
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(resolver.resolv_conf(minion, pod=name != minion.name), encoding="utf-8")
+        return self._inside(name, resolver.with_resolver(argv, str(file)))
 
-        nsenter, not `ip netns exec`: that one mounts another /sys, which hides the cgroups.
-        """
+    def _inside(self, name: str, argv: Sequence[str]) -> list[str]:
+        """Enter a member by nsenter, not `ip netns exec`: that one mounts another /sys, which hides the cgroups."""
         return ["nsenter", f"--net={self.namespace(name)}", *argv]
+
+    def _minion_of(self, name: str) -> str:
+        """Return the name of the minion that a member is, or is on."""
+        return next((p.minion for p in self.files.placed() if p.name == name), re.sub(r"p\d+\Z", "", name))
 
     def environment(self, name: str) -> dict[str, str]:
         """Return the environment of what runs inside a member: `svcnet` finds the lab's records, and the daemon."""
         spec = self.topology.spec
-        minion = re.sub(r"p\d+\Z", "", name)
+        minion = self._minion_of(name)
         own = {
             "SVCNET_CONFIG": str(self.files.config),
             "SVCNET_RECORDS": self.records,
@@ -184,7 +203,7 @@ class Lab:
         identity = self.files.process(name)
         if earlier := process.read(identity):
             identity.rename(self.files.process(f"{name}.{earlier.pid}"))  # `down` looks for what it left
-        command = self.argv(name, self.proxy_argv(name))
+        command = self._inside(name, self.proxy_argv(name))
         started = process.spawn(command, identity, self.files.log(name), self._outer_environment())
         if started is None:
             raise SvcnetError(f"the proxy of {name} ended at once{self._tail(name)}")
@@ -203,7 +222,8 @@ class Lab:
             "--status-listen": f"127.0.0.1:{STATUS_PORT}",
             "--cluster-cidr": ",".join(map(str, self.topology.cluster_networks)),
             "--service-cidr": spec.service_cidr,
-            "--dns-listen": "off",
+            "--dns-listen": resolver.listen(next(m for m in self.topology.minions if m.name == name)),
+            "--dns-upstream": "off",
         }
         ours = [str(part) for option in options.items() for part in option]
         return [*(spec.daemon or ()), *ours, *mode, *spec.daemon_options]
@@ -280,7 +300,7 @@ class Lab:
         )
 
     def _start_pods(self, topology: Topology, deadline: float) -> None:
-        if not topology.pods:
+        if not topology.pods and not topology.spec.opener:
             return
         hears, tells = os.pipe()
         try:
@@ -314,8 +334,14 @@ class Lab:
         known = self._known()
         stubborn = process.end([who for name, who in known.items() if name == KEEPER], 0)
         known = self._known()  # again: the keeper may have been forking until now
-        stubborn += process.end([who for name, who in known.items() if is_pod(name)], 0)
-        proxies = {name: who for name, who in known.items() if name != KEEPER and not is_pod(name)}
+        controlled = {placed.name: placed for placed in self.files.placed()}
+        pods = {name: who for name, who in known.items() if is_pod(name) or name.partition(".")[0] in controlled}
+        stubborn += process.end(list(pods.values()), 0)
+        for name, who in pods.items():
+            if placed := controlled.get(name.partition(".")[0]):
+                where = namespace.path(namespace_of(self.name, placed.member))
+                stubborn += process.end(process.session_members(who, where), 0)
+        proxies = {name: who for name, who in known.items() if name != KEEPER and name not in pods}
         stubborn += process.end(list(proxies.values()), 5.0)
         for name, who in proxies.items():
             where = namespace.path(namespace_of(self.name, name.partition(".")[0]))

@@ -42,6 +42,8 @@ class LabSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     node_cidr: str = "172.20.0.0/16,fd00:20::/64"
     cluster_cidr: str = "10.1.0.0/16,fd00:1::/48"
     service_cidr: str = "10.0.0.0/16"
+    images: Pairs = ()
+    """Image → command that stands in for it, besides those that the lab knows."""
     records: str = ""
     """URL of the record store (`dir:PATH`, …), "" for a directory of the lab's own, deleted with it."""
     opener: str = ""

@@ -1,4 +1,4 @@
-"""What runs in a pod: answers its name over HTTP/1.1 and UDP.
+"""What runs in a pod: answers its name over HTTP/1.1 and UDP; `python -m svcnet.lab.stand_in [PORT]` by itself.
 
 Owns: the protocol (pure: Session) and its loop. Must not know the lab.
 
@@ -6,9 +6,12 @@ Owns: the protocol (pure: Session) and its loop. Must not know the lab.
 `client` asks for the address. Bodies end with a line feed.
 """
 
+import os
 import re
 import selectors
 import socket
+import sys
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 LARGEST_HEAD = 16384
@@ -133,3 +136,13 @@ def _echo(name: str, datagrams: socket.socket) -> None:
         datagrams.sendto(reply(data, name, address_of(peer[0])), peer)
     except OSError:  # an ICMP error of an earlier answer, or no room: UDP may lose
         return
+
+
+def main(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Answer $POD_NAME on a port, 8080 if none is given, for ever."""
+    streams, datagrams = listen(int(arguments[0]) if arguments else 8080, ":" in environ.get("POD_IPS", ""))
+    serve(environ.get("POD_NAME") or socket.gethostname(), streams, datagrams)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:], os.environ)

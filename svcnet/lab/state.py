@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from svcnet.lab.replica import Placed
 from svcnet.lab.spec import LabSpec
 from svcnet.model.errors import SvcnetError
 
@@ -51,6 +52,30 @@ class LabFiles(NamedTuple):
     def processes(self) -> Path:
         """Holds one file a process: who it is."""
         return self.root / "processes"
+
+    @property
+    def pods(self) -> Path:
+        """Holds one file a pod of a controller: where it is."""
+        return self.root / "pods"
+
+    def place(self, placed: Placed) -> None:
+        """Write down where a pod is, before it is made."""
+        self.pods.mkdir(exist_ok=True)
+        temporary = self.pods / f".{placed.name}"
+        temporary.write_bytes(msgspec.json.encode(placed))
+        temporary.rename(self.pods / placed.name)
+
+    def placed(self) -> tuple[Placed, ...]:
+        """Return where the controllers' pods are, by name."""
+        try:
+            names = sorted(path.name for path in self.pods.iterdir() if not path.name.startswith("."))
+        except FileNotFoundError:
+            return ()
+        found = []
+        for name in names:
+            with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):  # it ended meanwhile
+                found.append(msgspec.json.decode((self.pods / name).read_bytes(), type=Placed))
+        return tuple(found)
 
     def url(self, spec: LabSpec) -> str:
         """URL of the lab's record store: the one it was given, else its own directory."""

@@ -45,7 +45,7 @@ class LabStatus(msgspec.Struct, frozen=True):
 
 def status(lab: Lab) -> LabStatus:
     """Look at every namespace and process. SvcnetError when there is no such lab."""
-    topology = lab.topology
+    topology = lab.everything
     with ThreadPoolExecutor(max_workers=8) as pool:
         states = list(pool.map(lambda minion: _minion(lab, minion.name), topology.minions))
     members = []
@@ -56,7 +56,7 @@ def status(lab: Lab) -> LabStatus:
 
 
 def _exists(lab: Lab, name: str) -> bool:
-    return namespace.path(lab.topology.namespaces[name]).exists()
+    return lab.namespace(name).exists()
 
 
 def _pod(lab: Lab, name: str) -> str:

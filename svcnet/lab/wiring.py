@@ -46,6 +46,22 @@ def minion_lines(topology: Topology, minion: LabMinion) -> list[str]:
     return lines + (_routed_ports if topology.spec.topology == "routed" else _bridged_ports)(topology, minion)
 
 
+def port_lines(topology: Topology, minion: LabMinion, pod: LabPod) -> list[str]:
+    """Return what a minion needs for one more pod: the pod's veth, and the way to its addresses."""
+    lines = [f"link add {pod.port} type veth peer name eth0 netns {pod.namespace}"]
+    if topology.spec.topology == "bridge":
+        return [
+            *lines,
+            f"link set {pod.port} master {CBR} addrgenmode none up",
+            # A pod that is given itself as endpoint gets its packet back through the port that it came from.
+            f"link set {pod.port} type bridge_slave hairpin on",
+        ]
+    lines.append(f"link set {pod.port} addrgenmode none up")
+    lines += [f"addr add {ROUTER}/64 dev {pod.port} nodad"] * topology.spec.ipv6
+    lines += [f"route add {a} dev {pod.port} src {own}" for a, own in zip(pod.addresses, minion.addresses, strict=True)]
+    return lines
+
+
 def pod_lines(topology: Topology, minion: LabMinion, pod: LabPod) -> list[str]:
     """Return what a pod needs: eth0 with its addresses, and the minion as the way to everything."""
     routed = topology.spec.topology == "routed"
@@ -84,30 +100,14 @@ def bridge_settings(topology: Topology, member: str) -> list[tuple[str, str]]:
 def _routed_ports(topology: Topology, minion: LabMinion) -> list[str]:
     # The IPv4 gateway sits on lo: the kernel answers ARP for it on every pod's veth.
     lines = [_address(g._replace(prefix=g.host_bits), "lo") for g in minion.gateways]
-    for pod in minion.pods:
-        lines += [
-            f"link add {pod.port} type veth peer name eth0 netns {pod.namespace}",
-            f"link set {pod.port} addrgenmode none up",
-        ]
-        lines += [f"addr add {ROUTER}/64 dev {pod.port} nodad"] * topology.spec.ipv6
-        lines += [
-            f"route add {a} dev {pod.port} src {own}" for a, own in zip(pod.addresses, minion.addresses, strict=True)
-        ]
-    return lines
+    return lines + [line for pod in minion.pods for line in port_lines(topology, minion, pod)]
 
 
 def _bridged_ports(topology: Topology, minion: LabMinion) -> list[str]:
     lines = [f"link add {CBR} type bridge mcast_snooping 0", f"link set {CBR} addrgenmode none up"]
     lines += [_address(g, CBR) for g in minion.gateways]
     lines += [f"addr add {ROUTER}/64 dev {CBR} nodad"] * topology.spec.ipv6
-    for pod in minion.pods:
-        lines += [
-            f"link add {pod.port} type veth peer name eth0 netns {pod.namespace}",
-            f"link set {pod.port} master {CBR} addrgenmode none up",
-            # A pod that is given itself as endpoint gets its packet back through the port that it came from.
-            f"link set {pod.port} type bridge_slave hairpin on",
-        ]
-    return lines
+    return lines + [line for pod in minion.pods for line in port_lines(topology, minion, pod)]
 
 
 def _address(address: Address, device: str) -> str:

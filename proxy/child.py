@@ -49,7 +49,7 @@ class Child:
     def pid(self) -> int:
         """Process id; 0 while there is none."""
         process = self._process
-        return process.pid if process is not None else 0
+        return process.pid if process is not None and process.returncode is None else 0
 
     def start(self) -> None:
         """Start the process; what it is told before it listens waits for it."""

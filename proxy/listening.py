@@ -25,17 +25,17 @@ _TABLES = (("tcp", "tcp", 4, "0A"), ("tcp6", "tcp", 6, "0A"), ("udp", "udp", 4, 
 """File below /proc/PID/net, protocol, family, the state of a socket that waits for clients (net/tcp_states.h)."""
 
 
-def raise_limit() -> int:
-    """Let this process, and those that it starts, have as many file descriptors as it may; their number."""
+def raise_limit() -> None:
+    """Let this process, and those that it starts, have as many file descriptors as it may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-def most_listeners(limit: int, workers: int) -> int:
+def most_listeners(workers: int) -> int:
     """How many frontends there can be: the daemon has a socket a worker for each, and a worker needs half its own."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     return max(1, min((limit - RESERVED) // workers, limit // 2))
 
 

@@ -41,14 +41,12 @@ def add(networks: Iterable[Network]) -> None:
                 _ip(f"-{version}", "route", "del", *_route(other))
 
 
-def remove() -> list[str]:
-    """Remove all of ours; what there was. KernelError."""
-    removed = []
-    for version in (4, 6):
-        for destination in ours(version):
-            _ip(f"-{version}", "route", "del", *_route(destination))
-            removed.append(f"local route {destination}")
-    return removed
+def remove() -> bool:
+    """Remove all of ours; whether there were any. KernelError."""
+    there = [(version, destination) for version in (4, 6) for destination in ours(version)]
+    for version, destination in there:
+        _ip(f"-{version}", "route", "del", *_route(destination))
+    return bool(there)
 
 
 def is_there(networks: Iterable[Network]) -> bool:
@@ -67,7 +65,7 @@ def _is_there_4(network: IPv4Network) -> bool:
 
 
 def _is_there_6(network: IPv6Network) -> bool:
-    """In IPv6 it may not be; but net/ipv6_route (proc(5)) has the routes of all tables: destination, length …, device."""
+    """In IPv6 it may not be; but net/ipv6_route (proc(5)) has all routes: destination, length …, device."""
     wanted = f"{network.network_address.packed.hex()} {network.prefixlen:02x} "
     try:
         lines = Path("/proc/thread-self/net/ipv6_route").read_text().splitlines()

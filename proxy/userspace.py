@@ -10,7 +10,6 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from svcnet.model.snapshot import LeftOut
 from svcnet.proxy import route
 from svcnet.proxy.child import Child, Message
 from svcnet.proxy.listening import close_listener, most_listeners, open_listener, raise_limit, why_not
@@ -42,14 +41,14 @@ class Userspace:
         self._open: dict[Frontend, Opened] = {}
         self._failed: dict[Frontend, str] = {}
         self._idents = 0
-        self._most = 0
+        self._most = most_listeners(workers)
         self._children = tuple(Child(number, self._lock, self._everything) for number in range(workers))
         self._stopping = threading.Event()
         self._retrying: threading.Thread | None = None
 
     @property
     def most_frontends(self) -> int:
-        """How many frontends can be served, by the limit on file descriptors; 0 before the first sync."""
+        """How many frontends can be served, by the limit on file descriptors."""
         return self._most
 
     @property
@@ -58,10 +57,10 @@ class Userspace:
         return self._children
 
     @property
-    def left_out(self) -> tuple[LeftOut, ...]:
+    def failed(self) -> Mapping[Frontend, str]:
         """The frontends that are not served, and why."""
         with self._lock:
-            return tuple(LeftOut(str(frontend), why) for frontend, why in sorted(self._failed.items()))
+            return dict(self._failed)
 
     @property
     def rows(self) -> Mapping[Frontend, Weights]:
@@ -72,7 +71,7 @@ class Userspace:
         """Serve exactly these. Starts the workers the first time."""
         route.add(self._networks)
         if self._retrying is None:
-            self._most = most_listeners(raise_limit(), len(self._children))
+            raise_limit()
             self._retrying = threading.Thread(target=self._retry, name="proxy-retry", daemon=True)
             self._retrying.start()
             for child in self._children:
@@ -142,7 +141,7 @@ class Userspace:
         if frontend.protocol not in PROTOCOLS:
             return f"the userspace proxy has no {frontend.protocol.upper()}: a kernel path is needed"
         if len(self._open) >= self._most:
-            return f"the limit of {self._most} virtual ports, by the number of open files (ulimit -n), is reached"
+            return f"the limit of {self._most} ports, which follows from that of open files (ulimit -Hn), is reached"
         sockets: list[socket.socket] = []
         try:
             sockets.extend(open_listener(frontend, shared=len(self._children) > 1) for _ in self._children)

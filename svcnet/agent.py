@@ -75,12 +75,12 @@ class Agent:
         return f"released: {held.missing} of {held.known} services deleted"
 
     def left_out(self) -> tuple[LeftOut, ...]:
-        """Everything that is not served: what the store can't read, what the tracker leaves out."""
+        """Everything that is not served: by the store, by the tracker, by the data path, by the env files."""
         problems = tuple(LeftOut(where, what) for where, what in sorted(self.state.problems.items()))
         env = self.parts.env.problems if self.parts.env else ()
         # What the store has said of a record already is not said again in other words.
         left = (item for item in self.tracker.left_out() if item.what not in self.state.problems)
-        return (*problems, *left, *(LeftOut("env files", problem) for problem in env))
+        return (*problems, *left, *self.parts.unserved(), *(LeftOut("env files", problem) for problem in env))
 
     def resync(self) -> None:
         """Read the kernel back and mend what differs, soon."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from svcnet.iptables.desired import Desired, Frontend, Treatment
-from svcnet.model.snapshot import Delta, Snapshot
+from svcnet.model.snapshot import Delta, LeftOut, Snapshot
 from svcnet.plan import Plan
 from svcnet.store.protocol import Store
 from svcnet.tracker import Tracker
@@ -93,6 +93,8 @@ class Parts:
     wall: Callable[[], float] = time.time
     foreign: Callable[[], bool] | None = None
     """Whether somebody else changed the kernel's tables since the last call."""
+    unserved: Callable[[], tuple[LeftOut, ...]] = tuple
+    """What the data path can't serve, and why."""
     watch_seconds: float = 2.0
     """How often that is asked: one message of 20 bytes."""
     on_ready: Callable[[str], None] = lambda _status: None

@@ -68,6 +68,7 @@ class Daemon:
                 inline_changes=chosen.inline_changes,
                 flows=chosen.flows,
                 foreign=chosen.path.changed_by_others if chosen.path else None,
+                unserved=chosen.left_out,
                 env=env,
                 followers=(self.names,) if self.names else (),
                 state_dir=options.state_dir,
@@ -78,7 +79,9 @@ class Daemon:
 
     def report(self) -> Report:
         """What /status says now."""
-        return gather(self.agent, self.options.node, self.chosen.mode, self.parts_state, time.monotonic())
+        return gather(
+            self.agent, self.options.node, self.chosen.mode, self.parts_state | self.chosen.states(), time.monotonic()
+        )
 
     async def run(self, reload: "Reload") -> bool:
         """Serve until SIGTERM or SIGINT; True when a changed configuration asks for another start."""
@@ -223,6 +226,7 @@ def serve(flags: Mapping[str, Any]) -> None:
     log.info("starting node=%s mode=%s reason=%s records=%s", options.node, *chosen.mode, options.records)
     gc.disable()  # a load makes a million objects and no garbage; on again after the first sync
     again = asyncio.run(_run(options, chosen, reload))
+    chosen.stop()
     if again:
         log.info("starting again with the changed configuration")
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 (the same program; rules stay)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import NamedTuple
 
 from svcnet.cli.succession import Predecessor, Succession
+from svcnet.cli.userspace import UserspacePath
 from svcnet.config import Config
 from svcnet.endpoints import Networks
 from svcnet.iptables.conntrack import Conntrack
@@ -18,6 +19,8 @@ from svcnet.iptables.nftables import Nftables
 from svcnet.iptables.ruleset import Parameters
 from svcnet.iptables.xtables import Xtables, foreign_rules, installed, require_privilege, select
 from svcnet.model.errors import ConfigError, KernelError, NotPermittedError, SvcnetError
+from svcnet.model.snapshot import LeftOut
+from svcnet.proxy import route
 from svcnet.status.gather import Mode
 
 log = logging.getLogger(__name__)
@@ -31,6 +34,12 @@ class Chosen(NamedTuple):
     flows: Conntrack | None
     inline_changes: int = 200
     """`Parts.inline_changes`."""
+    left_out: Callable[[], tuple[LeftOut, ...]] = tuple
+    """What this path can't serve, and why."""
+    states: Callable[[], dict[str, str]] = dict
+    """The states of the processes that belong to it."""
+    stop: Callable[[], None] = lambda: None
+    """Ends them."""
 
 
 def choose(config: Config) -> Chosen:
@@ -116,6 +125,20 @@ def _iptables(config: Config, reason: str) -> Chosen:
     return Chosen(Mode("iptables", f"{reason}; {tables.variant} tables"), succession, _flows(config), inline_changes=0)
 
 
+def _userspace(config: Config, reason: str) -> Chosen:
+    route.require(config.service_cidr)
+    path = UserspacePath(config.service_cidr, config.proxy_workers)
+    return Chosen(
+        Mode("userspace", f"{reason}; at most {path.proxy.most_frontends} ports, by ulimit -Hn"),
+        Succession(path, _predecessors("userspace")),
+        None,
+        inline_changes=0,  # it waits for the workers
+        left_out=path.left_out,
+        states=path.states,
+        stop=path.proxy.stop,
+    )
+
+
 def _flows(config: Config) -> Conntrack:
     return Conntrack(Networks(config.service_cidr))
 
@@ -135,6 +158,7 @@ def _open_table(kernel: NftKernel, config: Config) -> None:
 def _predecessors(but: str = "") -> list[Predecessor]:
     """What every path of ours, `but` one, may have left in this network namespace."""
     found: dict[str, Predecessor] = {"nftables": Predecessor("nftables table svcnet", _remove_table)}
+    found["userspace"] = Predecessor("local routes of userspace mode", route.remove)
     for name, tables in _variants().items():
         found[f"iptables {name}"] = Predecessor(f"iptables chains SVCNET- ({name} tables)", Iptables(tables, ()).remove)
     return [other for name, other in found.items() if name != but]
@@ -156,5 +180,9 @@ def _variants() -> dict[str, Xtables]:
         return {}
 
 
-_ATTEMPTS: dict[str, Callable[[Config, str], Chosen]] = {"nftables": _nftables, "iptables": _iptables}
+_ATTEMPTS: dict[str, Callable[[Config, str], Chosen]] = {
+    "nftables": _nftables,
+    "iptables": _iptables,
+    "userspace": _userspace,
+}
 """In the order of `--mode auto`."""

@@ -62,7 +62,16 @@ class UserspacePath:
 
     def left_out(self) -> tuple[LeftOut, ...]:
         """The frontends that are not served, and why."""
-        return self.proxy.left_out
+        found = []
+        for front, why in sorted(self.proxy.failed.items()):
+            treatment = self._current.get(Row(*front))
+            found.append(LeftOut(f"{front} ({treatment.owner if treatment else 'unknown'})", why))
+        return tuple(found)
+
+    def states(self) -> dict[str, str]:
+        """The state of each worker."""
+        alive = "running", "failed: it ended, and another is being started"
+        return {f"proxy worker {n}": alive[not worker.pid] for n, worker in enumerate(self.proxy.workers)}
 
 
 def _front(row: Row) -> Frontend:

@@ -20,9 +20,11 @@ AS_NOBODY = (
     # Python itself may be installed where nobody may look.
     "--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search", "--",
 )  # fmt: skip
-HIDE_NFT = """
-for nft in /usr/sbin/nft /sbin/nft /usr/bin/nft; do test -e $nft && mount --bind $1/nothing $nft; done
-PATH=$1; shift; exec "$@"
+HIDE = """
+for name in $2; do for directory in /usr/sbin /sbin /usr/bin; do
+    test -e $directory/$name && mount --bind $1/nothing $directory/$name
+done; done
+PATH=$1; shift 2; exec "$@"
 """
 
 
@@ -98,13 +100,20 @@ def test_without_nft_it_says_how_to_install_it(minion: Minion) -> None:
     assert ip is not None
     (empty / "ip").symlink_to(ip)
     (empty / "nothing").touch()
-    without_nft = ("unshare", "--mount", "sh", "-c", HIDE_NFT, "sh", str(empty))
-    daemon = minion.daemon(wrap=without_nft)
+    without_nft = ("unshare", "--mount", "sh", "-c", HIDE, "sh", str(empty), "nft")
+    without_netfilter = (*without_nft[:-1], "nft xtables-legacy-multi xtables-nft-multi")
+    daemon = minion.daemon("--mode=nftables", wrap=without_nft)
     assert daemon.ended() == 1
     assert "nft is missing" in daemon.log
     assert "apt install nftables" in daemon.log
     assert "Traceback" not in daemon.log
     assert not minion.state.exists()
     assert json.loads(minion.run("nft", "-j", "list", "ruleset").stdout)["nftables"][1:] == []
+    auto = minion.daemon(wrap=without_netfilter).ready()
+    assert minion.reaches(VIP, A)
+    assert auto.status()["mode"] == "userspace"
+    assert "nft is missing" in auto.status()["mode_reason"]
+    assert "iptables" in auto.status()["mode_reason"]
+    assert auto.stop() == 0
     none = minion.daemon("--mode=none", wrap=without_nft).ready()
     assert none.stop() == 0

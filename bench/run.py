@@ -1,34 +1,49 @@
 #!/usr/bin/env python3
-"""The load test: `bench/run.py --suite NAME`. Each suite runs in a network namespace of its own and stops by itself.
+"""The load test: `bench/run.py [--suite NAME] [OPTION…]`. Each suite has namespaces of its own and stops by itself.
 
-Owns: the list of suites, and the namespace around each. Needs root (namespaces, nftables).
+Owns: the list of suites. Needs root (namespaces, nftables). Options that are not known here go to the suite.
 """
 
 import argparse
 import os
-import subprocess
 import sys
+from typing import NamedTuple
+
+DEFAULT = "load"
+
+
+class Suite(NamedTuple):
+    """What it measures. `apart`: in one namespace with nothing but lo, which is made for it here."""
+
+    text: str
+    apart: bool = True
+
 
 SUITES = {
-    "curve": ("svcnet.bench.curve", "cost of one change by the number of services: tracker, plan, kernel"),
-    "sync": ("svcnet.bench.sync", "N services x E endpoints: first packet, change to packet, memory; beside chains"),
-    "keys": ("svcnet.bench.keys", "cost of one element by the shape of the map (docs/adr/0001)"),
+    DEFAULT: Suite("every data path side by side: throughput, new connections, latency (the default)", apart=False),
+    "curve": Suite("cost of one change by the number of services: tracker, plan, kernel"),
+    "sync": Suite("N services x E endpoints: first packet, change to packet, memory; beside chains"),
+    "keys": Suite("cost of one element by the shape of the map (docs/adr/0001)"),
 }
 
 
-def main() -> int:
-    """Run one suite; options that are not ours go to it."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument(
-        "--suite", choices=SUITES, default="curve", help="; ".join(f"{k}: {v[1]}" for k, v in SUITES.items())
-    )
+def main() -> None:
+    """Become the suite."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--suite", choices=SUITES, default=DEFAULT)
     chosen, rest = parser.parse_known_args()
-    if os.geteuid() != 0:
-        print("bench: needs root, for a network namespace of its own", file=sys.stderr)
-        return 5
-    module = SUITES[chosen.suite][0]
-    return subprocess.run(["unshare", "--net", sys.executable, "-m", module, *rest], check=False).returncode
+    if {"-h", "--help"} & {*rest} and chosen.suite == DEFAULT:
+        print("suites, by --suite NAME:")
+        print("\n".join(f"  {name:6} {suite.text}" for name, suite in SUITES.items()), end="\n\n", flush=True)
+    elif os.geteuid() != 0:
+        print("bench: needs root, for network namespaces of its own", file=sys.stderr)
+        sys.exit(5)
+    command = [sys.executable, "-m", f"svcnet.bench.{chosen.suite}", *rest]
+    if SUITES[chosen.suite].apart:
+        command = ["unshare", "--net", *command]
+    # Not a child: Ctrl-C and SIGTERM are for the suite, which takes down what it made.
+    os.execvp(command[0], command)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

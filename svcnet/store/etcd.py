@@ -51,7 +51,7 @@ class EtcdStore:
 
     def watch(self) -> AsyncIterator[tuple[Event, ...]]:
         """Yield the list, Synced, then changes for ever. ConfigError when the claims belong to another service CIDR."""
-        return EtcdWatch(self._client, self._space, self.allocation).run()
+        return EtcdWatch(EtcdClient(self.access), self._space, self.allocation).run()
 
     def put(self, *records: Record, create: bool = False) -> tuple[Record, ...]:
         """Write records; return them with what they hold. NotPermittedError, else as in the Protocol.

@@ -4,14 +4,13 @@ Owns: addresses, TLS, user and password, and the step from gRPC's errors to ours
 a key means. grpc, protobuf and etcd3 are imported by the first call, never before.
 """
 
-import contextlib
 import importlib
 import os
 import re
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from ipaddress import ip_address
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -223,11 +222,20 @@ def _target(access: Access) -> str:
     """Return gRPC's name for the hosts: a list of several must be of addresses."""
     if len(access.hosts) == 1:
         return access.hosts[0]
-    with contextlib.suppress(ValueError):
-        versions = {ip_address(host.rpartition(":")[0].strip("[]")).version for host in access.hosts}
-        if len(versions) == 1:
-            return f"ipv{versions.pop()}:{','.join(access.hosts)}"
-    raise ConfigError(f"{access}: expected addresses of one family where there is more than one host")
+    addresses = [_resolve(*host.rpartition(":")[::2]) for host in access.hosts]
+    versions = {4 if family == socket.AF_INET else 6 for family, _ in addresses}
+    if len(versions) > 1:
+        raise ConfigError(f"{access}: expected addresses of one family where there is more than one host")
+    return f"ipv{versions.pop()}:{','.join(text for _, text in addresses)}"
+
+
+def _resolve(host: str, port: str) -> tuple[int, str]:
+    """Return family and ADDRESS:PORT of a host. StoreError when it has no address now."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise StoreError(f"etcd://{host}:{port}: {error.strerror or error}") from None
+    return family, f"[{address[0]}]:{port}" if family == socket.AF_INET6 else f"{address[0]}:{port}"
 
 
 def _system_certificates() -> Path:

@@ -33,6 +33,8 @@ class EtcdView:
         """Everything up to it is known."""
         self.cluster = 0
         """Whose revisions these are (ResponseHeader.cluster_id)."""
+        self.newest: tuple[bytes, int] = (b"", 0)
+        """The key that changed last and is there, and its revision."""
         self._client = client
         self._space = space
 
@@ -47,11 +49,14 @@ class EtcdView:
         ledger, catalog, claims = self.ledger, self.catalog, self._space.claims
         ledger.clear()
         rev, in_claims = 0, True
+        self.newest = (b"", 0)
         for page in self._client.pages(*self._space.everything):
             if not rev:
                 rev = page.header.revision
                 self._meet(page.header.cluster_id)
             for kv in page.kvs:
+                if kv.mod_revision > self.newest[1]:
+                    self.newest = (kv.key, kv.mod_revision)
                 name = kv.key.decode(errors="replace")
                 if name.startswith(claims):
                     ledger.take(name, kv.value, kv.mod_revision)
@@ -76,6 +81,8 @@ class EtcdView:
         for event in events:
             name, rev = event.kv.key.decode(errors="replace"), event.kv.mod_revision
             value = None if event.type == DELETED else event.kv.value
+            if rev >= self.newest[1]:
+                self.newest = (b"", 0) if value is None else (event.kv.key, rev)
             if name.startswith(self._space.claims):
                 self.ledger.take(name, value, rev)
             elif name.startswith(self._space.records):
@@ -86,6 +93,18 @@ class EtcdView:
             self.rev = max(self.rev, rev)
         self.served.load()
         self.served.touch(self.catalog.take_touched())
+
+    def knows(self, answer: Any) -> bool:
+        """Whether an etcd is the one that was read, and not one whose data were lost or put back from a backup.
+
+        `answer`: its RangeResponse for the key of `newest`. A key that is gone by now costs a list.
+        """
+        header, (_, rev) = answer.header, self.newest
+        return (
+            header.cluster_id == self.cluster
+            and header.revision >= self.rev
+            and (not rev or any(kv.mod_revision >= rev for kv in answer.kvs))
+        )
 
     def claim(self) -> None:
         """Settle services that lack what they ask for, and write that; blocks.

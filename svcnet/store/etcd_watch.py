@@ -34,7 +34,7 @@ GRACE_SECONDS = 300.0
 
 
 class EtcdWatch:
-    """The state behind one EtcdStore.watch()."""
+    """The state behind one EtcdStore.watch(). The client is its own, and closed with it: that ends calls that wait."""
 
     def __init__(self, client: EtcdClient, space: Keyspace, allocation: Allocation) -> None:
         self._client = client
@@ -71,14 +71,13 @@ class EtcdWatch:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, PAUSE_MOST_SECONDS)
         finally:
-            self._close()
+            self._client.close()
 
     async def _connect(self) -> AsyncIterator[tuple[Event, ...]]:
         """Read everything or resume; yield what differs, then Synced."""
         view = self._view
-        now = await asyncio.to_thread(self._client.range, key=self._space.cidrs, count_only=True)
-        if now.header.cluster_id != view.cluster or now.header.revision < view.rev:
-            self._listed = False
+        now = await asyncio.to_thread(self._client.range, key=view.newest[0] or self._space.cidrs)
+        self._listed = self._listed and view.knows(now)
         if self._listed:
             self._open()
             async for batch in self._catch_up(now.header.revision):

@@ -9,7 +9,8 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -73,6 +74,18 @@ class EtcdServer:
         """Forget everything; only while it is down."""
         assert not self.runs
         shutil.rmtree(self.path / "data")
+
+    @contextmanager
+    def elsewhere(self) -> Iterator[None]:
+        """Run it on another port for a while, where its clients don't look; then on its own again."""
+        port, self.port = self.port, free_port()
+        try:
+            self.start()
+            yield
+        finally:
+            self.stop()
+            self.port = port
+        self.start()
 
     def call(self, method: str, fields: Mapping[str, Any], token: str = "") -> dict[str, Any]:
         """Return the answer of etcd's JSON gateway, as in call("kv/compaction", {"revision": 7})."""

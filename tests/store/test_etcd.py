@@ -14,11 +14,12 @@ from svcnet.model.event import Away, Delete, Put, Synced
 from svcnet.model.meta import Meta
 from svcnet.model.node import Node
 from svcnet.model.service import Service, ServicePort
+from svcnet.store.etcd import EtcdStore
 from svcnet.store.etcd_client import Access, EtcdClient
 from svcnet.virtual_ip import Allocation
 from tests.store.conftest import Etcd
 from tests.store.etcd_server import EtcdServer
-from tests.store.follower import Follower, addresses, endpoints, key, listed, pod, run, service
+from tests.store.follower import ALLOCATION, Follower, addresses, endpoints, key, listed, pod, run, service
 
 pytestmark = pytest.mark.needs("etcd")
 
@@ -315,19 +316,26 @@ def test_a_compaction_while_away_becomes_a_list_of_what_differs(etcd: Etcd) -> N
     run(scenario)
 
 
-def test_another_etcd_in_its_place_is_read_anew(etcd: Etcd) -> None:
+@pytest.mark.parametrize("more", [0, 40])
+def test_another_etcd_in_its_place_is_read_anew(etcd: Etcd, more: int) -> None:
+    """Also when it is further than the one before was, so that its revisions tell nothing."""
+
     async def scenario() -> None:
         store = etcd.open()
-        store.put(*(pod(f"p{number}") for number in range(5)))
         for turn in range(20):
-            store.put(pod("p1", f"10.1.0.{turn + 1}"))
+            store.put(pod("p1", f"10.1.0.{turn + 1}"), pod("p2"))
+        begin = store.list().rev
         async with Follower(store) as reader:
             await reader.synced()
             etcd.server.kill()
             await reader.until(lambda f: f.away)
             etcd.server.wipe()
-            etcd.server.start()
-            etcd.open().put(pod("only"))
+            with etcd.server.elsewhere():
+                other = EtcdStore(Access((etcd.server.host,), etcd.access.prefix), ALLOCATION)
+                for turn in range(begin + more if more else 0):
+                    other.put(pod("only", f"10.1.0.{turn % 200 + 1}"))
+                other.put(pod("only"))
+                other.close()
             await reader.until(lambda f: f.syncs == 2 and set(f.keys) == {key("only", "Pod")})
             assert not [event for event in reader.seen if isinstance(event, Delete)]
 

@@ -6,7 +6,7 @@ Owns: making and unmaking one. Must not know why.
 import contextlib
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from svcnet.lab import namespace, process, wiring
@@ -15,6 +15,9 @@ from svcnet.lab.replica import Replica, lab_pod, minion_of
 from svcnet.lab.state import LabFiles
 from svcnet.lab.topology import LabPod, Topology
 from svcnet.model.errors import KernelError, SvcnetError
+
+Enter = Callable[[str, Sequence[str]], list[str]]
+"""(member, command) → the command that runs it inside that member of the lab."""
 
 GRACE_SECONDS = 2.0
 """Between SIGTERM and SIGKILL for a pod that is one too many."""
@@ -45,7 +48,9 @@ def disconnect(topology: Topology, replica: Replica) -> None:
         namespace.delete([pod.namespace])
 
 
-def start(topology: Topology, replica: Replica, files: LabFiles, environ: Mapping[str, str]) -> list[process.Process]:
+def start(
+    topology: Topology, replica: Replica, files: LabFiles, enter: Enter, environ: Mapping[str, str]
+) -> list[process.Process]:
     """Start every container's command; they die with the calling thread. SvcnetError when one can't."""
     pod = lab_pod(topology, replica.placed)
     own = dict(environ) | {
@@ -60,8 +65,8 @@ def start(topology: Topology, replica: Replica, files: LabFiles, environ: Mappin
         command = command_of(container.image, topology.spec.images)
         assert command is not None, "no minion takes a pod of an unknown image"
         # setpriv: what a crash of the keeper leaves behind would answer in the name of a pod that nobody knows.
-        inside = ["nsenter", f"--net={namespace.path(pod.namespace)}", "setpriv", "--pdeathsig", "KILL", "--"]
-        who = process.spawn([*inside, *command], identity, files.log(replica.name), own | dict(container.env))
+        inside = enter(replica.name, ["setpriv", "--pdeathsig", "KILL", "--", *command])
+        who = process.spawn(inside, identity, files.log(replica.name), own | dict(container.env))
         if who is None:
             end(topology, replica, files, 0)
             raise SvcnetError(f"container {container.name} ended at once")

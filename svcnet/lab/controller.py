@@ -48,10 +48,16 @@ class Controllers:
     """All controllers of a lab and their pods. `environ`: minion → the environment of what runs in its pods."""
 
     def __init__(
-        self, topology: Topology, files: LabFiles, outbox: Outbox, environ: Callable[[str], Mapping[str, str]], say: Say
+        self,
+        topology: Topology,
+        files: LabFiles,
+        outbox: Outbox,
+        enter: container.Enter,
+        environ: Callable[[str], Mapping[str, str]],
+        say: Say,
     ) -> None:
         self._topology, self._files, self._outbox = topology, files, outbox
-        self._environ, self._say = environ, say
+        self._enter, self._environ, self._say = enter, environ, say
         self._controllers: dict[Key, ReplicationController] = {}
         self._replicas: dict[str, Replica] = {}
         self._leaving: dict[str, asyncio.Event] = {}
@@ -195,7 +201,7 @@ class Controllers:
         began = time.monotonic()
         try:
             await asyncio.to_thread(container.connect, self._topology, replica)
-            members = container.start(self._topology, replica, self._files, self._environ(replica.minion))
+            members = container.start(self._topology, replica, self._files, self._enter, self._environ(replica.minion))
             self._say(f"pod started name={replica.name} minion={replica.minion} pids={[who.pid for who in members]}")
             await self._serve(replica, members)
         except (SvcnetError, OSError) as error:

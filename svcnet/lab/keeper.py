@@ -83,7 +83,7 @@ def controlled(topology: Topology, files: LabFiles) -> Controlled | None:
     lab = Lab(topology.spec.name, os.environ | {"SVCNET_LAB_DIR": str(files.root.parent)})
 
     async def run(outbox: Outbox) -> None:
-        await Controllers(topology, files, outbox, lab.environment, say).run(registry)
+        await Controllers(topology, files, outbox, lab.argv, lab.environment, say).run(registry)
 
     return run
 

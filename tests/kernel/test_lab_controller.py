@@ -12,14 +12,16 @@ import pytest
 
 from svcnet.cli.lab import open_records
 from svcnet.lab import process
-from svcnet.lab.lab import KEEPER, Lab
+from svcnet.lab.lab import DAEMON, KEEPER, Lab
 from svcnet.lab.spec import LabSpec
 from svcnet.lab.status import status
 from svcnet.model.controller import ReplicationController
 from svcnet.model.meta import Key, Meta
 from svcnet.model.node import Node
 from svcnet.model.pod import Container, ContainerPort, Pod, PodSpec
+from svcnet.model.service import Service, ServicePort
 from svcnet.store.protocol import Store
+from tests.cli.conftest import PROGRAM
 from tests.harness.until import until
 
 pytestmark = pytest.mark.kernel
@@ -221,6 +223,18 @@ def test_a_command_that_ends_at_once_is_tried_less_and_less_often(lab: Lab) -> N
     assert lab.files.log(names[0]).read_text() == "broken\n"
     world.store.delete(KEY)
     until(lambda: not world.namespaces(), world.log)
+
+
+def test_what_stands_in_for_an_image_finds_the_services_by_variable_and_by_name(lab: Lab) -> None:
+    said = 'echo "by variable $TOMCAT_SERVICE_HOST"; until getent hosts tomcat.svc; do sleep 0.05; done; exec sleep 99'
+    app = f"{PROGRAM} exec tomcat -- sh -c '{said}'"
+    world = up(lab, minions=1, daemon=DAEMON, images=(("app", app),))
+    world.store.put(Service(Meta("tomcat", "default"), (ServicePort(8080),), LABELS))
+    world.want(1, Container("client", "app"))
+    log = lab.files.log(world.ready(1)[0].meta.name)
+    address = next(r for r in world.store.list().records if isinstance(r, Service)).cluster_ips[0]
+    words = until(lambda: log.read_text().split()[:4] if "tomcat.svc" in log.read_text() else None, log.read_text)
+    assert words == ["by", "variable", address, address]
 
 
 def test_a_minion_that_takes_no_pods_gets_none(lab: Lab) -> None:

@@ -91,35 +91,46 @@ def _iptables(variant: str) -> Callable[[Site], list[str]]:
     return command
 
 
-def haproxy_config(bind: str, server: str) -> str:
+def haproxy_config(bind: str, server: str, options: Sequence[str] = ()) -> str:
     """One thread that forwards TCP from one ADDRESS:PORT to another."""
     return (
         "global\n  nbthread 1\n  maxconn 4000\n"
         "defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n"
-        f"listen bench\n  bind {bind}\n  server one {server}\n"
+        + "".join(f"  option {option}\n" for option in options)
+        + f"listen bench\n  bind {bind}\n  server one {server}\n"
     )
 
 
-def _haproxy(site: Site) -> list[str]:
-    program = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
-    if not program:
-        raise LeftOutError("not installed (Debian: haproxy)")
-    namespace.run_batches([(site.minion, [f"route add local {virtual_ip(1)}/32 dev lo"])])
-    file = site.root / "haproxy.cfg"
-    file.write_text(haproxy_config(f"{virtual_ip(1)}:{PORT}", f"{SERVER}:{TARGET_PORT}"))
-    return [program, "-db", "-f", str(file)]
+def _haproxy(*options: str) -> Callable[[Site], list[str]]:
+    def command(site: Site) -> list[str]:
+        program = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
+        if not program:
+            raise LeftOutError("not installed (Debian: haproxy)")
+        namespace.run_batches([(site.minion, [f"route add local {virtual_ip(1)}/32 dev lo"])])
+        file = site.root / "haproxy.cfg"
+        file.write_text(haproxy_config(f"{virtual_ip(1)}:{PORT}", f"{SERVER}:{TARGET_PORT}", options))
+        return [program, "-db", "-f", str(file)]
+
+    return command
+
+
+class Kind(NamedTuple):
+    """What a path runs in its minion (None: nothing), and what its log says when it runs just that."""
+
+    command: Callable[[Site], list[str] | None]
+    proof: str = ""
 
 
 DIRECT = "direct"
-PATHS: dict[str, Callable[[Site], list[str] | None]] = {
-    DIRECT: _direct,
-    "nftables": _svcnet("nftables"),
-    "iptables-nft": _iptables("nft"),
-    "iptables-legacy": _iptables("legacy"),
-    "userspace": _svcnet("userspace"),
-    "haproxy": _haproxy,
+PATHS = {
+    DIRECT: Kind(_direct),
+    "nftables": Kind(_svcnet("nftables"), "mode=nftables"),
+    "iptables-nft": Kind(_iptables("nft"), "nft tables"),
+    "iptables-legacy": Kind(_iptables("legacy"), "legacy tables"),
+    "userspace": Kind(_svcnet("userspace"), "mode=userspace"),
+    "haproxy": Kind(_haproxy()),
+    "haproxy-splice": Kind(_haproxy("splice-request", "splice-response")),
 }
-"""What each path runs in its minion; None: nothing."""
 
 
 class Ground:
@@ -191,7 +202,7 @@ class Ground:
 
     def _start(self, name: str, stack: ExitStack) -> None:
         site = self._sites[name]
-        command = PATHS[name](site)
+        command = PATHS[name].command(site)
         if command is None:
             return
         log = site.root / "log"
@@ -218,6 +229,9 @@ class Ground:
             if time.monotonic() > deadline:
                 raise LeftOutError(f"no answer in {START_SECONDS:.0f} s" + (f": {_last_line(log)}" if log else ""))
             time.sleep(LOOK_SECONDS / 4)
+        proof = PATHS[name].proof
+        if proof and proof not in self._processes[name][1].read_text(errors="replace"):
+            raise LeftOutError(f"the daemon chose another path: its log lacks `{proof}`")
 
     def _delete(self) -> None:
         names = [n for site in self._sites.values() for n in (site.minion, site.server)]

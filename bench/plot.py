@@ -17,7 +17,7 @@ LEFT, RIGHT, TOP, BOTTOM = 80, 140, 44, 60
 FONT = 'font-family="sans-serif" font-size="12"'
 BAR_CELLS = 40
 # Told apart by those who see no red or no green as well (Okabe and Ito).
-COLOURS = ("#000000", "#0072b2", "#009e73", "#56b4e9", "#d55e00", "#cc79a7")
+COLOURS = ("#000000", "#0072b2", "#009e73", "#56b4e9", "#d55e00", "#cc79a7", "#e69f00")
 TITLE = "Throughput by the size of a reply, a new connection each"
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from svcnet.bench import client, load, plot, report
-from svcnet.bench.paths import PATHS, haproxy_config
+from svcnet.bench.paths import haproxy_config
 from svcnet.bench.report import Round
 from svcnet.bench.server import Server, listener
 
@@ -124,9 +124,9 @@ def test_haproxy_is_one_thread_on_the_virtual_ip() -> None:
     }
 
 
-def test_the_issue_s_paths_are_all_there() -> None:
-    assert {"direct", "nftables", "userspace", "haproxy"} < set(PATHS)
-    assert {"iptables-nft", "iptables-legacy"} < set(PATHS)
+def test_each_haproxy_option_has_its_line() -> None:
+    config = haproxy_config("10.0.0.1:80", "192.0.2.2:8080", ["splice-request", "splice-response"])
+    assert "  option splice-request\n  option splice-response\nlisten bench\n" in config
 
 
 @pytest.fixture

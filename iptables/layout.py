@@ -29,7 +29,7 @@ from svcnet.iptables.ruleset import Class, Parameters
 from svcnet.plan import Change, diff
 
 FIRST_BITS = {4: 16, 6: 112}
-"""Where the tree begins when no service CIDR says it."""
+"""Where the tree begins, unless a service CIDR is wider: services may have addresses outside of it."""
 
 Edit = dict[Chain, Lines | None]
 """Chains to rewrite, and to delete (None)."""
@@ -42,8 +42,7 @@ class Layout:
         self.parameters = parameters
         self.family = parameters.family
         lengths = [ip_network(cidr).prefixlen for cidr in parameters.service_cidrs]
-        first = min(lengths, default=FIRST_BITS[self.family])
-        self._tree = PrefixTree(self.family, min(first, WIDTH[self.family] - 1))
+        self._tree = PrefixTree(self.family, min([*lengths, FIRST_BITS[self.family]]))
         self._addresses: dict[str, dict[Frontend, Treatment]] = {}
 
     def everything(self, desired: Desired) -> Chains:

@@ -1,0 +1,183 @@
+"""iptables' tables in memory: they take what iptables-restore takes, refuse what it refuses, and route packets.
+
+Owns: the behaviour that tests stand on: all or nothing a table, chains that must exist, chains in use that can't go.
+An option that we never write is an error. Knows nothing of services.
+"""
+
+from collections.abc import Hashable, Iterator
+from copy import deepcopy
+from ipaddress import ip_address, ip_network
+from itertools import pairwise
+from typing import NamedTuple
+
+from svcnet.iptables.saved import Saved, parse
+from svcnet.iptables.xtables import RuleMissingError
+from svcnet.model.errors import KernelError
+
+BUILT_IN = {"nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"), "filter": ("INPUT", "FORWARD", "OUTPUT")}
+Rules = dict[str, list[str]]
+
+_VERDICTS = {"DROP": "dropped", "REJECT": "refused"}
+
+
+class Packet(NamedTuple):
+    """The first of a connection."""
+
+    destination: str
+    protocol: str
+    port: int
+
+
+class FakeTables:
+    """Both families of one namespace. `fail_after` restores, KernelError comes, once."""
+
+    def __init__(self, variant: str = "nft") -> None:
+        self.variant = variant
+        self.tables: dict[int, dict[str, Rules]] = {
+            family: {table: {chain: [] for chain in chains} for table, chains in BUILT_IN.items()} for family in (4, 6)
+        }
+        self.log: list[str] = []
+        self.reads = 0
+        self.others = 0
+        """Changes of somebody else: a test that acts as one counts itself here."""
+        self.fail_after: int | None = None
+
+    def save(self, family: int) -> Saved:
+        """What is in force, by way of the text that iptables-save prints."""
+        self.reads += 1
+        return parse("\n".join(self._lines(family)))
+
+    def restore(self, family: int, text: str) -> None:
+        """One table after the other, each as a whole or not at all."""
+        if not text:
+            return
+        if self.fail_after is not None:
+            if self.fail_after == 0:
+                self.fail_after = None
+                raise KernelError("told to fail")
+            self.fail_after -= 1
+        self.log.append(text)
+        table, work = "", Rules()
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.startswith("*"):
+                table, work = line[1:], deepcopy(self.tables[family][line[1:]])
+            elif line == "COMMIT":
+                _check_targets(work)
+                self.tables[family][table] = work
+            elif not _carry_out(work, line):
+                raise RuleMissingError(f"line {number} failed: {line}")
+
+    def watermark(self) -> Hashable:
+        """Changes so far."""
+        return len(self.log), self.others
+
+    def reach(self, packet: Packet) -> frozenset[str]:
+        """Where packets of pods may end: endpoints, or `refused`, `dropped`, `passed`."""
+        family = 6 if ":" in packet.destination else 4
+        ends: set[str] = set()
+        for end in _walk(self.tables[family]["nat"], "PREROUTING", packet):
+            if end == "passed":
+                ends |= set(_walk(self.tables[family]["filter"], "FORWARD", packet))
+            else:
+                ends.add(end)
+        return frozenset(ends)
+
+    def _lines(self, family: int) -> Iterator[str]:
+        for table, chains in self.tables[family].items():
+            yield f"*{table}"
+            yield from (f":{chain} {'ACCEPT' if chain in BUILT_IN[table] else '-'} [0:0]" for chain in chains)
+            yield from (f"-A {chain} {rule}" for chain, rules in chains.items() for rule in rules)
+            yield "COMMIT"
+
+
+def _carry_out(work: Rules, line: str) -> bool:
+    """One line; False when it can't be."""
+    if line.startswith(":"):
+        work[line[1:].partition(" ")[0]] = []
+        return True
+    command, _, rest = line.partition(" ")
+    chain, _, rule = rest.partition(" ")
+    rule = rule.replace('"', "")
+    if chain not in work:
+        return False
+    match command:
+        case "-A":
+            work[chain].append(rule)
+        case "-I":
+            work[chain].insert(int(rule.split()[0]) - 1, rule.partition(" ")[2])
+        case "-C":
+            return rule in work[chain]
+        case "-D":
+            if rule not in work[chain]:
+                return False
+            work[chain].remove(rule)
+        case "-X":
+            used = any(_target(r) == chain for rules in work.values() for r in rules)
+            if work[chain] or used:
+                return False
+            del work[chain]
+        case _:
+            return False
+    return True
+
+
+def _check_targets(work: Rules) -> None:
+    for rules in work.values():
+        for rule in rules:
+            target = _target(rule)
+            if target.startswith("SVCNET-") and target not in work:
+                raise RuleMissingError(f"goto '{target}' is not a chain")
+
+
+def _target(rule: str) -> str:
+    words = rule.split()
+    place = next((i for i, word in enumerate(words) if word in {"-j", "-g"}), None)
+    return "" if place is None else words[place + 1]
+
+
+def _walk(chains: Rules, chain: str, packet: Packet) -> Iterator[str]:
+    """Every possible end of a packet in a chain; `passed` when it comes out of it again."""
+    for rule in chains[chain]:
+        words = rule.split()
+        if not _matches(words, packet):
+            continue
+        target, gone = _target(rule), "-g" in words
+        if target == "DNAT":
+            yield words[words.index("--to-destination") + 1]
+        elif target in _VERDICTS:
+            yield _VERDICTS[target]
+        elif target in chains:
+            inner = set(_walk(chains, target, packet))
+            yield from inner - {"passed"}
+            if "passed" in inner and not gone:
+                continue
+            if "passed" in inner:
+                yield "passed"
+        elif target in {"MARK", "MASQUERADE"}:
+            continue
+        elif target == "RETURN":
+            yield "passed"
+        else:
+            raise KernelError(f"unknown target: {rule}")
+        if "--probability" not in words:
+            return
+    yield "passed"
+
+
+def _matches(words: list[str], packet: Packet) -> bool:
+    """Whether a packet of a new connection from somewhere else matches; chance always may."""
+    for option, value in pairwise(words):
+        match option:
+            case "-d" if ip_address(packet.destination) not in ip_network(value):
+                return False
+            case "-p" if value != packet.protocol:
+                return False
+            case "--dport" if int(value) != packet.port:
+                return False
+            case "--ctstate" if value != "NEW":
+                return False
+            case "-s":
+                return False
+            case _:
+                continue
+    return True

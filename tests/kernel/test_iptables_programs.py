@@ -1,0 +1,126 @@
+"""iptables' programs as a machine may have them: missing, without rights, waiting for a lock, of two kinds."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from svcnet.iptables.xtables import Xtables, installed, select
+from svcnet.model.errors import KernelError
+from tests.harness.files import endpoints, service
+from tests.harness.minion import VIP, A, B, Minion
+
+IPTABLES = "--mode=iptables"
+PROGRAMS = [f"{command}-{variant}{part}" for command in ("iptables", "ip6tables") for variant in ("legacy-", "nft-", "")
+            for part in ("save", "restore")]  # fmt: skip
+kernel = pytest.mark.kernel
+needs_iptables = pytest.mark.needs("iptables")
+
+
+def machine_with(monkeypatch: pytest.MonkeyPatch, directory: Path, programs: dict[str, str]) -> None:
+    """A PATH of these programs alone, each of which says its version."""
+    for name, version in programs.items():
+        program = directory / name
+        program.write_text(f"#!/bin/sh\necho '{name} v1.8.9 ({version})'\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(directory))
+    monkeypatch.setattr("svcnet.iptables.xtables.SBIN", str(directory))
+
+
+def test_missing_programs_are_named_with_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine_with(monkeypatch, tmp_path, {})
+    with pytest.raises(KernelError, match=r"iptables-restore and ip6tables-restore are missing .*apt install iptables"):
+        installed()
+
+
+def test_programs_without_a_variant_in_their_name_are_asked_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = [name for name in PROGRAMS if "legacy" not in name and "nft" not in name]
+    machine_with(monkeypatch, tmp_path, dict.fromkeys(plain, "legacy"))
+    assert list(installed()) == ["legacy"]
+
+
+def test_one_missing_program_of_four_takes_the_variant_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    all_of_them = {name: "legacy" if "nft" not in name else "nf_tables" for name in PROGRAMS}
+    machine_with(monkeypatch, tmp_path, all_of_them)
+    assert list(installed()) == ["legacy", "nft"]
+    (tmp_path / "ip6tables-nft-save").unlink()
+    assert list(installed()) == ["legacy"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "chosen", "warned"),
+    [
+        ({}, "nft", False),
+        ({"legacy": 3}, "legacy", False),
+        ({"nft": 3}, "nft", False),
+        ({"legacy": 3, "nft": 1}, "nft", True),
+    ],
+)
+def test_the_variant_that_holds_the_machines_rules_is_used(rules: dict[str, int], chosen: str, warned: bool) -> None:
+    variants = {name: Xtables(name, {}) for name in ("nft", "legacy")}
+    tables, warning = select(variants, rules)
+    assert tables is variants[chosen]
+    assert ("3 rules in legacy tables" in warning) == warned
+
+
+@kernel
+@needs_iptables
+def test_a_start_without_programs_fails_and_says_what_to_install(minion: Minion) -> None:
+    empty = minion.root / "empty"
+    empty.mkdir()
+    hide = (f'for p in {" ".join(PROGRAMS)}; do f=$(command -v "$p") && mount --bind {empty} "$(dirname "$f")"; done; '
+            'exec "$@"')  # fmt: skip
+    daemon = minion.daemon(IPTABLES, wrap=("unshare", "--mount", "/bin/sh", "-c", hide, "sh"))
+    assert daemon.ended() == 1
+    assert "apt install iptables" in daemon.log
+
+
+@kernel
+@needs_iptables
+def test_a_start_without_the_right_names_it(minion: Minion) -> None:
+    minion.put(service("web", VIP), endpoints("web", A))
+    daemon = minion.daemon(IPTABLES, wrap=("setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw"))
+    assert daemon.ended() == 5
+    assert "CAP_NET_RAW" in daemon.log
+
+
+@kernel
+@needs_iptables
+def test_a_change_waits_for_the_lock_that_another_holds_while_the_daemon_lives_on(minion: Minion) -> None:
+    for command in ("iptables", "ip6tables"):
+        done = minion.run(f"{command}-legacy", "-A", "INPUT", "-j", "ACCEPT")
+        assert done.returncode == 0, done.stderr
+    lock = minion.root / "xtables.lock"
+    minion.put(service("web", VIP), endpoints("web", A))
+    daemon = minion.daemon(IPTABLES, environ={"XTABLES_LOCKFILE": str(lock)}).ready()
+    assert minion.ask(VIP) == A
+    with held(lock):
+        minion.put(endpoints("web", B))
+        daemon.until(lambda: waiting(daemon.pid))
+        assert daemon.get("/healthz")[0] == 200
+        assert minion.ask(VIP) == A
+    assert minion.reaches(VIP, B)
+    assert daemon.status()["last_error"] == ""
+
+
+@contextmanager
+def held(lock: Path) -> Iterator[None]:
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def waiting(pid: int) -> bool:
+    """Whether a child of this process is an iptables-restore."""
+    children = Path(f"/proc/{pid}/task").glob("*/children")
+    for child in " ".join(file.read_text() for file in children).split():
+        try:
+            if "iptables-legacy-restore" in Path(f"/proc/{child}/cmdline").read_text():
+                return True
+        except FileNotFoundError:
+            continue
+    return False

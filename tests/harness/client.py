@@ -13,7 +13,8 @@ from typing import Self
 
 from tests.harness.files import PORT
 
-REFUSED, SILENCE = "refused", "silence"
+REFUSED, RESET, SILENCE = "refused", "reset", "silence"
+"""No connection; one that was reset before an answer; nothing."""
 BRIEF_SECONDS = 0.3
 """How long silence lasts until it is called so, where it is waited for again or expected."""
 LONG_SECONDS = 30.0
@@ -24,7 +25,7 @@ _RETRANSMITTED = struct.Struct("100xI")
 
 
 def ask(address: str, protocol: str = "tcp", port: int = PORT, patience_seconds: float = BRIEF_SECONDS) -> str:
-    """Who answers there: an address, REFUSED or SILENCE."""
+    """Who answers there: an address, REFUSED, RESET or SILENCE."""
     with opened(address, protocol) as client:
         client.settimeout(patience_seconds)
         return _answer(client, (address, port), protocol)
@@ -45,6 +46,8 @@ def _answer(client: socket.socket, where: tuple[str, int], protocol: str) -> str
         return _exchange(client) if protocol == "udp" else client.recv(512).decode().partition(" ")[0]
     except ConnectionRefusedError:
         return REFUSED
+    except ConnectionResetError:
+        return RESET
     except (TimeoutError, PermissionError):  # EPERM: a rule dropped what this machine itself sent
         return SILENCE
 
@@ -121,7 +124,7 @@ class Hammer:
                 client.settimeout(LONG_SECONDS)
                 answer = _answer(client, (self._address, PORT), "tcp")
                 info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RETRANSMITTED.size)
-            if answer in {REFUSED, SILENCE, ""}:
+            if answer in {REFUSED, RESET, SILENCE, ""}:
                 self.failures.append(answer or "closed without an answer")
             elif _RETRANSMITTED.unpack(info)[0]:
                 self.failures.append(f"packets were lost before {answer} answered, after {self.answers} others")

@@ -24,6 +24,8 @@ from svcnet.model.errors import SvcnetError
 QUICK_SECONDS, QUICK_ROUNDS, QUICK_SIZES = 0.3, 3, (10, 14, 18, 22, 26)
 SECONDS, ROUNDS, SIZES = 1.0, 7, (6, 10, 12, 14, 16, 18, 20, 22, 24, 26)
 FOREVER_SECONDS = 60.0
+BUSY_LOAD = 0.7
+"""One-minute load average before the start from which on its user is warned."""
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Result = TypeVar("Result")
@@ -70,7 +72,8 @@ def rounds(ground: Ground, count: int, seconds: float, sizes: Sequence[int]) -> 
             try:
                 measured = measure(partial(ground.inside, name), ground.address(name), seconds, sizes)
             except (OSError, ValueError) as error:
-                ground.left_out[name] = f"failed in round {turn + 1}: {error}"
+                why = f"no answer in {client.PATIENCE_SECONDS} s" if isinstance(error, BlockingIOError) else error
+                ground.left_out[name] = f"failed in round {turn + 1}: {why}"
                 del results[name]
                 _tell(" (failed)")
             else:
@@ -123,7 +126,10 @@ def _run(options: argparse.Namespace) -> int:
     sizes = QUICK_SIZES if options.quick else SIZES
     allowed = sorted(os.sched_getaffinity(0))
     cores = Cores(paths=allowed[0], load=allowed[-1])
+    load, _, _ = os.getloadavg()
     _tell(f"starting {', '.join(options.paths)}; each figure takes {seconds:g} s\n")
+    if load > BUSY_LOAD:
+        _tell(f"the machine is busy (load average {load:.1f}): expect wide spreads\n")
     os.sched_setaffinity(0, {cores.load})
     try:
         with Ground(options.paths, cores) as ground:
@@ -137,13 +143,13 @@ def _run(options: argparse.Namespace) -> int:
     elif options.plot:
         Path(options.plot).write_text(plot.svg(series), encoding="utf-8")
     if options.json:
-        run = {"seconds": seconds, "rounds": count, "cores": cores._asdict(), "machine": _machine(len(allowed))}
+        run = {"seconds": seconds, "rounds": count, "cores": cores._asdict(), "machine": _machine(len(allowed), load)}
         options.json.write_text(json.dumps(report.as_json(results, ground.left_out, run), indent=2) + "\n")
     return 0 if len(results) > 1 or len(options.paths) == 1 else 1
 
 
-def _machine(cpus: int) -> dict[str, Any]:
-    return {"cpus": cpus, "kernel": platform.release(), "python": platform.python_version()}
+def _machine(cpus: int, load: float) -> dict[str, Any]:
+    return {"cpus": cpus, "load_before": load, "kernel": platform.release(), "python": platform.python_version()}
 
 
 def _seconds(text: str) -> float:

@@ -47,13 +47,15 @@ class Column(NamedTuple):
     compared: bool
 
 
-COLUMNS = (
+RATES = (
     Column("MiB/s", lambda r: r.throughput, 1 / MIB, True),
     Column("connections/s", lambda r: r.connections, 1, True),
-    Column("connect p50 µs", lambda r: r.connect_p50, 1e6, True),
-    Column("p99 µs", lambda r: r.connect_p99, 1e6, False),
-    Column("keep-alive p50 µs", lambda r: r.exchange_p50, 1e6, True),
-    Column("p99 µs", lambda r: r.exchange_p99, 1e6, False),
+)
+LATENCIES = (
+    Column("connect p99 µs", lambda r: r.connect_p99, 1e6, False),
+    Column("p50 µs", lambda r: r.connect_p50, 1e6, True),
+    Column("keep-alive p99 µs", lambda r: r.exchange_p99, 1e6, False),
+    Column("p50 µs", lambda r: r.exchange_p50, 1e6, True),
 )
 COMPARED = "to direct"
 
@@ -94,8 +96,9 @@ def table(results: Rounds, left_out: Mapping[str, str]) -> str:
     head = (
         f"medians of {count} interleaved round{'s' * (count > 1)}; {COMPARED}: ratio in the same round (lowest-highest)"
     )
-    blocks = [head, "", *_aligned(_figures(results)), "", "MiB/s with a new connection for each reply", ""]
-    blocks += _aligned(_payload_figures(results))
+    blocks = [head]
+    for figures in (_figures(results, RATES), _figures(results, LATENCIES), _payload_figures(results)):
+        blocks += ["", *_aligned(figures)]
     if left_out:
         blocks += ["", *(f"left out: {name}: {why}" for name, why in left_out.items())]
     return "\n".join(blocks)
@@ -125,14 +128,14 @@ def _reader(field: str) -> Callable[[Round], float]:
     return lambda r: float(getattr(r, field))
 
 
-def _figures(results: Rounds) -> list[list[str]]:
+def _figures(results: Rounds, columns: Sequence[Column]) -> list[list[str]]:
     head = ["path"]
-    for column in COLUMNS:
+    for column in columns:
         head += [column.title, COMPARED] if column.compared else [column.title]
     lines = [head]
     for name, rounds in results.items():
         line = [name]
-        for column in COLUMNS:
+        for column in columns:
             line.append(f"{median(rounds, column.read) * column.factor:.0f}")
             if column.compared:
                 line.append(str(ratio(rounds, results[DIRECT], column.read)) if name != DIRECT else "1")
@@ -142,7 +145,7 @@ def _figures(results: Rounds) -> list[list[str]]:
 
 def _payload_figures(results: Rounds) -> list[list[str]]:
     sizes = [size_text(size) for size, _ in payloads(results[DIRECT])]
-    lines = [["path", *sizes]]
+    lines = [["MiB/s by size", *sizes]]
     for name, rounds in results.items():
         lines.append(
             [name, *(f"{rate / MIB:.0f}" if rate >= 100 * MIB else f"{rate / MIB:.1f}" for _, rate in payloads(rounds))]

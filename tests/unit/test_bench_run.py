@@ -50,7 +50,7 @@ def test_quick_prints_a_row_a_path_and_writes_what_programs_read(tmp_path: Path)
     assert sorted([*measured, *left_out]) == sorted(PATHS)
     assert {"direct", "nftables"} <= {*measured}
     first_words = [line.split()[0] for line in table.splitlines() if line]
-    assert all(first_words.count(name) == 2 for name in measured)
+    assert all(first_words.count(name) == 3 for name in measured)
     assert all(f"left out: {name}: {why}" in table for name, why in left_out.items())
     assert all(len(figures["paths"][name]["rounds"]) == 2 for name in measured)
     assert "round 2 of 2" in progress

@@ -1,0 +1,87 @@
+"""`svcnet resolve`: names as people type them, from the records and from a server."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from svcnet.dns.settings import Settings
+from tests.dns.serving import HOST, bound, worker
+from tests.dns.world import virtual
+from tests.harness.until import until
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Cli
+
+SERVICE: dict[str, Any] = {
+    "apiVersion": "v1",
+    "kind": "Service",
+    "metadata": {"name": "tomcat", "namespace": "default"},
+    "spec": {"clusterIP": "10.0.0.5", "ports": [{"name": "http", "port": 8080}]},
+}
+
+
+@pytest.fixture
+def tomcat(cli: "Cli") -> "Cli":
+    other = SERVICE | {
+        "metadata": {"name": "web", "namespace": "shop"},
+        "spec": SERVICE["spec"] | {"clusterIP": "10.0.0.6"},
+    }
+    for number, record in enumerate((SERVICE, other)):
+        (cli.records / f"{number}.json").write_text(json.dumps(record))
+    return cli
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["tomcat"], "tomcat.default.svc. 5 IN A 10.0.0.5"),
+        (["tomcat.default"], "tomcat.default.svc. 5 IN A 10.0.0.5"),
+        (["tomcat.svc"], "tomcat.svc. 5 IN A 10.0.0.5"),
+        (["tomcat.default.svc.cluster.local."], "tomcat.default.svc.cluster.local. 5 IN A 10.0.0.5"),
+        (["web", "-n", "shop"], "web.shop.svc. 5 IN A 10.0.0.6"),
+        (["tomcat", "-t", "srv"], "tomcat.default.svc. 5 IN SRV 0 100 8080 tomcat.default.svc."),
+        (["10.0.0.5"], "5.0.0.10.in-addr.arpa. 5 IN PTR tomcat.default.svc.cluster.local."),
+    ],
+)
+def test_a_name_is_looked_up_in_the_records(tomcat: "Cli", arguments: list[str], expected: str) -> None:
+    assert tomcat.ok("resolve", *arguments).splitlines() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nothing"], "svcnet: nothing: not found"),
+        (["web"], "svcnet: web: not found"),
+        (["tomcat", "-t", "AAAA"], "svcnet: tomcat: no AAAA record"),
+        (["example.org"], "svcnet: example.org: not found"),
+        (["10.0.0.77"], "svcnet: 10.0.0.77: not found"),
+    ],
+)
+def test_what_is_not_there_ends_with_1(tomcat: "Cli", arguments: list[str], said: str) -> None:
+    done = tomcat("resolve", *arguments)
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (1, "", said)
+
+
+@pytest.mark.parametrize("arguments", [["a" * 70], ["tomcat", "-t", "A6"], ["tomcat", "--at-server", "localhost"]])
+def test_bad_input_ends_with_2(tomcat: "Cli", arguments: list[str]) -> None:
+    assert tomcat("resolve", *arguments).returncode == 2
+
+
+def test_a_server_is_asked_instead(cli: "Cli") -> None:
+    with worker(Settings(), [virtual("tomcat", "10.0.0.9")]) as served:
+        until(lambda: served.udp("tomcat.svc.").answer)
+        server = ("--at-server", f"{HOST}:{served.port}")
+        assert cli.ok("resolve", "tomcat", *server) == "tomcat.default.svc. 5 IN A 10.0.0.9\n"
+        assert cli("resolve", "nothing", *server).returncode == 1
+        refused = cli("resolve", "example.org.", *server)
+        assert (refused.returncode, refused.stderr) == (1, "svcnet: example.org.: REFUSED\n")
+
+
+def test_a_server_that_is_not_there_is_named(cli: "Cli") -> None:
+    datagram, stream = bound()
+    address = f"{HOST}:{stream.getsockname()[1]}"
+    datagram.close()
+    stream.close()
+    done = cli("resolve", "tomcat", "--at-server", address)
+    assert (done.returncode, done.stderr) == (1, f"svcnet: {address}: Connection refused\n")

@@ -1,0 +1,176 @@
+"""DNS of a whole daemon in a namespace: `dig` and dnspython ask, records change, workers and stores go away."""
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import dns.exception
+import dns.message
+import dns.rcode
+import pytest
+
+import dns.query
+from tests.harness.daemon import Daemon
+from tests.harness.files import endpoints, service
+from tests.harness.minion import VIP, VIP6, A, B, Minion
+from tests.harness.until import until
+
+pytestmark = pytest.mark.kernel
+
+LISTEN = "--dns-listen=127.0.0.1:53"
+HERE = (LISTEN, "--mode=none", "--dns-upstream=off")
+SECONDS = 5.0
+
+
+def ask(minion: Minion, name: str, kind: str = "A", server: str = "127.0.0.1", port: int = 53) -> list[str]:
+    """The data of the answer; the code when there is none; [] when nobody answers."""
+
+    def query() -> list[str]:
+        try:
+            reply = dns.query.udp(dns.message.make_query(name, kind), server, SECONDS, port)
+        except (OSError, dns.exception.Timeout):
+            return []
+        return [str(item) for rrset in reply.answer for item in rrset] or [dns.rcode.to_text(reply.rcode())]
+
+    return minion.inside(query)
+
+
+def workers(daemon: Daemon) -> list[int]:
+    """Pids of its DNS workers."""
+    children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
+    return [int(pid) for pid in children if b"svcnet.dns.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def says(daemon: Daemon, wanted: Callable[[str], bool]) -> str:
+    """Wait for what /status says of DNS."""
+    return daemon.until(lambda: state if wanted(state := daemon.status()["parts"]["dns"]) else "")
+
+
+def test_names_follow_the_records(minion: Minion) -> None:
+    minion.put(service("web", VIP, VIP6), endpoints("web", A))
+    daemon = minion.daemon(LISTEN, "--dns-upstream=off").ready()
+    daemon.until(lambda: ask(minion, "web.svc.") == [VIP])
+    assert ask(minion, "web.default.svc.cluster.local.", "AAAA") == [VIP6]
+    assert ask(minion, "5.0.0.10.in-addr.arpa.", "PTR") == ["web.default.svc.cluster.local."]
+    assert minion.run("dig", "@127.0.0.1", "+short", "+tcp", "web.svc").stdout.split() == [VIP]
+    minion.put(service("db", clusterIP="None"), endpoints("db", A, B))
+    daemon.until(lambda: sorted(ask(minion, "db.svc.")) == [A, B])
+    minion.put(endpoints("db", B))
+    daemon.until(lambda: ask(minion, "db.svc.") == [B])
+    minion.remove(service("web"))
+    daemon.until(lambda: ask(minion, "web.svc.") == ["NXDOMAIN"])
+    assert says(daemon, bool) == "running"
+    assert daemon.stop() == 0
+
+
+def test_a_worker_that_is_killed_is_back_with_the_current_records(minion: Minion) -> None:
+    minion.put(service("web", VIP))
+    daemon = minion.daemon(*HERE).ready()
+    daemon.until(lambda: ask(minion, "web.svc.") == [VIP])
+    minion.put(service("db", "10.0.0.9"))
+    daemon.until(lambda: ask(minion, "db.svc.") == ["10.0.0.9"])
+    (old,) = workers(daemon)
+    os.kill(old, signal.SIGKILL)
+    # What is asked meanwhile waits in the socket, which is the daemon's.
+    assert ask(minion, "db.svc.") in (["10.0.0.9"], ["SERVFAIL"])
+    daemon.until(lambda: ask(minion, "db.svc.") == ["10.0.0.9"])
+    (new,) = workers(daemon)
+    assert new != old
+    assert says(daemon, lambda state: state == "running")
+    assert daemon.runs
+
+
+def test_workers_end_with_a_daemon_that_is_killed_and_the_next_one_gets_the_port(minion: Minion) -> None:
+    minion.put(service("web", VIP))
+    daemon = minion.daemon(*HERE, "--dns-workers=2").ready()
+    daemon.until(lambda: len(workers(daemon)) == 2 and ask(minion, "web.svc.") == [VIP])
+    left = workers(daemon)
+    daemon.kill()
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left))
+    again = minion.daemon(*HERE).ready()
+    again.until(lambda: ask(minion, "web.svc.") == [VIP])
+    left = workers(again)
+    assert again.stop() == 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in left)
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])
+def test_a_taken_port_is_named_the_rest_is_served_and_it_is_tried_again(
+    minion: Minion, kind: socket.SocketKind
+) -> None:
+    minion.put(service("web", VIP), endpoints("web", A))
+    taken = minion.inside(lambda: socket.socket(socket.AF_INET, kind))
+    with taken:
+        taken.bind(("127.0.0.1", 53))
+        if kind == socket.SOCK_STREAM:
+            taken.listen()
+        daemon = minion.daemon("--dns-listen=127.0.0.1:53,127.0.0.1:5353", "--mode=none", "--dns-upstream=off").ready()
+        assert says(daemon, lambda s: s.startswith("failed")) == "failed: 127.0.0.1:53: Address already in use"
+        assert "127.0.0.1:53" in daemon.get("/readyz")[1]
+        daemon.until(lambda: ask(minion, "web.svc.", port=5353) == [VIP])
+    assert says(daemon, lambda state: state == "running")
+    daemon.until(lambda: ask(minion, "web.svc.") == [VIP])
+    assert ask(minion, "web.svc.", port=5353) == [VIP]
+
+
+def test_with_no_port_at_all_everything_else_goes_on(minion: Minion) -> None:
+    minion.put(service("web", VIP), endpoints("web", A))
+    with minion.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as taken:
+        taken.bind(("127.0.0.1", 53))
+        daemon = minion.daemon(LISTEN).ready()
+        assert says(daemon, lambda s: s.startswith("failed"))
+        assert workers(daemon) == []
+        assert daemon.get("/readyz")[0] == 200
+        assert daemon.stop() == 0
+
+
+def test_an_address_that_comes_later_is_served_then(minion: Minion) -> None:
+    minion.put(service("web", VIP))
+    daemon = minion.daemon("--dns-listen=192.0.2.99:53", "--mode=none", "--dns-upstream=off").ready()
+    assert says(daemon, lambda s: s.startswith("failed")) == "failed: 192.0.2.99:53: Cannot assign requested address"
+    minion.run("ip", "addr", "add", "192.0.2.99/32", "dev", "lo")
+    assert says(daemon, lambda state: state == "running")
+    daemon.until(lambda: ask(minion, "web.svc.", server="192.0.2.99") == [VIP])
+
+
+def test_without_store_or_checkpoint_it_fails_rather_than_denies(minion: Minion) -> None:
+    away = minion.records.rename(minion.root / "away")
+    daemon = minion.daemon(*HERE)
+    assert says(daemon, lambda state: state == "running")
+    daemon.until(lambda: ask(minion, "web.svc.") == ["SERVFAIL"])
+    away.rename(minion.records)
+    minion.put(service("web", VIP))
+    daemon.until(lambda: ask(minion, "web.svc.") == [VIP])
+
+
+def test_a_checkpoint_is_answered_from_while_the_store_is_away(minion: Minion) -> None:
+    minion.put(service("web", VIP))
+    first = minion.daemon(*HERE).ready()
+    first.until(lambda: ask(minion, "web.svc.") == [VIP])
+    assert first.stop() == 0
+    away = minion.records.rename(minion.root / "away")
+    daemon = minion.daemon(*HERE)
+    assert says(daemon, lambda state: state == "running")
+    daemon.until(lambda: ask(minion, "web.svc.") == [VIP])
+    assert daemon.get("/readyz")[0] == 503
+    away.rename(minion.records)
+    daemon.ready()
+
+
+def test_every_address_asks_and_is_answered_and_only_the_allowed_ones(minion: Minion) -> None:
+    minion.put(service("web", VIP))
+    daemon = minion.daemon("--dns-listen=0.0.0.0:53", "--mode=none", "--dns-upstream=off", "--dns-allow=192.0.2.0/24")
+    daemon.ready()
+    daemon.until(lambda: ask(minion, "web.svc.", server=A) == [VIP])
+    assert ask(minion, "web.svc.") == ["REFUSED"]
+    assert ask(minion, "ns.dns.cluster.local.", server=A) == ["192.0.2.1"], "the source of the default route"
+
+
+def test_zones_have_the_names_of_the_options(minion: Minion) -> None:
+    minion.put(service("web", VIP))
+    daemon = minion.daemon(*HERE, "--zone=corp,svc.example", "--cluster-domain=k8s.test").ready()
+    for name in ("web.corp.", "web.default.svc.example.", "web.default.svc.k8s.test."):
+        daemon.until(lambda n=name: ask(minion, n) == [VIP])  # type: ignore[misc]  # the loop's value, held
+    assert ask(minion, "web.svc.") == ["REFUSED"]

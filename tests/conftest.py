@@ -36,6 +36,12 @@ def _can_make_sctp_socket() -> bool:
     return True
 
 
+def _has_container_engine() -> bool:
+    # Where Debian puts netavark, no PATH leads to.
+    where = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/lib/podman"))
+    return all(shutil.which(program, path=where) for program in ("podman", "runc", "conmon", "netavark", "busybox"))
+
+
 CAPABILITIES: dict[str, Callable[[], bool]] = {
     "bridge-nf": Path("/proc/sys/net/bridge/bridge-nf-call-iptables").exists,
     "etcd": lambda: shutil.which("etcd") is not None,
@@ -43,6 +49,7 @@ CAPABILITIES: dict[str, Callable[[], bool]] = {
     "iptables": lambda: shutil.which("iptables-restore") is not None,
     "ipv6": Path("/proc/sys/net/ipv6").exists,
     "openssl": lambda: shutil.which("openssl") is not None,
+    "podman": _has_container_engine,
     "sctp": _can_make_sctp_socket,
 }
 """What `@pytest.mark.needs(NAME)` may ask of the machine. Tests that need something else of it add it here."""

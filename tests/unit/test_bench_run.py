@@ -10,16 +10,30 @@ from pathlib import Path
 
 import pytest
 
-from svcnet.bench.paths import OURS
+from svcnet.bench import load
+from svcnet.bench.paths import OURS, Cores, Ground
 from svcnet.lab import namespace
-from tests.harness.until import PATIENCE_SECONDS
+from tests.harness.until import PATIENCE_SECONDS, until
 
 RUN = Path(__file__).parents[2] / "bench" / "run.py"
+CORES = Cores(min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0)))
 PATHS = ("direct", "nftables", "iptables-nft", "userspace", "haproxy")
 
 
 def bench(*options: str) -> list[str]:
     return [sys.executable, str(RUN), *options]
+
+
+def running(*options: str) -> subprocess.Popen[bytes]:
+    """Started, and measuring."""
+    process = subprocess.Popen(bench(*options), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    told = b""
+    while b"round 1" not in told:
+        some = os.read(process.stderr.fileno(), 4096)
+        assert some, told
+        told += some
+    return process
 
 
 def left_behind(pid: int) -> list[str]:
@@ -61,16 +75,37 @@ def test_quick_prints_a_row_a_path_and_writes_what_programs_read(tmp_path: Path)
 @pytest.mark.kernel
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_in_the_middle_it_takes_everything_down(number: signal.Signals) -> None:
-    options = ["--seconds=0.1", "--rounds=100", "--paths=nftables"]
-    process = subprocess.Popen(bench(*options), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    told = b""
-    while b"round 1" not in told:
-        some = os.read(process.stderr.fileno(), 4096)
-        assert some, told
-        told += some
+    process = running("--seconds=0.1", "--rounds=100", "--paths=nftables")
     assert left_behind(process.pid)
     process.send_signal(number)
     _, rest = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130, rest
     assert left_behind(process.pid) == []
+
+
+@pytest.mark.kernel
+def test_killed_it_leaves_no_process_and_the_next_run_deletes_its_namespaces() -> None:
+    process = running("--seconds=0.1", "--rounds=100", "--paths=userspace")
+    left = left_behind(process.pid)
+    process.kill()
+    process.communicate()
+    until(lambda: not any(_programs_in(name) for name in left))
+    with Ground(["direct"], CORES):
+        assert left_behind(process.pid) == []
+
+
+@pytest.mark.kernel
+def test_a_path_that_dies_is_left_out_and_the_others_go_on() -> None:
+    with Ground(["direct", "userspace"], CORES) as ground:
+        assert ground.left_out == {}
+        process, _ = ground._processes["userspace"]
+        process.kill()
+        process.wait()
+        results = load.rounds(ground, 1, 0.02, (10,))
+    assert list(results) == ["direct"]
+    assert "failed in round 1" in ground.left_out["userspace"]
+    assert left_behind(os.getpid()) == []
+
+
+def _programs_in(name: str) -> str:
+    return subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=True).stdout

@@ -7,32 +7,23 @@ with the keeper (PR_SET_PDEATHSIG), so that ending it ends them whatever happene
 once every pod listens, else what is wrong. Then come the controllers' pods, which are programs of their own.
 """
 
-import asyncio
+import contextlib
 import ctypes  # here, so that no pod has to import it again: 150 of them took 1.2 s
 import gc
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Coroutine, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
 
 from svcnet.lab import namespace, process, stand_in
-from svcnet.lab.controller import Controllers
-from svcnet.lab.lab import Lab
-from svcnet.lab.outbox import Outbox
-from svcnet.lab.record import pod_key
-from svcnet.lab.registry import Opener, Registry, Watched
-from svcnet.lab.spec import POD_PORT, LabSpec
+from svcnet.lab.spec import POD_PORT
 from svcnet.lab.state import LabFiles
-from svcnet.lab.topology import LabPod, Topology, plan
+from svcnet.lab.topology import LabPod, plan
 from svcnet.model.errors import SvcnetError
 
 PR_SET_PDEATHSIG = 1
-
-Controlled = Callable[[Outbox], Coroutine[None, None, None]]
-"""Runs the controllers of a lab for ever, and gives what it writes to an outbox."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -50,42 +41,19 @@ def main(arguments: Sequence[str]) -> int:
         report(ready, str(error))
         return 1
     report(ready, "ok")
-    # After the pods: opening a store imports much that a stand-in doesn't need.
-    asyncio.run(watch(pods, open_registry(spec, files), controlled(topology, files)))
+    # After the pods: this imports much that a stand-in doesn't need, and `lab up` waits for them.
+    from svcnet.lab import kubelet  # noqa: PLC0415
+
+    kubelet.run(topology, files, pods)
     return 0
 
 
 def report(ready: int | None, text: str) -> None:
     """Tell whoever started the keeper, once."""
     if ready is not None:
-        os.write(ready, text.encode())
+        with contextlib.suppress(BrokenPipeError):  # an empty lab is not waited for
+            os.write(ready, text.encode())
         os.close(ready)
-
-
-def open_registry(spec: LabSpec, files: LabFiles) -> Registry | None:
-    """Open the lab's store with the function that `spec.opener` names; None, and a line in the log, if it can't be."""
-    if not spec.opener:
-        return None
-    module, _, function = spec.opener.partition(":")
-    try:
-        opener: Opener = getattr(import_module(module), function)
-        return opener(spec, files.url(spec))
-    except (SvcnetError, ImportError, AttributeError) as error:
-        say(f"store can't be opened, records of pods that end will stay error={error}")
-        return None
-
-
-def controlled(topology: Topology, files: LabFiles) -> Controlled | None:
-    """Return what runs the lab's controllers; None when its store doesn't tell of changes."""
-    registry = open_registry(topology.spec, files)  # another one: its reader and its writer run beside each other
-    if not isinstance(registry, Watched):
-        return None
-    lab = Lab(topology.spec.name, os.environ | {"SVCNET_LAB_DIR": str(files.root.parent)})
-
-    async def run(outbox: Outbox) -> None:
-        await Controllers(topology, files, outbox, lab.argv, lab.environment, say).run(registry)
-
-    return run
 
 
 def fork_pods(pods: Sequence[LabPod], files: LabFiles, ipv6: bool, ready: int | None) -> dict[int, tuple[int, str]]:
@@ -132,33 +100,6 @@ def _die_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
-
-
-async def watch(pods: dict[int, tuple[int, str]], registry: Registry | None, controllers: Controlled | None) -> None:
-    """Wait for pods to end and delete their records, and run the controllers, as long as the keeper lives."""
-    outbox = Outbox(registry, say)
-    loop = asyncio.get_running_loop()
-
-    def ended(handle: int) -> None:
-        loop.remove_reader(handle)
-        os.close(handle)
-        pid, name = pods.pop(handle)
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        say(f"pod ended name={name} pid={pid} code={code}")
-        outbox.delete(pod_key(name))
-
-    for handle in pods:
-        loop.add_reader(handle, ended, handle)
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(outbox.run())
-        if controllers is not None:
-            tasks.create_task(controllers(outbox))
-
-
-def say(text: str) -> None:
-    """Write one line to the keeper's log."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":

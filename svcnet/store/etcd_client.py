@@ -27,8 +27,7 @@ OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.keepalive_time_ms", 10_000),  # a peer that vanished without a word; etcd refuses less than 5 s
-    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.use_local_subchannel_pool", 1),  # a client that is closed and opened again is a new connection
 )
 
 
@@ -165,6 +164,8 @@ class EtcdClient:
             self._log_in(client)  # tokens lapse (JWT: after their time; simple ones: unused for 5 minutes)
             return stub(client)(request, CALL_SECONDS, metadata=self._token or None)
         except rpc_error as error:
+            if error.code().name == "DEADLINE_EXCEEDED":
+                self.close()  # a peer that vanished without a word: the next call connects anew
             raise self.error(error) from None
 
     def _connected(self) -> Any:

@@ -29,6 +29,8 @@ CATCH_UP_SECONDS = 0.3
 """A resumed stream that is silent for so long has nothing to tell (etcd looks after late watchers every 0.1 s)."""
 TICK_SECONDS = 1.0
 """How often claims that could not be written are tried again."""
+SILENCE_SECONDS = 10.0
+"""After this long without an answer etcd is asked for one key: a stream says nothing of a peer that vanished."""
 GRACE_SECONDS = 300.0
 """How long the claim of a service that was deleted past svcnet is kept for its return; who asks gets it at once."""
 
@@ -66,11 +68,13 @@ class EtcdWatch:
                     if str(error) != away:
                         away = str(error)
                         yield (Away(away),)
+                    self._client.close()
                 finally:
                     self._close()
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, PAUSE_MOST_SECONDS)
         finally:
+            self._close()
             self._client.close()
 
     async def _connect(self) -> AsyncIterator[tuple[Event, ...]]:
@@ -121,12 +125,19 @@ class EtcdWatch:
         """Yield changes for ever. StoreError: the stream has ended."""
         stream = self._stream
         assert stream is not None
-        tick = time.monotonic() + TICK_SECONDS
+        heard = time.monotonic()
+        tick = heard + TICK_SECONDS
         while True:
             answers = await stream.get(max(0.0, tick - time.monotonic()))
-            if not answers:
-                tick = time.monotonic() + TICK_SECONDS
-                await self._tick(time.monotonic())
+            now = time.monotonic()
+            if answers:
+                heard = now
+            elif now - heard > SILENCE_SECONDS:
+                await asyncio.to_thread(self._client.range, key=self._space.cidrs)
+                heard = now
+            if now >= tick:
+                tick = now + TICK_SECONDS
+                await self._tick(now)
             if batch := await self._take(answers):
                 yield batch
 

@@ -46,7 +46,8 @@ class Timer:
 class Loop:
     """Run with `run()` until `stop()`."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
         self._timers: list[tuple[float, int, Timer]] = []
@@ -54,7 +55,7 @@ class Loop:
         self._again: deque[Callback] = deque()
         self._graves: list[socket.socket] = []
         self._running = True
-        self.now = time.monotonic()
+        self.now = clock()
         """Seconds, as of the last wake-up."""
 
     def add(self, fd: int, handler: Handler, events: int = EDGES) -> None:
@@ -69,7 +70,7 @@ class Loop:
 
     def bury(self, one: socket.socket) -> None:
         """Close a socket when the events at hand are through: its number must not mean another until then."""
-        self.remove(one.fileno())
+        self._handlers.pop(one.fileno(), None)  # the kernel forgets it when it is closed
         self._graves.append(one)
 
     def later(self, seconds: float, callback: Callback) -> Timer:
@@ -94,11 +95,12 @@ class Loop:
 
     def turn(self) -> None:
         """Wait for something, and do all of it."""
-        for fd, events in self._epoll.poll(self._patience(), BATCH):
+        ready = self._epoll.poll(self._patience(), BATCH)
+        self.now = self._clock()  # before the handlers: a timer of theirs must not begin before the sleep
+        for fd, events in ready:
             handler = self._handlers.get(fd)
             if handler is not None:
                 handler(events)
-        self.now = time.monotonic()
         while self._timers and self._timers[0][0] <= self.now:
             heapq.heappop(self._timers)[2].fire()
         if self._graves:
@@ -114,4 +116,4 @@ class Loop:
         if not self._timers:
             return IDLE_SECONDS
         # Rounded up to epoll's milliseconds: a timer that is not quite due would make it spin.
-        return min(IDLE_SECONDS, max(0.0, self._timers[0][0] - time.monotonic()) + 0.001)
+        return min(IDLE_SECONDS, max(0.0, self._timers[0][0] - self._clock()) + 0.001)

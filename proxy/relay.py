@@ -6,6 +6,7 @@ the session does.
 
 import errno
 import fcntl
+import select
 import socket
 import struct
 import termios
@@ -60,7 +61,7 @@ class Relay:
         if server is None:
             return
         if self.timer is not None:
-            self._dialled(server)
+            self._dialled(server, events)
             if self.timer is not None or self.server is not server:
                 return
         server.notice(events)
@@ -112,12 +113,11 @@ class Relay:
         self._drop_server()
         kind = socket.AF_INET6 if ":" in backend.address else socket.AF_INET
         try:
-            sock = socket.socket(kind, socket.SOCK_STREAM)
+            sock = socket.socket(kind, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         except OSError:
             # No descriptor, no memory: another backend would fare no better.
             self._reset(Side.CLIENT)
             return
-        sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.server = End(sock)
         self.timer = self._place.loop.later(seconds, self._timed_out)
@@ -130,17 +130,13 @@ class Relay:
         if self.server is server and self.timer is not None:
             self._fail_dial(self.session.refused)
 
-    def _dialled(self, server: End) -> None:
-        """Something happened to the socket that is being connected."""
-        if server.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+    def _dialled(self, server: End, events: int) -> None:
+        """Something happened to the socket that is being connected: room to write is there once it is."""
+        if not events & LOST and events & select.EPOLLOUT:
+            self._stop_timer()
+            self.session.connected()
+        elif server.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._fail_dial(self.session.refused)
-            return
-        try:
-            server.sock.getpeername()
-        except OSError:
-            return  # not yet
-        self._stop_timer()
-        self.session.connected()
 
     def _timed_out(self) -> None:
         self._fail_dial(self.session.timed_out)

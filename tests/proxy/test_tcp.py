@@ -4,6 +4,7 @@ import hashlib
 import os
 import socket
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -160,8 +161,11 @@ def test_a_client_that_leaves_before_a_backend_answers_costs_nothing(stage: Stag
         reset(stage.client(front))
     client = stage.client(front)
     client.sendall(b"still there")
-    while (got := stage.accept(server).recv(100)) != b"still there":
-        assert got == b""
+    heard = b""
+    while not heard:
+        with suppress(ConnectionResetError):  # one of those that left, whose dial was done by then
+            heard = stage.accept(server).recv(100)
+    assert heard == b"still there"
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])

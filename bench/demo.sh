@@ -1,11 +1,12 @@
 #!/bin/bash
-# The main job, shown on this one machine: three minions with three pods each, one service of 2014, and packets.
-# Needs root. Makes network namespaces and takes them away again; the machine's own network stays as it is.
+# The whole walk-through of 2014 on this one machine: three minions, a replication controller, a service; reached by
+# address, by variable and by name, through each of three data paths. Needs root. Makes network namespaces and takes
+# them away again; the machine's own network stays as it is.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 LAB=demo
-REQUESTS=600
+REQUESTS=400
 RATE=200 # requests a second while a pod is killed
 
 say() { printf '\n\033[1m# %s\033[0m\n' "$*" | { [ -t 1 ] && cat || sed 's/\x1b\[[0-9]*m//g'; }; }
@@ -18,13 +19,21 @@ show_on() { # MEMBER SHELL_TEXT: the same inside a minion or a pod
   echo "$1\$ $2"
   on "$1" -- sh -c "$2"
 }
+until_shown() { # TEXT COMMAND...: wait (at most 20 s) until a command prints TEXT
+  local end=$((SECONDS + 20)) text=$1
+  shift
+  until "$@" 2>/dev/null | grep -q "$text"; do
+    [ $SECONDS -lt $end ] || { echo "demo: '$*' never showed $text" >&2; exit 1; }
+    sleep 0.1
+  done
+}
 
 [ "$(id -u)" = 0 ] || { echo "demo: needs root, because it makes network namespaces: sudo make demo" >&2; exit 5; }
 ./.ci/setup
 export PATH="$PWD/.venv/bin:$PATH:/usr/sbin:/sbin"
 
-say "A lab: 3 minions, 3 pods on each; every pod answers HTTP on 8080 with its name"
-variables=$(svcnet lab up --name "$LAB" --minions 3 --pods 3)
+say "A lab: three minions, each with its own svcnet-proxy"
+variables=$(svcnet lab up --name "$LAB" --minions 3 --pods 0)
 scratch=$(mktemp -d)
 finish() { # also after a failure or Ctrl-C
   local code=$?
@@ -38,33 +47,41 @@ trap finish EXIT
 trap 'exit 130' INT TERM
 eval "$variables" # SVCNET_RECORDS: the records that all three minions share
 
-say "The service of the 2014 walk-through, to the letter"
+say "The records of 2014, to the letter: a replication controller with two pods, then its service"
+show svcnet create -f docs/examples/tomcat-pod.json
+until_shown 'tomcat.*Running.*' svcnet get pods
+show svcnet get pods
 show svcnet create -f docs/examples/tomcat-service.json
 show svcnet get services
-show svcnet get endpoints
-
 address=$(svcnet get services tomcat -o json | python3 -c 'import json, sys; print(json.load(sys.stdin)["spec"]["clusterIP"])')
-say "Its virtual IP, $address, from a pod on minion 1 and from minion 2 itself"
-show_on m1p1 "curl -sS --max-time 5 http://$address:8080/"
-show_on m2 "curl -sS --max-time 5 http://$address:8080/"
 
-say "By environment variables instead of a number"
-show_on m3p1 "svcnet env tomcat"
-# shellcheck disable=SC2016  # expanded inside the pod
-show_on m3p1 'eval "$(svcnet env)"; curl -sS --max-time 5 "http://$TOMCAT_SERVICE_HOST:$TOMCAT_SERVICE_PORT/"'
+for mode in nftables iptables userspace; do
+  say "Data path: $mode. The same service by address, by variable, by name"
+  [ "$mode" = nftables ] || show svcnet lab mode --name "$LAB" "$mode"
+  show_on m1 "curl -sS --max-time 5 http://$address:8080/"
+  # shellcheck disable=SC2016  # expanded on the minion
+  show_on m2 'eval "$(svcnet env)"; curl -sS --max-time 5 "http://$TOMCAT_SERVICE_HOST:$TOMCAT_SERVICE_PORT/"'
+  show_on m3 "curl -sS --max-time 5 http://tomcat.svc:8080/"
+done
+show svcnet lab mode --name "$LAB" nftables
 
-say "60 connections from one pod: who answered how often"
-on m1p1 -- curl -sS --max-time 30 -H 'Connection: close' "http://$address:8080/?[1-60]" | sort | uniq -c
-
-say "A pod is killed (-9) while a client makes $RATE connections a second"
-on m2p1 -- curl -s --rate "$RATE/s" --connect-timeout 3 -H 'Connection: close' -w '%{stderr}%{http_code}\n' \
+say "A pod is killed (-9) while a client on m3 makes $RATE connections a second; the controller makes another"
+victim=$(svcnet get pods -o name | head -n 1)
+victim=${victim#*/}
+: >"$scratch/codes"
+on m3 -- curl -s --rate "$RATE/s" --connect-timeout 3 -H 'Connection: close' -w '%{stderr}%{http_code}\n' \
   "http://$address:8080/?[1-$REQUESTS]" >"$scratch/names" 2>"$scratch/codes" &
 client=$!
 while [ "$(wc -l <"$scratch/codes")" -lt $((REQUESTS / 4)) ] && kill -0 "$client" 2>/dev/null; do sleep 0.05; done
-show svcnet lab kill --name "$LAB" m1p2
+show svcnet lab kill --name "$LAB" "$victim"
 wait "$client" || true # curl's own code is that of its last request; the lines say it all
 total=$(wc -l <"$scratch/codes")
 good=$(grep -c '^200$' "$scratch/codes" || true)
 echo "$total requests, $((total - good)) failed"
-show svcnet get endpoints
 [ "$total" = "$REQUESTS" ] || { echo "demo: the client did not finish" >&2; exit 1; }
+until_shown '2/2' svcnet get rc
+show svcnet get pods
+show svcnet get endpoints
+
+say "What each path costs: a short run of bench/run.py (the full one: bench/run.py)"
+.venv/bin/python bench/run.py --quick --seconds 0.15 --rounds 2 2>/dev/null

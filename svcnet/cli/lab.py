@@ -151,6 +151,22 @@ def kill(name: str, member: str) -> None:
 
 @lab.command()
 @name_option
+@click.option("--timeout", type=click.FloatRange(min=0.1), default=30.0, show_default=True, metavar="SECONDS")
+@click.argument("mode")
+def mode(name: str, timeout: float, mode: str) -> None:
+    """Put every minion in another MODE while it serves: their file is written, and they are told to read it."""
+    from svcnet.lab import namespace  # noqa: PLC0415 - see up
+    from svcnet.lab.lab import Lab  # noqa: PLC0415
+    from svcnet.lab.mode import switch  # noqa: PLC0415
+
+    found = Lab(_checked(name))
+    namespace.require_privilege()
+    switch(found, mode, timeout)
+    click.echo(f"lab {name}: every minion is in mode {mode}", err=True)
+
+
+@lab.command()
+@name_option
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def status(name: str, output: str) -> None:
     """Show minions, pods and what runs; exit 1 when something of it does not."""

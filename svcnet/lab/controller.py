@@ -204,7 +204,7 @@ class Controllers:
             members = container.start(self._topology, replica, self._files, self._enter, self._environ(replica.minion))
             self._say(f"pod started name={replica.name} minion={replica.minion} pids={[who.pid for who in members]}")
             await self._serve(replica, members)
-        except (SvcnetError, OSError) as error:
+        except (SvcnetError, OSError, ValueError) as error:  # ValueError: a zero byte in the template's env
             self._say(f"pod failed name={replica.name} error={error}")
         crashed = replica.name not in self._ending
         if crashed:
@@ -212,8 +212,11 @@ class Controllers:
         await self._open_ports(replica)
         if not crashed:
             await asyncio.sleep(LEAVE_SECONDS)
-        await asyncio.to_thread(container.end, self._topology, replica, self._files, container.GRACE_SECONDS)
-        await asyncio.to_thread(container.disconnect, self._topology, replica)
+        try:
+            await asyncio.to_thread(container.end, self._topology, replica, self._files, container.GRACE_SECONDS)
+            await asyncio.to_thread(container.disconnect, self._topology, replica)
+        except (SvcnetError, OSError) as error:
+            self._say(f"pod left something behind name={replica.name} error={error}")
         self._say(f"pod gone name={replica.name} minion={replica.minion}")
         self._forget(replica)
 

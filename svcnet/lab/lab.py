@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
-from svcnet.lab import namespace, probe, process, resolver, wiring
+from svcnet.lab import etcd, namespace, probe, process, resolver, wiring
 from svcnet.lab.record import keys, records
 from svcnet.lab.registry import Opener
 from svcnet.lab.replica import with_placed
@@ -123,8 +123,13 @@ class Lab:
 
     @property
     def records(self) -> str:
-        """URL of the lab's record store."""
+        """URL of the lab's record store, for whoever is on this machine."""
         return self.files.url(self.topology.spec)
+
+    @property
+    def inner_records(self) -> str:
+        """The same for whoever is in the lab's network."""
+        return etcd.inner_url(self.topology) if self.topology.spec.etcd_port else self.records
 
     def minion(self, number: int) -> LabMinion:
         """Return minion `number`, from 1."""
@@ -166,7 +171,7 @@ class Lab:
         minion = self._minion_of(name)
         own = {
             "SVCNET_CONFIG": str(self.files.config),
-            "SVCNET_RECORDS": self.records,
+            "SVCNET_RECORDS": self.inner_records,
             "SVCNET_SERVICE_CIDR": spec.service_cidr,
             "SVCNET_CLUSTER_CIDR": ",".join(map(str, self.topology.cluster_networks)),
         }
@@ -215,7 +220,7 @@ class Lab:
         mode = ["--mode", spec.mode] if spec.mode else []
         options = {
             "--config": self.files.config,
-            "--records": self.records,
+            "--records": self.inner_records,
             "--node": name,
             "--state-dir": self.files.state(name),
             "--env-dir": self.files.env(name),
@@ -275,6 +280,8 @@ class Lab:
     def _build(self, topology: Topology, opener: Opener | None, deadline: float) -> None:
         self.files.make(topology.spec)
         self._wire(topology)
+        if topology.spec.etcd_port:
+            etcd.start(topology, self.files, self._outer_environment(), deadline)
         self._start_pods(topology, deadline)
         if opener is not None:
             opener(topology.spec, self.records).put(*records(topology))

@@ -4,7 +4,7 @@ Owns: order and retry. Must not know whose records they are.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from svcnet.lab.registry import Registry
 from svcnet.model.errors import StoreError, SvcnetError
@@ -46,13 +46,13 @@ class Outbox:
             try:
                 # In a thread: a store may take its time, and pods end meanwhile.
                 await asyncio.to_thread(self._write, batch)
-            except StoreError as error:
+            except (StoreError, OSError) as error:
                 self._say(f"store away, again in {RETRY_SECONDS:g} s error={error}")
                 self._waiting = batch | self._waiting
                 await asyncio.sleep(RETRY_SECONDS)
                 self._news.set()
 
-    def _write(self, batch: dict[Key, Record | None]) -> None:
+    def _write(self, batch: Mapping[Key, Record | None]) -> None:
         assert self._registry is not None
         records = [record for record in batch.values() if record is not None]
         gone = [key for key, record in batch.items() if record is None]
@@ -65,4 +65,8 @@ class Outbox:
         except StoreError:
             raise
         except SvcnetError as error:
-            self._say(f"record refused error={error}")
+            if len(batch) == 1:
+                self._say(f"record refused error={error}")
+                return
+            for key, record in batch.items():  # one that is refused must not keep the others
+                self._write({key: record})

@@ -45,7 +45,9 @@ class LabSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     images: Pairs = ()
     """Image → command that stands in for it, besides those that the lab knows."""
     records: str = ""
-    """URL of the record store (`dir:PATH`, …), "" for a directory of the lab's own, deleted with it."""
+    """URL of the record store (`dir:PATH`, …), "" for a store of the lab's own, deleted with it."""
+    etcd_port: int = 0
+    """Where the lab's own etcd is found on this machine's loopback; 0: the lab has none."""
     opener: str = ""
     """`module:function`, an Opener: how the keeper, a process of its own, opens the store; "" leaves records alone."""
     daemon: tuple[str, ...] | None = None
@@ -65,4 +67,6 @@ class LabSpec(msgspec.Struct, frozen=True, omit_defaults=True):
             raise ConfigError(f"--pods: {self.pods}, expected 0 to {LARGEST}")
         if self.topology not in TOPOLOGIES:
             raise ConfigError(f"--topology: {self.topology!r}, expected {' or '.join(TOPOLOGIES)}")
+        if self.etcd_port and self.records:
+            raise ConfigError("--store etcd and --records: both are given, expected one")
         return self

@@ -78,8 +78,9 @@ class LabFiles(NamedTuple):
         return tuple(found)
 
     def url(self, spec: LabSpec) -> str:
-        """URL of the lab's record store: the one it was given, else its own directory."""
-        return spec.records or f"dir:{self.records}"
+        """URL of the lab's record store, from outside: the one it was given, else its own etcd or directory."""
+        own = f"etcd://127.0.0.1:{spec.etcd_port}/{spec.name}" if spec.etcd_port else f"dir:{self.records}"
+        return spec.records or own
 
     def process(self, member: str) -> Path:
         """Who runs for a member: `keeper`, a minion's proxy by the minion's name, a pod by its own."""

@@ -160,15 +160,18 @@ def node_line(family: int, child: Prefix, target: str) -> str:
 
 
 def restore_text(
-    changes: Mapping[Chain, Lines | None], edits: Mapping[str, Iterable[str]], checks: Iterable[Chain] = ()
+    changes: Mapping[Chain, Lines | None],
+    edits: Mapping[str, Iterable[str]],
+    checks: Iterable[Chain] = (),
+    tables: Iterable[str] = (NAT, FILTER),
 ) -> str:
     """Input of `iptables-restore --noflush`: chains to make or rewrite, and to delete (None).
 
     `edits` are whole lines by table (jumps put in, taken out). `checks`: built-in chains of which ours must be there,
-    or nothing of the table is changed.
+    or nothing of the table is changed. `tables` in the order in which they change.
     """
     parts: list[str] = []
-    for table in (NAT, FILTER):
+    for table in tables:
         mine = {chain.name: lines for chain, lines in changes.items() if chain.table == table}
         more = list(edits.get(table, ()))
         if not mine and not more:

@@ -5,6 +5,7 @@ Owns: when to read, in what order a load goes in, and our jumps in the built-in 
 """
 
 import logging
+import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -52,10 +53,17 @@ class Iptables:
         self._layouts: dict[int, Layout] = {}
         self._watermark: Hashable = None
         """As of our last change. What others change while we do is found at the next change or start alone."""
+        self._at_work = threading.Lock()
+        """Held while we change the tables, by whatever thread."""
 
     def changed_by_others(self) -> bool:
         """Whether anybody else has changed the tables since our last change, or the last call: time to `sync`."""
-        before, self._watermark = self._watermark, self._tables.watermark()
+        if not self._at_work.acquire(blocking=False):
+            return False
+        try:
+            before, self._watermark = self._watermark, self._tables.watermark()
+        finally:
+            self._at_work.release()
         return self._watermark != before
 
     def look(self, desired: Desired) -> Desired:
@@ -64,6 +72,13 @@ class Iptables:
 
     def sync(self, desired: Desired) -> Plan[Frontend, Treatment]:
         """Make the tables equal to `desired`, whatever they held: chains that differ, all others stay as they are."""
+        with self._at_work:
+            before = self._sync(desired)
+            self._watermark = self._tables.watermark()
+        return diff(before, desired)
+
+    def _sync(self, desired: Desired) -> Desired:
+        """Return what was in force before."""
         before: Desired = {}
         for family, parameters in self._parameters.items():
             saved = self._read(family)
@@ -78,19 +93,18 @@ class Iptables:
                 log.info("wrote chains family=%s variant=%s chains=%s", family, self._tables.variant, len(edit))
         for family in set(FAMILIES) - self._parameters.keys():  # the family that the service CIDR has no more
             _remove(self._tables, family)
-        self._watermark = self._tables.watermark()
-        return diff(before, desired)
+        return before
 
     def apply(self, plan: Plan[Frontend, Treatment]) -> int:
         """Carry a plan out; return the number of chains written. After a KernelError call `sync`."""
         count = 0
-        for family, layout in self._layouts.items():
-            edit = layout.apply(c for c in plan.changes() if c.key.family == family)
-            if edit:
+        with self._at_work:
+            for family, layout in self._layouts.items():
+                edit = layout.apply(c for c in plan.changes() if c.key.family == family)
                 # That packets still come to us costs nothing to ask in the same restore.
                 self._tables.restore(family, restore_text(edit, {}, JUMPS))
                 count += len(edit)
-        self._watermark = self._tables.watermark()
+            self._watermark = self._tables.watermark()
         return count
 
     def remove(self) -> bool:
@@ -158,7 +172,8 @@ def _remove(tables: Tables, family: int) -> bool:
     edits: dict[str, list[str]] = {}
     for chain, rules in saved.jumps.items():
         edits.setdefault(chain.table, []).extend(f"-D {chain.name} {rule}" for rule in rules)
-    text = restore_text(dict.fromkeys(saved.chains), edits)
+    # What nat does not translate any more, filter would refuse, though another path of ours may serve it by now.
+    text = restore_text(dict.fromkeys(saved.chains), edits, tables=(FILTER, NAT))
     if set(edits) - {NAT, FILTER}:
         raise KernelError(f"our chains are jumped to from table {', '.join(sorted(set(edits) - {NAT, FILTER}))}")
     tables.restore(family, text)

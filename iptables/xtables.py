@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from svcnet.iptables.netlink import NetlinkError
@@ -28,6 +29,8 @@ TABLES_IN_USE = {
 """The legacy tables that this network namespace has. To ask iptables-legacy would make them."""
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}
 """Bit numbers of capabilities(7)."""
+PROBE = "*nat\n-A POSTROUTING -j MASQUERADE --random-fully\nCOMMIT\n*filter\nCOMMIT\n"
+"""What a kernel and programs must know."""
 SBIN = "/usr/sbin:/sbin"
 
 
@@ -58,18 +61,24 @@ class Xtables:
 
     def restore(self, family: int, text: str) -> None:
         """Carry a text out: all of a table or nothing. Waits for the lock."""
-        if not text:
-            return
-        program = self._programs[f"{COMMANDS[family]}-restore"]
-        done = _run([program, "--noflush", "--wait", str(WAIT_SECONDS)], text)
-        if done.returncode:
-            raise _error(done)
+        if text:
+            self._restore(family, text)
+
+    def probe(self, family: int) -> None:
+        """KernelError, with the reason, where this kernel has no such tables. Changes no rule."""
+        self._restore(family, PROBE, "--test")
 
     def watermark(self) -> Hashable:
         """A value that is another after a change of these tables, whoever made it. It costs some microseconds."""
         if self._watermark is None:
             self._watermark = LegacyWatermark() if self.variant == LEGACY else NftWatermark()
         return self._watermark.read()
+
+    def _restore(self, family: int, text: str, *options: str) -> None:
+        program = self._programs[f"{COMMANDS[family]}-restore"]
+        done = _run([program, "--noflush", "--wait", str(WAIT_SECONDS), *options], text)
+        if done.returncode:
+            raise _error(done)
 
     def close(self) -> None:
         """Give the sockets back; the rules stay."""
@@ -127,8 +136,13 @@ def select(variants: Mapping[str, Xtables], rules: Mapping[str, int]) -> tuple[X
 
 
 def foreign_rules(variants: Mapping[str, Xtables]) -> dict[str, int]:
-    """Variant → rules of others, of both families."""
-    return {name: sum(x.save(family).foreign for family in COMMANDS) for name, x in variants.items()}
+    """Variant → rules of others, of both families; 0 where they can't be read."""
+    counts = dict.fromkeys(variants, 0)
+    for name, tables in variants.items():
+        for family in COMMANDS:
+            with suppress(KernelError):
+                counts[name] += tables.save(family).foreign
+    return counts
 
 
 def _legacy_tables(family: int) -> list[str]:

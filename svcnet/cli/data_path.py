@@ -120,6 +120,8 @@ def _iptables(config: Config, reason: str) -> Chosen:
     tables, warning = select(variants, foreign_rules(variants))
     if warning:
         log.warning("iptables %s", warning)
+    for cidr in config.service_cidr:
+        tables.probe(cidr.version)
     path = Iptables(tables, parameters(config))
     succession = Succession(path, _predecessors(f"iptables {tables.variant}"))
     return Chosen(Mode("iptables", f"{reason}; {tables.variant} tables"), succession, _flows(config), inline_changes=0)

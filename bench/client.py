@@ -52,10 +52,15 @@ def connect_seconds(address: Address, seconds: float) -> list[float]:
     times: list[float] = []
     deadline = time.perf_counter() + seconds
     while len(times) < MOST and (begin := time.perf_counter()) < deadline:
-        with _connected(address) as sock:
-            _exchange(sock)
-            times.append(time.perf_counter() - begin)
+        once(address)
+        times.append(time.perf_counter() - begin)
     return times
+
+
+def once(address: Address) -> None:
+    """Connect, one byte there, one byte back, close."""
+    with _connected(address) as sock:
+        _exchange(sock)
 
 
 def exchange_seconds(address: Address, seconds: float) -> list[float]:

@@ -62,11 +62,11 @@ def measure(inside: Inside, address: client.Address, seconds: float, sizes: Sequ
     )
 
 
-def rounds(ground: Ground, count: int, seconds: float, sizes: Sequence[int]) -> dict[str, list[Round]]:
+def rounds(ground: Ground, turns: int, seconds: float, sizes: Sequence[int]) -> dict[str, list[Round]]:
     """Measure; a path that fails is left out from then on, with its earlier rounds."""
     results: dict[str, list[Round]] = {name: [] for name in ground.names if name not in ground.left_out}
-    for turn in range(count):
-        _tell(f"round {turn + 1} of {count}:")
+    for turn in range(turns):
+        _tell(f"round {turn + 1} of {turns}:")
         for name in rotated(list(results), turn):
             _tell(f" {name}")
             try:
@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="bench/run.py", description="The load suite: every data path side by side.")
     made.add_argument("--quick", action="store_true", help="shorter and fewer rounds: under a minute in all")
     made.add_argument("--seconds", type=_seconds, help=f"of each figure ({SECONDS}; quick {QUICK_SECONDS})")
-    made.add_argument("--rounds", type=_count, help=f"({ROUNDS}; quick {QUICK_ROUNDS})")
+    made.add_argument("--rounds", type=count, help=f"({ROUNDS}; quick {QUICK_ROUNDS})")
     made.add_argument(
         "--paths", type=_names, default=list(PATHS), help=f"({','.join(PATHS)}); direct always comes along"
     )
@@ -107,8 +107,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; the exit code."""
     options = parser().parse_args(arguments)
-    for number in ENDING:
-        signal.signal(number, _interrupted)
+    heed_signals()
     try:
         namespace.require_privilege()
         return _run(options)
@@ -122,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     seconds = options.seconds or (QUICK_SECONDS if options.quick else SECONDS)
-    count = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
+    turns = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     sizes = QUICK_SIZES if options.quick else SIZES
     allowed = sorted(os.sched_getaffinity(0))
     cores = Cores(paths=allowed[0], load=allowed[-1])
@@ -133,7 +132,7 @@ def _run(options: argparse.Namespace) -> int:
     os.sched_setaffinity(0, {cores.load})
     try:
         with Ground(options.paths, cores) as ground:
-            results = rounds(ground, count, seconds, sizes)
+            results = rounds(ground, turns, seconds, sizes)
     finally:
         os.sched_setaffinity(0, allowed)
     print(report.table(results, ground.left_out))
@@ -143,7 +142,7 @@ def _run(options: argparse.Namespace) -> int:
     elif options.plot:
         Path(options.plot).write_text(plot.svg(series), encoding="utf-8")
     if options.json:
-        run = {"seconds": seconds, "rounds": count, "cores": cores._asdict(), "machine": _machine(len(allowed), load)}
+        run = {"seconds": seconds, "rounds": turns, "cores": cores._asdict(), "machine": _machine(len(allowed), load)}
         options.json.write_text(json.dumps(report.as_json(results, ground.left_out, run), indent=2) + "\n")
     return 0 if len(results) > 1 or len(options.paths) == 1 else 1
 
@@ -159,7 +158,8 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """1 to 100, as an option's value. argparse.ArgumentTypeError."""
     value = int(text)
     if not 0 < value <= 100:
         raise argparse.ArgumentTypeError(f"{text}: expected 1 to 100")
@@ -172,6 +172,12 @@ def _names(text: str) -> list[str]:
     if unknown:
         raise argparse.ArgumentTypeError(f"{unknown[0]}: expected some of {', '.join(PATHS)}")
     return [name for name in PATHS if name == DIRECT or name in asked]
+
+
+def heed_signals() -> None:
+    """Let the first signal that asks for an end raise KeyboardInterrupt, and no other one disturb what follows."""
+    for number in ENDING:
+        signal.signal(number, _interrupted)
 
 
 def _interrupted(*_: object) -> None:

@@ -171,6 +171,10 @@ class Ground:
         """Where the clients of a path connect to."""
         return (SERVER, TARGET_PORT) if name == DIRECT else (virtual_ip(1), PORT)
 
+    def pid(self, name: str) -> int:
+        """The process that a path runs."""
+        return self._processes[name][0].pid
+
     def inside(self, name: str, act: Callable[[], Result]) -> Result:
         """Return act(), run in the minion of a path."""
         return namespace.inside(self._sites[name].minion, act)

@@ -21,6 +21,7 @@ class Suite(NamedTuple):
 
 SUITES = {
     DEFAULT: Suite("every data path side by side: throughput, new connections, latency (the default)", apart=False),
+    "worker": Suite("the userspace path's worker killed under load: time to the next answer", apart=False),
     "curve": Suite("cost of one change by the number of services: tracker, plan, kernel"),
     "sync": Suite("N services x E endpoints: first packet, change to packet, memory; beside chains"),
     "keys": Suite("cost of one element by the shape of the map (docs/adr/0001)"),

@@ -13,6 +13,8 @@ from svcnet.bench import client, load, plot, report
 from svcnet.bench.paths import haproxy_config
 from svcnet.bench.report import Round
 from svcnet.bench.server import Server, listener
+from svcnet.bench.worker import Try, outcome
+from svcnet.model.errors import SvcnetError
 
 MIB = 1 << 20
 SVG = "{http://www.w3.org/2000/svg}"
@@ -194,3 +196,21 @@ def test_a_server_that_says_nothing_ends_a_measurement(monkeypatch: pytest.Monke
         for act in (client.throughput, client.connect_seconds, client.exchange_seconds, client.connections):
             with pytest.raises((BlockingIOError, TimeoutError)):
                 act(("127.0.0.1", silent.getsockname()[1]), 1)
+
+
+def test_the_gap_ends_with_the_first_answer_to_a_connection_that_began_after_the_kill() -> None:
+    tries = [
+        Try(0.0, 0.9, answered=True),
+        Try(0.95, 1.01, answered=False),
+        Try(1.01, 1.02, answered=False),
+        Try(1.02, 1.25, answered=True),
+        Try(1.25, 1.26, answered=True),
+    ]
+    found = outcome(1.0, tries)
+    assert found.gap_seconds == pytest.approx(0.25)
+    assert (found.cut, found.failed) == (1, 1)
+
+
+def test_a_worker_that_never_comes_back_is_an_error() -> None:
+    with pytest.raises(SvcnetError, match="no connection was answered"):
+        outcome(1.0, [Try(0.5, 0.6, answered=True), Try(1.1, 4.1, answered=False)])

@@ -42,7 +42,9 @@ def left_behind(pid: int) -> list[str]:
 
 def test_help_names_the_suites_and_the_options_of_the_default_one() -> None:
     done = subprocess.run(bench("--help"), capture_output=True, text=True, check=True)
-    assert all(word in done.stdout for word in ("load", "curve", "sync", "keys", "--quick", "--json", "--plot"))
+    assert all(
+        word in done.stdout for word in ("load", "worker", "curve", "sync", "keys", "--quick", "--json", "--plot")
+    )
 
 
 def test_an_unknown_option_is_a_usage_error_before_anything_is_made() -> None:
@@ -109,3 +111,10 @@ def test_a_path_that_dies_is_left_out_and_the_others_go_on() -> None:
 
 def _programs_in(name: str) -> str:
     return subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.kernel
+def test_the_worker_suite_kills_and_tells_what_that_did() -> None:
+    done = subprocess.run(bench("--suite=worker", "--kills=1"), capture_output=True, text=True, check=True)
+    assert "worker killed 1 times" in done.stdout
+    assert "kill to first answer" in done.stdout

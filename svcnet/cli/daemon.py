@@ -141,7 +141,7 @@ class Daemon:
         await asyncio.to_thread(importlib.import_module, "aiohttp.web")
         from svcnet.status.server import StatusServer  # noqa: PLC0415 (needs aiohttp)
 
-        server = StatusServer(self.report, self.metrics)
+        server = StatusServer(self.report, self.metrics, lambda: self.agent.tracker.snapshot.ports)
         self.parts_state["status"] = await server.start(self.options.status_listen)
         try:
             await asyncio.Event().wait()

@@ -1,11 +1,16 @@
 """The report as a page for people: plain HTML, readable without scripts, styles or pictures. Pure."""
 
+from collections.abc import Mapping
+from heapq import nsmallest
 from html import escape
 
+from svcnet.model.snapshot import PortKey, ServedPort
 from svcnet.status.report import Report
 
 SHOWN = 200
-"""Most entries of `left_out` on the page; `/status` has all of them."""
+"""Most rows of a table on the page; `/status` has all that was left out, `svcnet get services` all services."""
+ENDPOINTS_SHOWN = 8
+"""Most endpoints of a row."""
 
 STYLE = (
     ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;"
@@ -15,9 +20,14 @@ STYLE = (
 )
 
 
-def page(report: Report) -> str:
-    """Return the whole document."""
+def page(report: Report, ports: Mapping[PortKey, ServedPort] | None = None) -> str:
+    """Return the whole document; `ports` are the service ports that this minion serves."""
     sections = [_table("State", _state(report)), _table("Parts", sorted(report.parts.items()))]
+    if ports:
+        shown = [_port(ports[key]) for key in nsmallest(SHOWN, ports)]
+        sections.append(_table(f"Service ports ({len(ports)})", shown))
+    if ports and len(ports) > SHOWN:
+        sections.append(f"<p>The first {SHOWN}; all of them: <code>svcnet get services -A</code>.</p>")
     if report.left_out:
         rows = [(entry.what, entry.reason) for entry in report.left_out[:SHOWN]]
         sections.append(_table(f"Not served ({len(report.left_out)})", rows))
@@ -57,6 +67,14 @@ def _state(report: Report) -> list[tuple[str, str]]:
         ("Drift", str(report.drift) if report.drift else "none"),
         ("Last error", report.last_error or "none"),
     ]
+
+
+def _port(port: ServedPort) -> tuple[str, str]:
+    """(service and port, where it is and where it leads)."""
+    ends = [f"{e.address}:{e.port}" if ":" not in e.address else f"[{e.address}]:{e.port}" for e in port.endpoints]
+    more = f" and {len(ends) - ENDPOINTS_SHOWN} more" if len(ends) > ENDPOINTS_SHOWN else ""
+    leads = f"{', '.join(ends[:ENDPOINTS_SHOWN])}{more}" if ends else "no endpoint: refused"
+    return str(port.key), f"{port.virtual_ip or 'no virtual IP'} → {leads}"
 
 
 def _table(title: str, rows: list[tuple[str, str]]) -> str:

@@ -4,11 +4,12 @@ Owns: paths, codes and content types. Reads a Report for each answer, changes no
 a port that is taken makes this part fail, not the daemon.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from svcnet.model.snapshot import PortKey, ServedPort
 from svcnet.status.exposition import Exposition
 from svcnet.status.metrics import Metrics
 from svcnet.status.page import page
@@ -28,8 +29,14 @@ HEADERS = {
 class StatusServer:
     """Serves what `report` returns at the moment of each request."""
 
-    def __init__(self, report: Callable[[], Report], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        report: Callable[[], Report],
+        metrics: Metrics,
+        ports: Callable[[], Mapping[PortKey, ServedPort]] = dict,
+    ) -> None:
         self._report = report
+        self._ports = ports
         self._counts = metrics
         self._exposition: Exposition | None = None
         self._runner: web.AppRunner | None = None
@@ -88,7 +95,7 @@ class StatusServer:
     async def _page(self, _request: "web.Request") -> "web.Response":
         from aiohttp import web  # noqa: PLC0415 - loaded by start()
 
-        return web.Response(text=page(self._report()), content_type="text/html", headers=HEADERS)
+        return web.Response(text=page(self._report(), self._ports()), content_type="text/html", headers=HEADERS)
 
 
 def _text(body: str, good: bool) -> "web.Response":

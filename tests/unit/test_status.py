@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from svcnet.model.snapshot import Held, LeftOut
+from svcnet.model.snapshot import Endpoint, Held, LeftOut, PortKey, ServedPort
 from svcnet.status.metrics import Metrics
 from svcnet.status.page import SHOWN, page, summary
 from svcnet.status.report import LeftOutEntry, Report, StoreState, entries, held_list
@@ -173,6 +173,18 @@ def test_the_page_shows_foreign_names_as_text() -> None:
         assert "<script" not in body
 
     ask(REPORT, scenario)
+
+
+def test_the_page_shows_services_and_where_they_lead() -> None:
+    key = PortKey("default", "tomcat", "TCP", 8080, 4)
+    ends = tuple(Endpoint(f"10.1.0.{n}", 8080) for n in range(1, 11))
+    text = page(
+        REPORT, [ServedPort(key, "", "10.0.0.5", ends), ServedPort(key._replace(service="none"), "", "10.0.0.6", ())]
+    )
+    assert "default/tomcat tcp/8080" in text
+    assert "10.0.0.5 → 10.1.0.1:8080" in text
+    assert "and 2 more" in text
+    assert "10.0.0.6 → no endpoint: refused" in text
 
 
 def test_a_long_list_is_cut_on_the_page_and_says_so() -> None:

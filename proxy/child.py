@@ -122,7 +122,9 @@ class Child:
             with self._lock:
                 self._process, self._socket = process, ours
                 self.starts += 1
-                if not self._stopping.is_set():
+                if self._stopping.is_set():
+                    ours.shutdown(socket.SHUT_RDWR)
+                else:
                     self.tell(self._greeting(self._number))
             self._listen(ours)
             with self._lock, self._told:

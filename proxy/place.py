@@ -15,6 +15,8 @@ BUFFER_BYTES = 256 * 1024
 PIPE_BYTES = 1 << 20
 RESERVED = 24
 """File descriptors that are never given to connections: epolls, the control socket, what Python opens."""
+MOST_AHEAD = 256
+"""More that are kept for listeners to come, in a large process; an eighth in a small one."""
 HYSTERESIS = 0.95
 
 
@@ -29,7 +31,7 @@ class Budget:
     """File descriptors of this process: `total` may be given out, listeners and pipes among them."""
 
     def __init__(self, limit: int) -> None:
-        self.total = max(2, limit - RESERVED)
+        self.total = max(2, limit - RESERVED - min(MOST_AHEAD, limit // 8))
         self.used = 0
         self._waiting: Callable[[], None] | None = None
 

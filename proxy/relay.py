@@ -73,7 +73,7 @@ class Relay:
         more = (client.readable or server.pending) and pump(self._place, client, server)
         if (server.readable or client.pending) and pump(self._place, server, client):
             more = True
-        if client.lost and not client.ended:
+        if client.lost and client.readable and not client.ended:
             more = True  # writing to it failed just now: what it said before that is still to be read
         if client.ended or server.ended:
             self._pass_ends(client, server)

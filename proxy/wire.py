@@ -4,6 +4,7 @@ Owns: the frames. Each is its length (4 bytes, network order), how many file des
 JSON. Descriptors travel with the first byte of their frame (SCM_RIGHTS), and the kernel keeps their order.
 """
 
+import errno
 import json
 import socket
 import struct
@@ -38,8 +39,10 @@ class Inbox:
         self._fds: deque[int] = deque()
 
     def receive(self, sock: socket.socket) -> bool:
-        """Read once; False at the end of the stream. BlockingIOError when there is nothing."""
-        data, fds, _, _ = socket.recv_fds(sock, _CHUNK, FDS_A_FRAME)
+        """Read once; False at the end of the stream. BlockingIOError: nothing is there; OSError: it is broken."""
+        data, fds, flags, _ = socket.recv_fds(sock, _CHUNK, FDS_A_FRAME)
+        if flags & socket.MSG_CTRUNC:
+            raise OSError(errno.EMFILE, "file descriptors were lost: this process has as many as it may")
         self._bytes += data
         self._fds += fds
         return bool(data)

@@ -49,8 +49,8 @@ class Worker:
     def _on_control(self, _events: int) -> None:
         try:
             alive = self._inbox.receive(self._control)
-        except OSError:
-            alive = False
+        except OSError as error:
+            sys.exit(f"proxy worker: {error}")  # the next one is told everything again
         while (got := self._inbox.take()) is not None:
             self._carry_out(*got)
         if not alive:

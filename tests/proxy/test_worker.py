@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
+from svcnet.proxy import child
 from svcnet.proxy.row import Frontend
 from svcnet.proxy.wire import Inbox, encode, send
 from tests.harness.until import until
@@ -95,7 +96,7 @@ def test_clients_beyond_the_file_limit_wait_and_are_served_when_there_is_room(cr
 
 def test_a_worker_that_is_full_does_not_spin(crowded: Crowd) -> None:
     pid = crowded.stage.child.pid
-    until(lambda: open_files(pid) > FEW - 60)
+    until(lambda: open_files(pid) > FEW - 80)
     looks = 0
 
     def asleep_a_hundred_times() -> bool:
@@ -105,6 +106,34 @@ def test_a_worker_that_is_full_does_not_spin(crowded: Crowd) -> None:
 
     until(asleep_a_hundred_times)
     assert open_files(pid) < FEW
+
+
+def test_a_worker_that_is_full_of_connections_takes_new_frontends(crowded: Crowd) -> None:
+    pid = crowded.stage.child.pid
+    until(lambda: open_files(pid) > FEW - 80)
+    _, backend = crowded.stage.server()
+    for _ in range(20):
+        crowded.stage.frontend(backend)
+    assert crowded.stage.child.pid == pid
+    assert open_files(pid) < FEW
+
+
+def test_a_worker_that_hangs_is_replaced(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "CONFIRM_SECONDS", 0.2)
+    until(stage.child.confirm)
+    before = stage.child.pid
+    os.kill(before, signal.SIGSTOP)
+    assert not stage.child.confirm()
+    until(lambda: stage.child.pid not in {0, before} and stage.child.confirm())
+
+
+def test_a_worker_that_dies_again_and_again_is_started_again(stage: Stage) -> None:
+    for number in range(1, 4):
+        until(stage.child.confirm)
+        assert stage.child.starts == number
+        os.kill(stage.child.pid, signal.SIGKILL)
+        until(lambda: not stage.child.confirm())
+    until(stage.child.confirm)
 
 
 def test_a_worker_ends_when_its_parent_does() -> None:

@@ -178,9 +178,9 @@ def test_the_page_shows_foreign_names_as_text() -> None:
 def test_the_page_shows_services_and_where_they_lead() -> None:
     key = PortKey("default", "tomcat", "TCP", 8080, 4)
     ends = tuple(Endpoint(f"10.1.0.{n}", 8080) for n in range(1, 11))
-    text = page(
-        REPORT, [ServedPort(key, "", "10.0.0.5", ends), ServedPort(key._replace(service="none"), "", "10.0.0.6", ())]
-    )
+    other = key._replace(service="none")
+    ports = {key: ServedPort(key, "", "10.0.0.5", ends), other: ServedPort(other, "", "10.0.0.6", ())}
+    text = page(REPORT, ports)
     assert "default/tomcat tcp/8080" in text
     assert "10.0.0.5 → 10.1.0.1:8080" in text
     assert "and 2 more" in text

@@ -9,6 +9,7 @@ make is not taken for its own, and a suite that is killed leaves no namespace.
 
 import ctypes
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -39,7 +40,7 @@ def _can_make_sctp_socket() -> bool:
 def _has_container_engine() -> bool:
     # Where Debian puts netavark, no PATH leads to.
     where = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/lib/podman"))
-    return all(shutil.which(program, path=where) for program in ("podman", "runc", "conmon", "netavark", "busybox"))
+    return all(shutil.which(program, path=where) for program in ("podman", "runc", "conmon", "netavark"))
 
 
 CAPABILITIES: dict[str, Callable[[], bool]] = {
@@ -53,6 +54,9 @@ CAPABILITIES: dict[str, Callable[[], bool]] = {
     "sctp": _can_make_sctp_socket,
 }
 """What `@pytest.mark.needs(NAME)` may ask of the machine. Tests that need something else of it add it here."""
+
+INSTALLED_ON_DEBIAN = frozenset({"podman"})
+"""What .ci/setup installs there as root. Where it should have, a session in CI fails without it."""
 
 TOOLS = ("ip", "nft", "conntrack")
 
@@ -72,6 +76,13 @@ STATE = pytest.StashKey[Session]()
 
 def _in_ci() -> bool:
     return os.environ.get("CI", "").lower() in {"1", "true", "yes"}
+
+
+def _is_debian_as_root() -> bool:
+    try:
+        return os.geteuid() == 0 and platform.freedesktop_os_release()["ID"] == "debian"
+    except OSError:  # no such file: some other system
+        return False
 
 
 def _own_namespaces() -> bool:
@@ -115,6 +126,8 @@ def _obstacle(item: pytest.Item, kernel: str, absent: set[str]) -> str:
     wanted = {name for mark in item.iter_markers("needs") for name in mark.args}
     if unknown := wanted - CAPABILITIES.keys():
         raise pytest.UsageError(f"{item.nodeid}: needs {', '.join(sorted(unknown))}: not in tests/conftest.py")
+    if forgotten := sorted(wanted & absent & INSTALLED_ON_DEBIAN if _is_debian_as_root() else ()):
+        return f"not installed: {', '.join(forgotten)}"
     lacking = sorted(wanted & absent)
     return f"this machine lacks {', '.join(lacking)}" if lacking else ""
 
@@ -201,7 +214,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if session.config.option.collectonly:
         return
     state.left_behind = _left_behind(state.private)
-    unrun = any(reason.startswith(("kernel tests", "root tests")) for reason in state.deselected)
+    unrun = any(reason.startswith(("kernel tests", "root tests", "not installed")) for reason in state.deselected)
     if state.left_behind or (_in_ci() and (state.skipped or unrun)):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

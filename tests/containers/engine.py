@@ -3,12 +3,11 @@
 Owns: the engine's configuration, storage and run-time directories, and the control groups of its containers. They are
 apart from those of the machine's own podman, if there is one. Must not know svcnet.
 
-A container gets its root from a directory, under a throw-away overlay: nothing is pulled, built or imported.
+A container's root is this machine's, under a throw-away overlay: it has all programs, and nothing is pulled or built.
 """
 
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -21,8 +20,6 @@ from tests.harness.minion import Minion
 from tests.harness.until import until
 
 NETWORK, SUBNET, GATEWAY = "pods", "10.77.0.0/24", "10.77.0.1"
-HOST_ROOT = Path("/")
-"""As a container's root: all programs of this machine."""
 CGROUPS = Path("/sys/fs/cgroup")
 SHARED = (Path("/run/containers"), Path("/run/runc"))
 """netavark and runc write here, whatever they are told."""
@@ -88,11 +85,11 @@ class Engine:
         assert done.returncode == 0, f"podman {' '.join(arguments)}: {done.stderr}"
         return done.stdout
 
-    def start(self, name: str, root: Path, command: Sequence[str], *options: str) -> str:
+    def start(self, name: str, command: Sequence[str], *options: str) -> str:
         """Start a container with its own namespaces and host name; its address on the network."""
         apart = ["--network", NETWORK, "--hostname", name, "--cgroup-parent", f"/{self._cgroup}"]
         limited = ["--name", name, "--timeout", str(MOST_SECONDS), *apart, *options]
-        self.podman("run", "--detach", *limited, "--rootfs", f"{root}:O", *command)
+        self.podman("run", "--detach", *limited, "--rootfs", "/:O", *command)
         inspected = json.loads(self.podman("inspect", name))[0]
         return str(inspected["NetworkSettings"]["Networks"][NETWORK]["IPAddress"])
 
@@ -103,20 +100,6 @@ class Engine:
     def sh(self, name: str, script: str) -> str:
         """What a shell inside a container prints, without the last newline. It fails if the script does."""
         return self.podman("exec", name, "/bin/sh", "-euc", script).rstrip("\n")
-
-    def busybox(self) -> Path:
-        """Return a root directory with a shell, a web server and nothing else."""
-        root = self._root / "busybox"
-        if root.exists():
-            return root
-        (root / "bin").mkdir(parents=True)
-        (root / "www").mkdir()
-        found = shutil.which("busybox")
-        assert found
-        shutil.copy(found, root / "bin/busybox")
-        for applet in ("sh", "hostname", "httpd"):
-            (root / "bin" / applet).symlink_to("busybox")
-        return root
 
     def _mount(self, stack: ExitStack, directory: Path) -> None:
         """Put an empty file system on a directory. Only this session has that mount."""

@@ -32,19 +32,20 @@ Send = Callable[[bytes], None]
 
 
 class Server:
-    """Answers on sockets that are bound already; `close` leaves them open, as they are the caller's."""
+    """Answers on sockets that are bound already."""
 
     def __init__(self, responder: Responder, forwarder: Forwarder) -> None:
         self._responder = responder
         self._forwarder = forwarder
         self._tasks: set[asyncio.Task[None]] = set()
         self._connections = 0
+        self._listening: list[asyncio.Server] = []
 
     async def serve(self, bound: socket.socket) -> None:
         """Answer on a UDP socket, or on a listening TCP one."""
         bound.setblocking(False)
         if bound.type == socket.SOCK_STREAM:
-            await asyncio.start_server(self._connected, sock=bound)
+            self._listening.append(await asyncio.start_server(self._connected, sock=bound))
             return
         loop = asyncio.get_running_loop()
         if bound.getsockname()[0] in {"0.0.0.0", "::"}:  # noqa: S104 (to know it, not to bind it)

@@ -41,10 +41,12 @@ async def work(feed: socket.socket, bound: Sequence[socket.socket]) -> None:
                 responder = await start(msgspec.msgpack.decode(payload, type=Settings), bound)
                 continue
             frame = decode(payload)
+            if isinstance(frame, Whole):
+                gc.disable()  # a load makes many objects and no garbage
             responder.take(frame)
             if isinstance(frame, Whole) and frame.last:
-                gc.collect()
                 gc.freeze()  # what is loaded stays for long: a later collection need not stop answers to look at it
+                gc.enable()
             await asyncio.sleep(0)  # queries have their turn between two frames
 
 

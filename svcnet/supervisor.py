@@ -68,7 +68,9 @@ class Worker:
             begin = loop.time()
             try:
                 why = await self._live()
-            except OSError as error:
+            except Exception as error:  # the supervisor: whatever it was, the worker is started again
+                if not isinstance(error, OSError):
+                    log.exception("unexpected")
                 why = str(error)
             steady = loop.time() - begin > STEADY_SECONDS
             if steady:

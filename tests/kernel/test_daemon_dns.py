@@ -14,7 +14,7 @@ import pytest
 import dns.query
 from tests.harness.daemon import Daemon
 from tests.harness.files import endpoints, service
-from tests.harness.minion import VIP, VIP6, A, B, Minion
+from tests.harness.minion import A6, VIP, VIP6, A, B, Minion
 from tests.harness.until import until
 
 pytestmark = pytest.mark.kernel
@@ -159,13 +159,23 @@ def test_a_checkpoint_is_answered_from_while_the_store_is_away(minion: Minion) -
     daemon.ready()
 
 
-def test_every_address_asks_and_is_answered_and_only_the_allowed_ones(minion: Minion) -> None:
+@pytest.mark.parametrize(
+    ("listen", "server", "other", "name_server"),
+    [("0.0.0.0:53", A, "127.0.0.1", "192.0.2.1"), ("[::]:53", A6, "::1", "fd00:99::1")],
+)
+def test_every_address_is_asked_and_answers_and_only_for_the_allowed(
+    minion: Minion, listen: str, server: str, other: str, name_server: str
+) -> None:
     minion.put(service("web", VIP))
-    daemon = minion.daemon("--dns-listen=0.0.0.0:53", "--mode=none", "--dns-upstream=off", "--dns-allow=192.0.2.0/24")
-    daemon.ready()
-    daemon.until(lambda: ask(minion, "web.svc.", server=A) == [VIP])
-    assert ask(minion, "web.svc.") == ["REFUSED"]
-    assert ask(minion, "ns.dns.cluster.local.", server=A) == ["192.0.2.1"], "the source of the default route"
+    daemon = minion.daemon(
+        f"--dns-listen={listen}", "--mode=none", "--dns-upstream=off", "--dns-allow=192.0.2.0/24,fd00:99::/64"
+    ).ready()
+    daemon.until(lambda: ask(minion, "web.svc.", server=server) == [VIP])
+    assert ask(minion, "web.svc.", server=other) == ["REFUSED"]
+    kind = "AAAA" if ":" in server else "A"
+    assert ask(minion, "ns.dns.cluster.local.", kind, server) == [name_server], "the source of the default route"
+    by_tcp = minion.run("dig", f"@{server}", "+short", "+tcp", "web.svc")
+    assert by_tcp.stdout.split() == [VIP]
 
 
 def test_zones_have_the_names_of_the_options(minion: Minion) -> None:

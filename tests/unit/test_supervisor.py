@@ -26,19 +26,20 @@ from tests.harness.until import PATIENCE_SECONDS
 
 # Writes each payload to a file of its own, by rename; waits while a file `hold` is there.
 SCRIBE = """
-import pathlib, socket, sys, time
+import os, pathlib, socket, sys, time
 from svcnet.feed import Splitter
 place = pathlib.Path(sys.argv[1])
 feed, frames, number = socket.socket(fileno=int(sys.argv[2])), Splitter(), 0
-(place / f"pid-{__import__('os').getpid()}").touch()
+(place / f"pid-{os.getpid()}").touch()
 for numbers in sys.argv[3:]:
     (place / f"socket-{socket.socket(fileno=int(numbers)).getsockname()[1]}").touch()
 while (place / "hold").exists():
     time.sleep(0.01)
 while data := feed.recv(65536):
     for payload in frames.feed(data):
-        (place / "new").write_bytes(payload)
-        (place / "new").rename(place / f"{__import__('os').getpid()}-{number:06}")
+        new = place / f".new-{os.getpid()}"
+        new.write_bytes(payload)
+        new.rename(place / f"{os.getpid()}-{number:06}")
         number += 1
 """
 

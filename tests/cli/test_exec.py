@@ -1,17 +1,20 @@
 """`svcnet exec`, the real program with real children."""
 
+import asyncio
 import json
 import os
 import pty
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from subprocess import Popen
+from subprocess import PIPE, Popen
 from typing import Any
 
 import pytest
 
+from svcnet.cli.child import Child
 from tests.cli.conftest import PROGRAM, Cli
 from tests.harness.until import until
 
@@ -207,6 +210,47 @@ def test_a_child_that_was_told_to_end_is_not_started_again(cli: Cli, start: Star
     os.kill(pid, signal.SIGKILL)
     assert running.process.wait(30) == 137
     assert len(running.starts()) == 1
+
+
+def test_an_end_that_is_asked_for_during_a_restart_is_one(cli: Cli, start: Start) -> None:
+    running = start(handled=("SIGTERM",))
+    pid = int(running.wait_lines(1)[0].split()[0])
+    tomcat(cli)
+    assert running.wait_lines(2)[1] == "signal 15"
+    running.process.send_signal(signal.SIGINT)  # it would be the default action of a child that is about to be started
+    assert running.process.wait(30) == 130
+    assert len(running.starts()) == 1
+    assert not alive(pid)
+
+
+def test_a_child_that_does_not_end_is_killed_after_the_grace(tmp_path: Path) -> None:
+    file = tmp_path / "child"
+
+    async def run() -> int:
+        child = Child([sys.executable, "-c", CHILD, str(file), "SIGTERM"], os.environ)
+        while not (file.exists() and file.read_text()):  # noqa: ASYNC110 - another process writes it
+            await asyncio.sleep(0.005)
+        await child.end(0.05)
+        return child.code
+
+    assert asyncio.run(run()) == -signal.SIGKILL
+    assert file.read_text().splitlines()[1:] == ["signal 15"]
+
+
+def test_what_we_were_started_to_ignore_is_ignored(cli: Cli, tmp_path: Path) -> None:
+    """As nohup does it."""
+    file = tmp_path / "child"
+    command = shlex.join([str(PROGRAM), "exec", "--", sys.executable, "-c", CHILD, str(file), "SIGUSR1"])
+    process = Popen(["sh", "-c", f"trap '' HUP; exec {command}"], text=True, stdout=PIPE, stderr=PIPE)
+    running = Running(process, file)
+    try:
+        running.wait_lines(1)
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGUSR1)
+        assert running.wait_lines(2)[1] == f"signal {int(signal.SIGUSR1)}"
+    finally:
+        process.terminate()
+        process.communicate()
 
 
 def test_the_child_ends_when_we_are_killed(cli: Cli, start: Start) -> None:

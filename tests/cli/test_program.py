@@ -159,6 +159,10 @@ def test_an_ordinary_user_who_may_not_write_is_told_what_is_missing(cli: "Cli") 
             ["get", "svc", "--records", "etcd://h/p"],
             "svcnet: --records etcd://h/p: 'h' has no port, expected HOST:PORT as in h:2379\n",
         ),
+        (
+            ["lab", "up", "--image", "nginx"],
+            "svcnet lab up: --image nginx=: expected NAME=COMMAND\nTry: svcnet lab up --help\n",
+        ),
     ],
 )
 def test_usage_errors_have_one_style_and_exit_2(cli: "Cli", arguments: list[str], said: str) -> None:

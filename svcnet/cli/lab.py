@@ -81,7 +81,10 @@ def lab() -> None:
 @click.option(
     "--image", "images", multiple=True, metavar="NAME=COMMAND", callback=images, help="What stands in for an image."
 )
-@click.option("--records", default="", metavar="URL", help="Record store; without it a directory of the lab's own.")
+@click.option(
+    "--store", type=click.Choice(["dir", "etcd"]), default="dir", show_default=True, help="The lab's own record store."
+)
+@click.option("--records", default="", metavar="URL", help="Another record store than the lab's own.")
 @click.option("--mode", default="", metavar="MODE", help="--mode of svcnet-proxy.")
 @click.option("--service-cidr", default=DEFAULT.service_cidr, metavar="CIDR[,CIDR6]", show_default=True)
 @click.option("--cluster-cidr", default=DEFAULT.cluster_cidr, metavar="CIDR[,CIDR6]", show_default=True)
@@ -89,15 +92,17 @@ def lab() -> None:
 @click.option("--no-proxy", is_flag=True, help="Start no svcnet-proxy.")
 @click.option("--timeout", type=click.FloatRange(min=0.1), default=30.0, show_default=True, metavar="SECONDS")
 @click.argument("daemon_options", nargs=-1, metavar="[-- SVCNET_PROXY_OPTION…]")
-def up(ipv6: bool | None, no_proxy: bool, timeout: float, **given: Any) -> None:
+def up(ipv6: bool | None, no_proxy: bool, timeout: float, store: str, **given: Any) -> None:
     """Build a lab and wait until every pod answers and every svcnet-proxy is ready.
 
     Prints the variables that make `svcnet` use the lab's records: eval "$(svcnet lab up)".
     """
-    from svcnet.lab.lab import DAEMON, Lab  # noqa: PLC0415 - the command line must start fast
+    from svcnet.lab.etcd import free_port  # noqa: PLC0415 - the command line must start fast
+    from svcnet.lab.lab import DAEMON, Lab  # noqa: PLC0415
 
     dual = Path("/proc/sys/net/ipv6").exists() if ipv6 is None else ipv6
-    spec = LabSpec(**given, ipv6=dual, daemon=None if no_proxy else DAEMON, opener=OPENER)
+    etcd_port = free_port() if store == "etcd" else 0
+    spec = LabSpec(**given, etcd_port=etcd_port, ipv6=dual, daemon=None if no_proxy else DAEMON, opener=OPENER)
     built = Lab(spec.name)
     built.up(spec, open_records, timeout)
     for note in built.notes:

@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import resource
 import socket
 import struct
 import subprocess
@@ -211,6 +212,22 @@ def test_records_in_several_frames_are_served_when_the_last_is_there() -> None:
         running.tell(Whole(5, RECORDS[1:], last=True))
         until(lambda: running.udp("tomcat.svc.").answer)
         assert running.udp("web.shop.svc.").answer
+
+
+def test_without_descriptors_it_still_answers_and_recovers() -> None:
+    settings = Settings(upstreams=((HOST, 9),))
+    with worker(settings, RECORDS) as running:
+        until(lambda: running.udp("tomcat.svc.").answer)
+        resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (40, 40))
+        with contextlib.ExitStack() as stack:
+            for _ in range(100):  # the kernel takes them all, the worker as many as it can
+                stack.enter_context(socket.create_connection((HOST, running.port), PATIENCE_SECONDS))
+            assert lines(running.udp("tomcat.svc.").answer) == ["tomcat.svc. 5 IN A 10.0.0.5"]
+            assert running.udp("example.org.").rcode().name == "SERVFAIL"
+            running.tell(Change(2, (virtual("fresh", "10.0.0.9"),)))
+            until(lambda: running.udp("fresh.svc.").answer)
+        until(lambda: running.tcp("tomcat.svc.").answer)
+        assert running.process.poll() is None
 
 
 def test_the_worker_ends_with_its_feed_and_frees_the_port() -> None:

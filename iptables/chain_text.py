@@ -110,7 +110,13 @@ def fixed_chains(parameters: Parameters) -> Chains:
             *(f"-d {cidr} -g {GUARD}" for cidr in cidrs),
             f"-m conntrack --ctstate NEW -j {SERVICES}",
         ),
-        Chain(FILTER, GUARD): ("-m conntrack --ctstate INVALID -j DROP", f"-j {SERVICES}", "-j DROP"),
+        Chain(FILTER, GUARD): (
+            "-m conntrack --ctstate INVALID -j DROP",
+            # To a client of this minion that has a virtual IP itself: where userspace mode comes or goes.
+            "-m conntrack --ctdir REPLY -j RETURN",
+            f"-j {SERVICES}",
+            "-j DROP",
+        ),
         Chain(FILTER, REFUSE): (
             "-p tcp -j REJECT --reject-with tcp-reset",
             f"-j REJECT --reject-with {'icmp' if parameters.family == 4 else 'icmp6'}-port-unreachable",

@@ -176,7 +176,7 @@ def _matches(words: list[str], packet: Packet) -> bool:
                 return False
             case "--ctstate" if value != "NEW":
                 return False
-            case "-s":
+            case "-s" | "--ctdir":
                 return False
             case _:
                 continue

@@ -12,7 +12,7 @@ from tests.harness.until import until
 pytestmark = [pytest.mark.kernel, pytest.mark.needs("iptables")]
 
 WEB = service("web", VIP, VIP6, ipFamilyPolicy="RequireDualStack")
-IPTABLES, NFTABLES = "--mode=iptables", "--mode=nftables"
+IPTABLES, NFTABLES, USERSPACE = "--mode=iptables", "--mode=nftables", "--mode=userspace"
 VARIANTS = ("legacy", "nft")
 
 
@@ -95,7 +95,7 @@ def test_a_change_leaves_all_other_chains_alone(minion: Minion, variant: str) ->
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize(("old", "new"), [(NFTABLES, IPTABLES), (IPTABLES, NFTABLES)])
+@pytest.mark.parametrize(("old", "new"), [(NFTABLES, IPTABLES), (IPTABLES, NFTABLES), (IPTABLES, USERSPACE)])
 def test_a_switch_of_mode_fails_no_client_and_leaves_nothing_of_the_old(
     minion: Minion, variant: str, old: str, new: str
 ) -> None:

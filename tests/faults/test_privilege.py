@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from tests.harness.client import LONG_SECONDS, ask
 from tests.harness.files import endpoints, service
 from tests.harness.minion import VIP, A, Minion
 
@@ -65,6 +66,28 @@ def test_without_root_mode_none_writes_env_files_and_is_ready(minion: Minion, pl
     assert (report["mode"], report["services"]) == ("none", 1)
     assert report["parts"]["data path"] == "off"
     assert minion.ask(VIP) == "silence"
+    assert daemon.stop() == 0
+
+
+def test_without_root_userspace_serves_high_ports_on_a_route_that_root_made(minion: Minion, place: Path) -> None:
+    minion.put(
+        service("web", VIP), service("high", "10.0.0.6", ports=[{"name": "tcp", "port": 8000, "targetPort": 8080}])
+    )
+    minion.put(endpoints("web", A, protocols=["TCP"]), endpoints("high", A, protocols=["TCP"]))
+    shutil.copytree(minion.records, place / "records")
+    (place / "records").chmod(0o755)
+    options = ["--mode=userspace", "--service-cidr=10.0.0.0/16", f"--state-dir={place}/state", f"--env-dir={place}/env"]
+    options.append(f"--records=dir:{place}/records")
+    refused = minion.daemon(*options, wrap=AS_NOBODY)
+    assert refused.ended() == 5
+    said = next(line for line in refused.log.splitlines() if "ip route add" in line)
+    command = said.partition("as root: ")[2].partition(";")[0]
+    assert minion.run(*command.split()).returncode == 0, said
+    minion.run("sysctl", "-qw", "net.ipv4.ip_unprivileged_port_start=1024")
+    daemon = minion.daemon(*options, wrap=AS_NOBODY).ready()
+    assert minion.inside(lambda: ask("10.0.0.6", port=8000, patience_seconds=LONG_SECONDS)) == A
+    left = {item["what"]: item["reason"] for item in daemon.status()["left_out"]}
+    assert "CAP_NET_BIND_SERVICE" in left[f"{VIP} tcp/80 (default/web tcp/80)"]
     assert daemon.stop() == 0
 
 

@@ -4,6 +4,7 @@ Owns: making and unmaking one. Must not know why.
 """
 
 import contextlib
+import os
 import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,10 @@ from svcnet.model.errors import KernelError, SvcnetError
 
 Enter = Callable[[str, Sequence[str]], list[str]]
 """(member, command) → the command that runs it inside that member of the lab."""
+
+# What a crash of the keeper left behind would answer in the name of a pod that nobody knows. $0: the keeper, which may
+# have ended before setpriv asked to be told.
+DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--", "sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"')
 
 GRACE_SECONDS = 2.0
 """Between SIGTERM and SIGKILL for a pod that is one too many."""
@@ -64,8 +69,7 @@ def start(
     for container, identity in zip(replica.controller.template.containers, identities(files, replica), strict=True):
         command = command_of(container.image, topology.spec.images)
         assert command is not None, "no minion takes a pod of an unknown image"
-        # setpriv: what a crash of the keeper leaves behind would answer in the name of a pod that nobody knows.
-        inside = enter(replica.name, ["setpriv", "--pdeathsig", "KILL", "--", *command])
+        inside = enter(replica.name, [*DIE_WITH_PARENT, str(os.getpid()), *command])
         who = process.spawn(inside, identity, files.log(replica.name), own | dict(container.env))
         if who is None:
             end(topology, replica, files, 0)

@@ -32,6 +32,8 @@ KEEPER = "keeper"
 DAEMON = (sys.executable, "-m", "svcnet.cli.daemon")
 """svcnet-proxy, of the Python environment that the lab runs in."""
 
+OWN_NAMESPACE = Path("/proc/self/ns/net")
+
 LOG_LINES = 15
 """How much of a log an error shows."""
 
@@ -339,8 +341,11 @@ class Lab:
 
     def _end_processes(self) -> None:
         """End the keeper first, so that it takes no pod for crashed; then pods and proxies."""
-        known = self._known()
-        stubborn = process.end([who for name, who in known.items() if name == KEEPER], 0)
+        known, stubborn = self._known(), list[process.Process]()
+        if keeper := known.get(KEEPER):
+            # What it was just making pods with too: `ip` would make one more namespace behind our back.
+            stubborn += process.end([keeper], 0)
+            stubborn += process.end(process.session_members(keeper, OWN_NAMESPACE), 0)
         known = self._known()  # again: the keeper may have been forking until now
         controlled = {placed.name: placed for placed in self.files.placed()}
         pods = {name: who for name, who in known.items() if is_pod(name) or name.partition(".")[0] in controlled}

@@ -256,6 +256,16 @@ def test_pods_end_with_a_keeper_that_is_killed_and_down_leaves_nothing(lab: Lab)
     assert not list(Path("/run/netns").glob(f"svcnet-{NAME}-*"))
 
 
+def test_down_leaves_nothing_while_pods_are_being_made(lab: Lab) -> None:
+    for seen in range(0, 12, 3):
+        world = up(lab, minions=2)
+        world.want(30)
+        until(lambda seen=seen, world=world: len(world.namespaces()) >= seen)  # type: ignore[misc]  # bound now
+        lab.down(open_records)
+        assert not list(Path("/run/netns").glob(f"svcnet-{NAME}-*"))
+        assert not world.processes()
+
+
 def test_records_elsewhere_lose_the_pods_with_the_lab_and_keep_the_controller(lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "records").mkdir()
     world = up(lab, records=f"dir:{tmp_path}/records")

@@ -92,7 +92,10 @@ class Iptables:
             if edit:
                 log.info("wrote chains family=%s variant=%s chains=%s", family, self._tables.variant, len(edit))
         for family in set(FAMILIES) - self._parameters.keys():  # the family that the service CIDR has no more
-            _remove(self._tables, family)
+            try:
+                _remove(self._tables, family)
+            except KernelError as error:  # a kernel without IPv6: it holds nothing of ours either
+                log.debug("no tables family=%s why=%s", family, error)
         return before
 
     def apply(self, plan: Plan[Frontend, Treatment]) -> int:

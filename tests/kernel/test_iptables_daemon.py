@@ -49,6 +49,7 @@ def test_a_service_is_reached_changed_refused_and_taken_away(minion: Minion, var
         "refused",
         "silence",
     ]
+    assert ("SVCNET-10.0.0.5.tcp.80" in minion.ruleset()) == (variant == "nft")  # nft lists every rule of ours
     minion.put(endpoints("web", C))
     assert minion.reaches(VIP, C)
     minion.remove(endpoints("web", C))
@@ -59,6 +60,17 @@ def test_a_service_is_reached_changed_refused_and_taken_away(minion: Minion, var
     assert minion.reaches(VIP, "silence")
     assert daemon.status()["drift"] == 0
     assert daemon.status()["last_error"] == ""
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_udp_conversation_moves_when_its_endpoint_goes(minion: Minion, variant: str) -> None:
+    choose(minion, variant)
+    minion.put(WEB, endpoints("web", A))
+    daemon = minion.daemon(IPTABLES).ready()
+    with minion.conversation(VIP) as talk:
+        assert talk.say() == A
+        minion.put(endpoints("web", B))
+        daemon.until(lambda: talk.say() == B)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -135,6 +135,8 @@ class EtcdClient:
         """Say an RpcError in our words."""
         code, details = error.code().name, error.details() or ""
         plain = re.sub(r".*last error: (?:[A-Z_]+: )?", "", details, flags=re.DOTALL)
+        if code == "DEADLINE_EXCEEDED":
+            plain = f"no answer within {CALL_SECONDS:g} s"
         text = f"{self.access}: {plain or code.lower().replace('_', ' ')}"
         if code == "OUT_OF_RANGE" and "compacted" in details:
             return CompactedError(text)

@@ -70,6 +70,16 @@ class EtcdServer:
         """End it as a power cut does."""
         self._end(signal.SIGKILL)
 
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Let it say nothing for a while, with every connection open."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
     def wipe(self) -> None:
         """Forget everything; only while it is down."""
         assert not self.runs

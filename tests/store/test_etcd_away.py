@@ -4,6 +4,7 @@ import pytest
 
 from svcnet.model.errors import StoreError
 from svcnet.model.event import Away, Delete, Put, Synced
+from svcnet.store import etcd_client, etcd_watch
 from svcnet.store.etcd import EtcdStore
 from svcnet.store.etcd_client import Access
 from tests.store.conftest import Etcd
@@ -117,5 +118,27 @@ def test_away_is_said_once_an_outage(etcd: Etcd) -> None:
             etcd.server.start()
             await reader.until(lambda f: f.syncs == 2)
             assert len([event for event in reader.seen if isinstance(event, Away)]) <= 2
+
+    run(scenario)
+
+
+def test_an_etcd_that_hangs_is_away_until_it_goes_on(etcd: Etcd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(etcd_watch, "SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr(etcd_client, "CALL_SECONDS", 0.5)
+
+    async def scenario() -> None:
+        store = etcd.open()
+        store.put(pod("p"))
+        async with Follower(store) as reader:
+            await reader.synced()
+            with etcd.server.hanging():
+                await reader.until(lambda f: f.away)
+                assert "no answer within 0.5 s" in reader.away
+                with pytest.raises(StoreError, match="no answer within"):
+                    store.put(pod("q"))
+            await reader.until(lambda f: f.syncs == 2)
+            store.put(pod("r"))
+            await reader.shows(pod("r"))
+            assert key("p", "Pod") in reader.records
 
     run(scenario)

@@ -21,7 +21,7 @@ from svcnet.bench.report import Round, percentile
 from svcnet.lab import namespace
 from svcnet.model.errors import SvcnetError
 
-QUICK_SECONDS, QUICK_ROUNDS, QUICK_SIZES = 0.3, 3, (10, 14, 18, 22, 26)
+QUICK_SECONDS, QUICK_ROUNDS, QUICK_SIZES = 0.15, 6, (10, 14, 18, 22, 26)
 SECONDS, ROUNDS, SIZES = 1.0, 7, (6, 10, 12, 14, 16, 18, 20, 22, 24, 26)
 FOREVER_SECONDS = 60.0
 BUSY_LOAD = 0.7

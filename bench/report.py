@@ -4,7 +4,7 @@ Owns: the arithmetic and the text. Must not know how anything was measured.
 """
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from svcnet.bench.paths import DIRECT
@@ -119,9 +119,13 @@ def _path_json(rounds: Sequence[Round], base: Sequence[Round]) -> dict[str, Any]
     return {
         "median": {field: median(rounds, read) for field, read in reads.items()},
         "ratio_to_direct": {field: ratio(rounds, base, read)._asdict() for field, read in reads.items()},
-        "payload": [{"bytes": 1 << size, "bytes_per_second": rate} for size, rate in payloads(rounds)],
-        "rounds": [{f: read(r) for f, read in reads.items()} for r in rounds],
+        "payload": _payload_json(payloads(rounds)),
+        "rounds": [{**{f: read(r) for f, read in reads.items()}, "payload": _payload_json(r.payload)} for r in rounds],
     }
+
+
+def _payload_json(points: Iterable[tuple[int, float]]) -> list[dict[str, float]]:
+    return [{"bytes": 1 << size, "bytes_per_second": rate} for size, rate in points]
 
 
 def _reader(field: str) -> Callable[[Round], float]:

@@ -59,6 +59,7 @@ def test_the_json_has_every_round_in_plain_units() -> None:
     whole = report.as_json({"direct": [a_round()], "iptables": [a_round(500 * MIB)]}, {}, {"rounds": 1})
     path = whole["paths"]["iptables"]
     assert path["rounds"][0]["throughput"] == 500 * MIB
+    assert path["rounds"][0]["payload"] == path["payload"]
     assert path["ratio_to_direct"]["throughput"] == {"middle": 0.5, "lowest": 0.5, "highest": 0.5}
     assert path["payload"][0] == {"bytes": 1024, "bytes_per_second": MIB}
     assert whole["run"] == {"rounds": 1}

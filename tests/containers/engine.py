@@ -8,6 +8,7 @@ A container's root is this machine's, under a throw-away overlay: it has all pro
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -20,6 +21,8 @@ from tests.harness.minion import Minion
 from tests.harness.until import until
 
 NETWORK, SUBNET, GATEWAY = "pods", "10.77.0.0/24", "10.77.0.1"
+CREATE_NETWORK = ("network", "create", "--disable-dns", "--subnet", SUBNET, NETWORK)
+BRIDGE_ADDRESS = "02:00:00:00:00:77"
 CGROUPS = Path("/sys/fs/cgroup")
 SHARED = (Path("/run/containers"), Path("/run/runc"))
 """netavark and runc write here, whatever they are told."""
@@ -31,11 +34,12 @@ driver = "overlay"
 runroot = "{root}/run"
 graphroot = "{root}/graph"
 """
+# Without events podman takes 20 seconds to see that a container in its foreground has ended.
 # crun refuses a mix of control group versions; limits above what this process may set would fail each start.
 CONTAINERS = """[engine]
 runtime = "runc"
 cgroup_manager = "cgroupfs"
-events_logger = "none"
+events_logger = "file"
 network_backend = "netavark"
 lock_type = "file"
 tmp_dir = "{root}/tmp"
@@ -44,6 +48,12 @@ network_config_dir = "{root}/networks"
 [containers]
 log_driver = "k8s-file"
 default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
+"""
+
+PROGRAM = """#!/bin/sh
+export CONTAINERS_STORAGE_CONF={root}/storage.conf CONTAINERS_CONF={root}/containers.conf
+[ "$1" != run ] || {{ shift; set -- run --cgroup-parent /{cgroup} --timeout {seconds} "$@"; }}
+exec {podman} "$@"
 """
 
 _numbers = count(1)
@@ -55,6 +65,8 @@ class Engine:
     def __init__(self, minion: Minion, root: Path) -> None:
         self._minion = minion
         self._root = root
+        self.programs = root / "programs"
+        """A directory for PATH: its podman is this engine."""
         self._cgroup = f"svcnet-test-{os.getpid()}-{next(_numbers)}"
         self._stack = ExitStack()
 
@@ -64,10 +76,13 @@ class Engine:
             self._mount(stack, self._root)
             for directory in SHARED:
                 self._mount(stack, directory)
-            (self._root / "storage.conf").write_text(STORAGE.format(root=self._root))
-            (self._root / "containers.conf").write_text(CONTAINERS.format(root=self._root))
+            self._write("storage.conf", STORAGE)
+            self._write("containers.conf", CONTAINERS)
+            self.programs.mkdir()
+            self._write("programs/podman", PROGRAM)
+            (self.programs / "podman").chmod(0o755)
             stack.callback(self._remove_cgroups)
-            self.podman("network", "create", "--disable-dns", "--subnet", SUBNET, NETWORK)
+            self.podman(*CREATE_NETWORK)
             stack.callback(self.podman, "network", "rm", NETWORK)
             stack.callback(self.podman, "rm", "--force", "--time", "0", "--all")
             self._stack = stack.pop_all()
@@ -79,17 +94,17 @@ class Engine:
 
     def podman(self, *arguments: str) -> str:
         """Run podman on the minion; what it prints."""
-        files = {"CONTAINERS_STORAGE_CONF": "storage.conf", "CONTAINERS_CONF": "containers.conf"}
-        environ = [f"{variable}={self._root / name}" for variable, name in files.items()]
-        done = self._minion.run("env", *environ, "podman", *arguments)
+        done = self._minion.run(str(self.programs / "podman"), *arguments)
         assert done.returncode == 0, f"podman {' '.join(arguments)}: {done.stderr}"
         return done.stdout
 
     def start(self, name: str, command: Sequence[str], *options: str) -> str:
         """Start a container with its own namespaces and host name; its address on the network."""
-        apart = ["--network", NETWORK, "--hostname", name, "--cgroup-parent", f"/{self._cgroup}"]
-        limited = ["--name", name, "--timeout", str(MOST_SECONDS), *apart, *options]
-        self.podman("run", "--detach", *limited, "--rootfs", "/:O", *command)
+        named = ["--name", name, "--hostname", name, "--network", NETWORK]
+        self.podman("run", "--detach", *named, *options, "--rootfs", "/:O", *command)
+        # Else the bridge has the lowest address of its ports, another one when containers come and go (netavark 1.4).
+        bridge = self.podman("network", "inspect", "-f", "{{.NetworkInterface}}", NETWORK).strip()
+        assert self._minion.run("ip", "link", "set", bridge, "address", BRIDGE_ADDRESS).returncode == 0
         inspected = json.loads(self.podman("inspect", name))[0]
         return str(inspected["NetworkSettings"]["Networks"][NETWORK]["IPAddress"])
 
@@ -100,6 +115,10 @@ class Engine:
     def sh(self, name: str, script: str) -> str:
         """What a shell inside a container prints, without the last newline. It fails if the script does."""
         return self.podman("exec", name, "/bin/sh", "-euc", script).rstrip("\n")
+
+    def _write(self, name: str, text: str) -> None:
+        known = {"root": self._root, "cgroup": self._cgroup, "seconds": MOST_SECONDS, "podman": shutil.which("podman")}
+        (self._root / name).write_text(text.format(**known))
 
     def _mount(self, stack: ExitStack, directory: Path) -> None:
         """Put an empty file system on a directory. Only this session has that mount."""

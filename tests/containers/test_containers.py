@@ -11,13 +11,8 @@ from tests.harness.until import until
 pytestmark = [pytest.mark.kernel, pytest.mark.needs("podman")]
 
 SERVICE = TREE / "docs/examples/tomcat-service.json"
-SERVER = "s.ThreadingTCPServer(('', 8080), h.SimpleHTTPRequestHandler).serve_forever()"
-BACKEND = (
-    "/bin/sh",
-    "-c",
-    f'cd /srv; hostname > index.html; exec python3 -c "import http.server as h, socketserver as s; {SERVER}"',
-)
-CLIENT = ("/bin/sleep", "infinity")
+BACKEND = ("sh", "-c", "cd /srv; hostname > index.html; exec python3 -m http.server -b 0.0.0.0 8080")
+CLIENT = ("sleep", "infinity")
 WAYS = (
     "http://$TOMCAT_SERVICE_HOST:$TOMCAT_SERVICE_PORT/",
     "http://tomcat.svc:8080/",
@@ -99,7 +94,7 @@ def test_a_container_uses_a_service_by_variable_and_by_name_also_after_a_backend
     address = serve(minion, engine, "tomcat-3")
     assert address not in first.values()
     minion.remove(pod("tomcat-1", first["tomcat-1"]))
-    until(lambda: answers(engine, "client") == {"tomcat-2", "tomcat-3"})
+    until(lambda: answers(engine, "client") == {"tomcat-2", "tomcat-3"}, lambda: daemon.log)
     engine.stop("tomcat-1")
     assert answers(engine, "client") == {"tomcat-2", "tomcat-3"}
     assert engine.sh("client", "getent ahostsv4 tomcat.svc").split()[0] == virtual_ip

@@ -34,12 +34,11 @@ driver = "overlay"
 runroot = "{root}/run"
 graphroot = "{root}/graph"
 """
-# Without events podman takes 20 seconds to see that a container in its foreground has ended.
 # crun refuses a mix of control group versions; limits above what this process may set would fail each start.
 CONTAINERS = """[engine]
 runtime = "runc"
 cgroup_manager = "cgroupfs"
-events_logger = "file"
+events_logger = "none"
 network_backend = "netavark"
 lock_type = "file"
 tmp_dir = "{root}/tmp"

@@ -28,8 +28,10 @@ from svcnet.iptables.ruleset import (
     Mark,
     Masquerade,
     Parameters,
+    Pass,
     Protocols,
     Refuse,
+    Replying,
     Rule,
     Statement,
     TakeMark,
@@ -76,6 +78,10 @@ def _statement(s: Statement, family: int) -> str:
             return f"goto {chain}"
         case Refuse(tcp):
             return "reject with tcp reset" if tcp else f"reject with icmp{_v6(family)} type port-unreachable"
+        case Replying():
+            return "ct direction reply"
+        case Pass():
+            return "accept"
         case Drop():
             return "drop"
         case ClearScratch():

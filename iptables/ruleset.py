@@ -107,6 +107,11 @@ class Translated:
 
 
 @dataclass(frozen=True)
+class Replying:
+    """Go on if the packet answers a connection, going back to who opened it."""
+
+
+@dataclass(frozen=True)
 class Translate:
     """Send the connection to one of the `slots` endpoints of the id in the scratch, at random."""
 
@@ -130,6 +135,11 @@ class Refuse:
 
 
 @dataclass(frozen=True)
+class Pass:
+    """Leave this hook's chain: nothing more is done to the packet here."""
+
+
+@dataclass(frozen=True)
 class Drop:
     """Say nothing."""
 
@@ -144,8 +154,8 @@ class Masquerade:
     """Give the connection an address of this minion as its source."""
 
 
-Match = Load | Dispatch | Within | Protocols | TakeMark | Translated
-Action = Mark | Translate | Goto | Refuse | Drop | ClearScratch | Masquerade
+Match = Load | Dispatch | Within | Protocols | TakeMark | Translated | Replying
+Action = Mark | Translate | Goto | Refuse | Drop | Pass | ClearScratch | Masquerade
 Statement = Match | Action
 Rule = tuple[Statement, ...]
 
@@ -209,7 +219,12 @@ def base_chains(parameters: Parameters) -> tuple[Chain, ...]:
         Chain(REFUSE, ((Protocols(("tcp",)), Refuse(tcp=True)), (Refuse(tcp=False),))),
         Chain(DISCARD, ((Drop(),),)),
         # NAT hooks see the first packet of a connection alone; what conntrack calls invalid must not leave either.
-        Chain("leak-guard", ((Within((Field.DADDR,), SERVICE_CIDR), Drop()),), ("filter", "postrouting", 0)),
+        # A reply may go to a virtual IP: in userspace mode, and while it takes over, the minion's own clients have one.
+        Chain(
+            "leak-guard",
+            ((Replying(), Pass()), (Within((Field.DADDR,), SERVICE_CIDR), Drop())),
+            ("filter", "postrouting", 0),
+        ),
         Chain(
             "postrouting",
             (

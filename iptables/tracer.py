@@ -27,6 +27,7 @@ from svcnet.iptables.ruleset import (
     Masquerade,
     Protocols,
     Refuse,
+    Replying,
     Statement,
     TakeMark,
     Translate,
@@ -159,6 +160,8 @@ def _step(table: FakeTable, s: Statement, p: Packet) -> Packet | str | list[End]
             return replace(p, mark=p.mark ^ bit) if p.mark & bit else None
         case Translated():
             return p if p.translated else None
+        case Replying():
+            return None  # what is traced opens a connection
         case ClearScratch():
             return replace(p, scratch=0)
         case Goto(name):

@@ -6,7 +6,7 @@ works on a copy and takes effect whole or not at all.
 
 import errno
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 
 from svcnet.iptables.elements import Op, number
@@ -104,6 +104,12 @@ class FakeKernel:
             raise NetlinkError(errno.EIO)
         self.tables |= copies
         self.log.append(tuple(ops))
+
+    def silence(self, family: int, chains: Iterable[str]) -> None:
+        """Empty these chains."""
+        table = self._table(family)
+        for name in chains:
+            table.chains[name] = replace(table.chains[name], rules=())
 
     def remove(self, family: int) -> None:
         """Delete the table."""

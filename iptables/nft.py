@@ -75,6 +75,11 @@ class NftKernel:
         self._run(render_class_chains(parameters, slots))
         self.chains(parameters.family)
 
+    def silence(self, family: int, chains: Iterable[str]) -> None:
+        """Empty these chains in one transaction."""
+        ip = "ip" if family == 4 else "ip6"
+        self._run([f"flush chain {ip} {TABLE} {name}" for name in chains])
+
     def remove(self, family: int) -> None:
         """Delete the table."""
         self._run([f"delete table {'ip' if family == 4 else 'ip6'} {TABLE}"])

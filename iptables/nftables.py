@@ -4,6 +4,7 @@ Owns: when to read, install, grow and commit. The kernel itself is behind `Kerne
 """
 
 import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -13,9 +14,11 @@ from svcnet.iptables.elements import Op
 from svcnet.iptables.nft_text import schema_name
 from svcnet.iptables.ruleset import (
     CLASSES,
+    DISPATCH,
     ENDPOINTS,
     FIRST_COUNTS,
     HAIRPINS,
+    LEAK_GUARD,
     SERVICES,
     VIRTUAL_IPS,
     Parameters,
@@ -31,6 +34,8 @@ COMMIT_OPS = 30_000
 """Operations a commit at most: the kernel holds its lock for the length of one (~40 ms at this size)."""
 NEIGHBOURS = 64
 """Above this many slots a class chain is made for the very number, on demand (one nft run, about 6 ms)."""
+HANDSHAKE_SECONDS = 0.2
+"""How long connections that are being opened get before the table that translates them goes."""
 READ_BACK = (SERVICES, CLASSES, ENDPOINTS, VIRTUAL_IPS, HAIRPINS)
 
 
@@ -57,6 +62,10 @@ class Kernel(Protocol):
 
     def commit(self, ops: Sequence[Op]) -> None:
         """All or nothing."""
+        ...
+
+    def silence(self, family: int, chains: Iterable[str]) -> None:
+        """Empty chains of the table."""
         ...
 
     def remove(self, family: int) -> None:
@@ -151,8 +160,16 @@ class Nftables:
         return count
 
     def remove(self) -> bool:
-        """Delete our tables; whether there were any."""
-        there = [family for family in (4, 6) if self._kernel.chains(family)]
+        """Delete our tables; whether there were any.
+
+        First nothing new is translated: with the last NAT chain the kernel stops translating answers too, and a
+        handshake on its way would be lost.
+        """
+        there = {family: chains for family in (4, 6) if (chains := self._kernel.chains(family))}
+        for family, chains in there.items():
+            self._kernel.silence(family, [name for name in (DISPATCH, LEAK_GUARD) if name in chains])
+        if there:
+            time.sleep(HANDSHAKE_SECONDS)
         for family in there:
             self._kernel.remove(family)
         return bool(there)

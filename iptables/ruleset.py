@@ -19,7 +19,7 @@ HAIRPINS = "hairpins"  # address . the same address, of endpoints that may be cl
 SERVICE_CIDR = "service-cidr"  # what nobody holds in it is dropped
 CLUSTER_CIDR = "cluster-cidr"  # pods: their source address is kept
 
-DISPATCH, REFUSE, DISCARD = "dispatch", "refuse", "discard"
+DISPATCH, REFUSE, DISCARD, LEAK_GUARD = "dispatch", "refuse", "discard", "leak-guard"
 LOCAL_SCOPE = 0x8000
 """Slots of scope `local` (endpoints of this minion) begin here; those of scope `all` at 0."""
 FIRST_COUNTS = range(1, 17)
@@ -221,7 +221,7 @@ def base_chains(parameters: Parameters) -> tuple[Chain, ...]:
         # NAT hooks see the first packet of a connection alone; what conntrack calls invalid must not leave either.
         # A reply may go to a virtual IP: in userspace mode, and while it takes over, the minion's own clients have one.
         Chain(
-            "leak-guard",
+            LEAK_GUARD,
             ((Replying(), Pass()), (Within((Field.DADDR,), SERVICE_CIDR), Drop())),
             ("filter", "postrouting", 0),
         ),

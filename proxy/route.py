@@ -6,7 +6,7 @@ Owns: the routes with our protocol number in table local. Must not know which ad
 import socket
 import subprocess
 from collections.abc import Iterable
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def add(networks: Iterable[Network]) -> None:
         there = ours(version)
         mine = wanted.get(version)
         if mine is not None and mine not in there:
-            _ip(f"-{version}", "route", "replace", *_route(mine))
+            _ip(f"-{version}", "route", "replace", *_route(mine), *_source(mine))
         for other in there:
             if other != mine:
                 _ip(f"-{version}", "route", "del", *_route(other))
@@ -84,6 +84,22 @@ def require(networks: Iterable[Network]) -> None:
             f"the local route {', '.join(missing)} needs CAP_NET_ADMIN; as root: "
             + "; ".join(f"ip route add {' '.join(_route(m))}" for m in missing)
         )
+
+
+def _source(destination: str) -> tuple[str, ...]:
+    """`src ADDRESS`: what the minion's own clients used on the way to a virtual IP until now, if there was a way.
+
+    Without it they would take the virtual IP itself as their address: a connection that the rules of another mode
+    still translate, while this one takes over, would leave with it and never be answered.
+    """
+    network = ip_network(destination)
+    try:
+        text = _ip("-j", "route", "get", str(network.network_address + min(1, network.num_addresses - 1)))
+    except KernelError:
+        return ()
+    rows: list[dict[str, Any]] = msgspec.json.decode(text)
+    source = rows[0].get("prefsrc") if rows else None
+    return ("src", source) if source and ip_address(source) not in network else ()
 
 
 def _route(destination: str) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ def _await(lab: Lab, name: str, mode: str, deadline: float) -> str:
             except (OSError, ValueError) as error:
                 why = str(error)
             else:
-                if report["mode"] == mode and report["ready"]:
+                if report["ready"] and (report["mode"] == mode or report["mode_reason"].startswith(f"{mode}: ")):
                     return ""
                 why = report["last_error"] or f"mode {report['mode']}"
             time.sleep(RETRY_SECONDS)

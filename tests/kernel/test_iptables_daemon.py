@@ -107,7 +107,7 @@ def test_a_change_leaves_all_other_chains_alone(minion: Minion, variant: str) ->
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize(("old", "new"), [(NFTABLES, IPTABLES), (IPTABLES, NFTABLES), (IPTABLES, USERSPACE)])
+@pytest.mark.parametrize(("old", "new"), [(NFTABLES, IPTABLES), (IPTABLES, NFTABLES)])
 def test_a_switch_of_mode_fails_no_client_and_leaves_nothing_of_the_old(
     minion: Minion, variant: str, old: str, new: str
 ) -> None:
@@ -123,6 +123,22 @@ def test_a_switch_of_mode_fails_no_client_and_leaves_nothing_of_the_old(
         until(lambda: four.answers > asked[0] + 50 and six.answers > asked[1] + 50)
     assert ("SVCNET-" in rules(minion, variant)) == (new == IPTABLES)
     assert ("table ip svcnet" in minion.ruleset()) == (new == NFTABLES)
+    assert "shop" in rules(minion, variant)
+    assert second.status()["last_error"] == ""
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("old", [NFTABLES, IPTABLES])
+def test_userspace_takes_over_and_leaves_nothing_of_the_old(minion: Minion, variant: str, old: str) -> None:
+    """docs/adr/0008 says how many clients notice, and why this asserts less than between kernel paths."""
+    choose(minion, variant)
+    minion.put(WEB, endpoints("web", A, B), endpoints("web", A6, B6))
+    minion.daemon(old).ready().stop()
+    second = minion.daemon(USERSPACE).ready()
+    assert minion.reaches(VIP, A, B)
+    assert minion.reaches(VIP6, A6, B6)
+    assert "SVCNET-" not in rules(minion, variant)
+    assert "table ip svcnet" not in minion.ruleset()
     assert "shop" in rules(minion, variant)
     assert second.status()["last_error"] == ""
 

@@ -37,6 +37,7 @@ class Agent:
         self._wake = asyncio.Event()
         self._stale = True
         self._ready = False
+        self._programming = asyncio.Lock()
         self._audit, self._read_seconds = False, 0.0
         self._pacing, self._backoff = Pacing(), Backoff()
         self._loaded = False
@@ -156,6 +157,11 @@ class Agent:
             self.parts.meter.programmed(self.parts.clock() - since)
 
     async def _carry_out(self, delta: Delta) -> bool:
+        # A large plan runs in a thread: nobody else may talk to the kernel's sockets meanwhile (release, the watch).
+        async with self._programming:
+            return await self._sync(delta)
+
+    async def _sync(self, delta: Delta) -> bool:
         begin = self.parts.clock()
         try:
             changes = await self._program(delta)
@@ -279,7 +285,7 @@ class Agent:
         while foreign is not None:
             # Reading back costs O(everything): a host whose other rules change all the time must not pay for it often.
             await asyncio.sleep(max(self.parts.watch_seconds, 20 * self._read_seconds))
-            if not self._stale and foreign():
+            if not self._stale and not self._programming.locked() and foreign():
                 self._audit = True
                 self.resync()
 

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import NamedTuple
 
-from svcnet.iptables.desired import Frontend, Target, Treatment
+from svcnet.iptables.desired import Target, Treatment
 from svcnet.iptables.prefix_tree import ROOT, WIDTH, Prefix
 from svcnet.iptables.ruleset import Class, Parameters
+from svcnet.model.frontend import Frontend
 
 NAT, FILTER = "nat", "filter"
 PREFIX = "SVCNET-"

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from svcnet.endpoints import Networks
-from svcnet.iptables.desired import Frontend, packed
+from svcnet.iptables.desired import packed
 from svcnet.iptables.elements import FAMILY_NUMBERS, PROTOCOL_NUMBERS, unpacked
 from svcnet.iptables.netlink import NLM_F_ACK, NetlinkError, Socket, attr, attributes, message, nest
+from svcnet.model.frontend import Frontend
 
 CT_GET, CT_DELETE = (1 << 8) + 1, (1 << 8) + 2
 TUPLE_ORIG, TUPLE_REPLY, CT_ID, CT_FILTER = 1, 2, 12, 25

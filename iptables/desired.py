@@ -9,20 +9,8 @@ from math import gcd
 from typing import NamedTuple
 
 from svcnet.iptables.ruleset import Class
+from svcnet.model.frontend import Frontend
 from svcnet.model.snapshot import PortKey, ServedPort
-
-
-class Frontend(NamedTuple):
-    """What a client connects to. `family` 4 or 6, `address` canonical text, `protocol` tcp, udp or sctp."""
-
-    family: int
-    address: str
-    protocol: str
-    port: int
-
-    def __str__(self) -> str:
-        """ADDRESS PROTO/PORT."""
-        return f"{self.address} {self.protocol}/{self.port}"
 
 
 class Target(NamedTuple):

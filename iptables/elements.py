@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import NamedTuple
 
-from svcnet.iptables.desired import Frontend, packed
+from svcnet.iptables.desired import packed
 from svcnet.iptables.netlink import NLM_F_CREATE, attr, attributes, message, nest, text
 from svcnet.iptables.ruleset import TABLE
+from svcnet.model.frontend import Frontend
 
 PROTOCOL_NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}
 PROTOCOL_NAMES = {number: name for name, number in PROTOCOL_NUMBERS.items()}

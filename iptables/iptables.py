@@ -10,11 +10,12 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from svcnet.iptables.chain_text import FILTER, JUMPS, NAT, Chain, jump, restore_text
-from svcnet.iptables.desired import Desired, Frontend, Treatment
+from svcnet.iptables.desired import Desired, Treatment
 from svcnet.iptables.layout import Edit, Layout
 from svcnet.iptables.ruleset import Parameters
 from svcnet.iptables.saved import Saved, current
 from svcnet.model.errors import KernelError
+from svcnet.model.frontend import Frontend
 from svcnet.plan import Plan, diff
 
 log = logging.getLogger(__name__)

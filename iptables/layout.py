@@ -23,9 +23,10 @@ from svcnet.iptables.chain_text import (
     service_chains,
     text_address,
 )
-from svcnet.iptables.desired import Desired, Frontend, Treatment
+from svcnet.iptables.desired import Desired, Treatment
 from svcnet.iptables.prefix_tree import ROOT, WIDTH, Prefix, PrefixTree
 from svcnet.iptables.ruleset import Class, Parameters
+from svcnet.model.frontend import Frontend
 from svcnet.plan import Change, diff
 
 FIRST_BITS = {4: 16, 6: 112}

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from svcnet.iptables.adoption import adopt
-from svcnet.iptables.desired import Desired, Frontend, Treatment
+from svcnet.iptables.desired import Desired, Treatment
 from svcnet.iptables.elements import Op
 from svcnet.iptables.nft_text import schema_name
 from svcnet.iptables.ruleset import (
@@ -26,6 +26,7 @@ from svcnet.iptables.ruleset import (
     class_chain,
 )
 from svcnet.iptables.shadow import Phases, Shadow, Unit
+from svcnet.model.frontend import Frontend
 from svcnet.plan import Plan, diff
 
 log = logging.getLogger(__name__)

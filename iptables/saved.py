@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from svcnet.iptables.chain_text import FILTER, JUMPS, NAT, PREFIX, REFUSE, SERVICES, Chain, jump
-from svcnet.iptables.desired import Desired, Frontend, Target, Treatment
+from svcnet.iptables.desired import Desired, Target, Treatment
 from svcnet.iptables.prefix_tree import WIDTH
 from svcnet.iptables.ruleset import Class
+from svcnet.model.frontend import Frontend
 
 
 @dataclass

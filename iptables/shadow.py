@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from svcnet.iptables.desired import Frontend, Target, Treatment, packed
+from svcnet.iptables.desired import Target, Treatment, packed
 from svcnet.iptables.elements import Op, address_key, number, slot_key, target_data
 from svcnet.iptables.ruleset import CLASSES, ENDPOINTS, HAIRPINS, SERVICES, VIRTUAL_IPS, Class
 from svcnet.iptables.slots import assign, shares
+from svcnet.model.frontend import Frontend
 from svcnet.model.snapshot import PortKey
 from svcnet.plan import Change
 

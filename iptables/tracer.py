@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
-from svcnet.iptables.desired import Frontend, packed
+from svcnet.iptables.desired import packed
 from svcnet.iptables.elements import address_key, number, slot_key, unnumber, untarget
 from svcnet.iptables.fake import FakeKernel, FakeTable
 from svcnet.iptables.nft_text import render_rule
@@ -34,6 +34,7 @@ from svcnet.iptables.ruleset import (
     Translated,
     Within,
 )
+from svcnet.model.frontend import Frontend
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 
-from svcnet.proxy.row import Frontend, family
+from svcnet.model.frontend import Frontend
 
 BACKLOG = 4096
 RESERVED = 128
@@ -42,7 +42,7 @@ def most_listeners(workers: int) -> int:
 def open_listener(frontend: Frontend, *, shared: bool) -> socket.socket:
     """A socket on a frontend. `shared`: one of several, between which the kernel divides the clients. OSError."""
     tcp = frontend.protocol == "tcp"
-    sock = socket.socket(family(frontend), socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM)
+    sock = socket.socket(frontend.socket_family, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM)
     try:
         if frontend.family == 6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

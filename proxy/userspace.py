@@ -10,11 +10,12 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from svcnet.model.frontend import Frontend
 from svcnet.proxy import route
 from svcnet.proxy.child import Child, Message
 from svcnet.proxy.listening import close_listener, most_listeners, open_listener, raise_limit, why_not
 from svcnet.proxy.route import Network
-from svcnet.proxy.row import Frontend, Weights
+from svcnet.proxy.row import Weights
 from svcnet.proxy.wire import FDS_A_FRAME
 
 log = logging.getLogger(__name__)

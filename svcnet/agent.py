@@ -10,11 +10,12 @@ import logging
 from collections.abc import Iterable
 
 from svcnet import checkpoint
-from svcnet.iptables.desired import Desired, Frontend, Treatment, desired, rows
+from svcnet.iptables.desired import Desired, Treatment, desired, rows
 from svcnet.iptables.netlink import NetlinkError
 from svcnet.keeper import Keeper
 from svcnet.model.errors import SvcnetError
 from svcnet.model.event import Away, Event, Problem, Put, Synced
+from svcnet.model.frontend import Frontend
 from svcnet.model.snapshot import Delta, LeftOut, ServedPort
 from svcnet.pacing import Backoff, Pacing
 from svcnet.parts import Parts, State

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from svcnet.iptables.desired import Desired, Frontend, Treatment
+from svcnet.iptables.desired import Desired, Treatment
+from svcnet.model.frontend import Frontend
 from svcnet.model.snapshot import Delta, LeftOut, Snapshot
 from svcnet.plan import Plan
 from svcnet.store.protocol import Store

@@ -7,8 +7,9 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from svcnet.iptables.desired import Desired, Frontend, Treatment
+from svcnet.iptables.desired import Desired, Treatment
 from svcnet.model.errors import SvcnetError
+from svcnet.model.frontend import Frontend
 from svcnet.plan import Plan
 
 log = logging.getLogger(__name__)

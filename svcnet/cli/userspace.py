@@ -6,14 +6,14 @@ Owns: the translation. Neither side knows the other: iptables/ and proxy/ never 
 from collections.abc import Mapping, Sequence
 
 from svcnet.iptables.desired import Desired, Treatment
-from svcnet.iptables.desired import Frontend as Row
 from svcnet.iptables.ruleset import Class
+from svcnet.model.frontend import Frontend
 from svcnet.model.snapshot import LeftOut
 from svcnet.plan import Plan, diff
 from svcnet.proxy import route
 from svcnet.proxy.listening import listening
 from svcnet.proxy.route import Network
-from svcnet.proxy.row import Backend, Frontend, Weights
+from svcnet.proxy.row import Backend, Weights
 from svcnet.proxy.userspace import PROTOCOLS, Userspace
 
 
@@ -33,23 +33,21 @@ class UserspacePath:
             return {}
         open_now = listening(self._networks)
         served = {front: treatment for front, treatment in desired.items() if _is_as_wanted(front, treatment, open_now)}
-        others = {Row(*front) for front in open_now} - served.keys()
+        others = open_now - served.keys()
         return served | {row: Treatment(Class.CLUSTER, None) for row in others}
 
-    def sync(self, desired: Desired) -> Plan[Row, Treatment]:
+    def sync(self, desired: Desired) -> Plan[Frontend, Treatment]:
         """Serve exactly these."""
         plan = diff(self._current, desired)
-        self.proxy.sync(
-            {_front(row): weights for row, treatment in desired.items() if (weights := _weights(treatment))}
-        )
+        self.proxy.sync({row: weights for row, treatment in desired.items() if (weights := _weights(treatment))})
         self._current = dict(desired)
         return plan
 
-    def apply(self, plan: Plan[Row, Treatment]) -> int:
+    def apply(self, plan: Plan[Frontend, Treatment]) -> int:
         """Carry out a plan."""
         changes: dict[Frontend, Weights | None] = {}
         for change in plan.changes():
-            changes[_front(change.key)] = _weights(change.after) if change.after is not None else None
+            changes[change.key] = _weights(change.after) if change.after is not None else None
             if change.after is None:
                 self._current.pop(change.key, None)
             else:
@@ -64,7 +62,7 @@ class UserspacePath:
         """The frontends that are not served, and why."""
         found = []
         for front, why in sorted(self.proxy.failed.items()):
-            treatment = self._current.get(Row(*front))
+            treatment = self._current.get(front)
             found.append(LeftOut(f"{front} ({treatment.owner if treatment else 'unknown'})", why))
         return tuple(found)
 
@@ -74,15 +72,11 @@ class UserspacePath:
         return {f"proxy worker {n}": alive[not worker.pid] for n, worker in enumerate(self.proxy.workers)}
 
 
-def _front(row: Row) -> Frontend:
-    return Frontend(*row)
-
-
 def _weights(treatment: Treatment) -> Mapping[Backend, int]:
     return {Backend(t.address, t.port): t.weight for t in treatment.targets if treatment.kind is Class.CLUSTER}
 
 
-def _is_as_wanted(row: Row, treatment: Treatment, open_now: frozenset[Frontend]) -> bool:
+def _is_as_wanted(row: Frontend, treatment: Treatment, open_now: frozenset[Frontend]) -> bool:
     if row.protocol not in PROTOCOLS:  # another sync would not serve it either
         return True
-    return bool(_weights(treatment)) == (_front(row) in open_now)
+    return bool(_weights(treatment)) == (row in open_now)

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 
 from svcnet.cli.data_path import parameters
 from svcnet.config import load
-from svcnet.iptables.desired import Desired, Frontend, Target, Treatment
+from svcnet.iptables.desired import Desired, Target, Treatment
 from svcnet.iptables.elements import Op
 from svcnet.iptables.nft import NftKernel
 from svcnet.iptables.nftables import Nftables
 from svcnet.iptables.ruleset import Class
+from svcnet.model.frontend import Frontend
 from svcnet.model.snapshot import PortKey
 from tests.harness.minion import A6, SERVICE_CIDRS, VIP, VIP6, A
 

@@ -12,13 +12,14 @@ from functools import partial
 from typing import NamedTuple, Protocol, Self
 
 from svcnet.cli.userspace import UserspacePath
-from svcnet.iptables.desired import Frontend, Treatment
+from svcnet.iptables.desired import Treatment
 from svcnet.iptables.fake import FakeKernel
 from svcnet.iptables.iptables import Iptables
 from svcnet.iptables.nft import NftKernel
 from svcnet.iptables.nftables import Nftables
 from svcnet.iptables.tracer import Packet, trace
 from svcnet.iptables.xtables import installed
+from svcnet.model.frontend import Frontend
 from svcnet.plan import Plan, diff
 from svcnet.proxy.userspace import PROTOCOLS
 from tests.flows.flow import REFUSED, Arrival, Case, Expectation, Flow, Seen, untouched

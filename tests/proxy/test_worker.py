@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
+from svcnet.model.frontend import Frontend
 from svcnet.proxy import child
-from svcnet.proxy.row import Frontend
 from svcnet.proxy.wire import Inbox, encode, send
 from tests.harness.until import until
 from tests.proxy.stage import Stage

@@ -5,11 +5,12 @@ from itertools import pairwise
 
 import pytest
 
-from svcnet.iptables.desired import Desired, Frontend, Target, Treatment
+from svcnet.iptables.desired import Desired, Target, Treatment
 from svcnet.iptables.elements import Op, slot_key, unnumber
 from svcnet.iptables.fake import FakeKernel
 from svcnet.iptables.nftables import Nftables
 from svcnet.iptables.ruleset import CLASSES, ENDPOINTS, SERVICES, Class, Parameters
+from svcnet.model.frontend import Frontend
 from svcnet.model.snapshot import PortKey
 from svcnet.plan import diff
 

@@ -7,12 +7,13 @@ from itertools import pairwise
 import pytest
 
 from svcnet.iptables.chain_text import FILTER, JUMPS, NAME_LENGTH, NAT, Chain, chain_name, jump
-from svcnet.iptables.desired import Desired, Frontend, Target, Treatment
+from svcnet.iptables.desired import Desired, Target, Treatment
 from svcnet.iptables.fake_xtables import FakeTables, Packet
 from svcnet.iptables.iptables import Iptables
 from svcnet.iptables.layout import Layout
 from svcnet.iptables.ruleset import Class, Parameters
 from svcnet.model.errors import KernelError
+from svcnet.model.frontend import Frontend
 from svcnet.model.snapshot import PortKey
 from svcnet.plan import diff
 

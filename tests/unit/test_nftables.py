@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from svcnet.iptables.desired import Desired, Frontend, Target, Treatment
+from svcnet.iptables.desired import Desired, Target, Treatment
 from svcnet.iptables.elements import slot_key
 from svcnet.iptables.fake import FakeKernel
 from svcnet.iptables.netlink import NetlinkError
@@ -14,6 +14,7 @@ from svcnet.iptables.nftables import Nftables
 from svcnet.iptables.ruleset import CLASSES, ENDPOINTS, HAIRPINS, SERVICES, VIRTUAL_IPS, Class, Parameters
 from svcnet.iptables.tracer import Packet, trace
 from svcnet.model.errors import KernelError
+from svcnet.model.frontend import Frontend
 from svcnet.model.snapshot import PortKey
 from svcnet.plan import diff
 

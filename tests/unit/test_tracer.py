@@ -4,12 +4,13 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from svcnet.iptables.desired import Desired, Frontend, Target, Treatment
+from svcnet.iptables.desired import Desired, Target, Treatment
 from svcnet.iptables.elements import slot_key
 from svcnet.iptables.fake import FakeKernel
 from svcnet.iptables.nftables import Nftables
 from svcnet.iptables.ruleset import DISPATCH, ENDPOINTS, Class, Drop, Parameters
 from svcnet.iptables.tracer import Arrival, Packet, UnknownStatementError, trace
+from svcnet.model.frontend import Frontend
 
 WEB = Frontend(4, "10.0.0.1", "tcp", 80)
 TO_WEB = Packet("10.244.1.2", WEB.address, "tcp", 80)

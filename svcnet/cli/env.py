@@ -7,6 +7,7 @@ import click
 
 from svcnet.cli.context import open_store
 from svcnet.cli.get import report
+from svcnet.cli.kind import absent
 from svcnet.cli.option import STORE, with_config
 from svcnet.config import Loaded
 from svcnet.env import FORMATS, environment, render, size_warning
@@ -37,9 +38,10 @@ def env(loaded: Loaded, names: tuple[str, ...], namespace: str, form: str, docke
         and record.meta.namespace == namespace
         and (not names or record.meta.name in names)
     ]
-    missing = [name for name in dict.fromkeys(names) if name not in {service.meta.name for service in services}]
-    for name in missing:
-        click.echo(f"svcnet: service/{name} not found in namespace {namespace}", err=True)
+    keys = [record.key for record in listing.records]
+    missing = absent(keys, {service.meta.name for service in services}, namespace, names)
+    for what in missing:
+        click.echo(f"svcnet: {what}", err=True)
     found = environment(services, docker_links)
     for note in (*found.problems, size_warning(found.variables, len(services))):
         if note:

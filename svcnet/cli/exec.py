@@ -48,7 +48,8 @@ def exec_(
 ) -> int:
     """Run COMMAND with the variables of a namespace's services, or of those named, and follow their changes.
 
-    COMMAND starts when all records have been read. Pods come and go without a variable changing. While the store is
+    COMMAND starts when all records have been read, and not at all (exit 1) when a service that is named, or the
+    namespace, is not among them. Pods come and go without a variable changing. While the store is
     away it runs on. Signals TERM, INT, HUP, USR1, USR2, WINCH and QUIT are passed on. Exit: COMMAND's code, 128+n
     when signal n ended it, 127 not found, 126 not executable.
     """

@@ -3,6 +3,7 @@
 Owns: aliases, the KIND[/NAME] [NAME…] arguments. Knows no store.
 """
 
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from typing import NamedTuple
 
@@ -68,3 +69,17 @@ def said(key: Key) -> str:
 def short(key: Key) -> str:
     """service/tomcat: what `-o name` prints and commands take back."""
     return f"{BY_KIND[key.kind].names[0]}/{key.name}"
+
+
+def absent(keys: Iterable[Key], services: Collection[str], namespace: str, names: Iterable[str]) -> list[str]:
+    """Say which of the named things are not there: the namespace, else services, of which it has `services`.
+
+    A namespace exists when its record or any record in it is among `keys` (docs/contract.md); `default` always does.
+    """
+    if namespace != "default" and not any(
+        key.namespace == namespace or (key.kind, key.name) == ("Namespace", namespace) for key in keys
+    ):
+        return [f"namespace/{namespace} not found"]
+    return [
+        f"service/{name} not found in namespace {namespace}" for name in dict.fromkeys(names) if name not in services
+    ]

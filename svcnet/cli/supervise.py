@@ -10,14 +10,20 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
+from typing import TYPE_CHECKING
 
 from svcnet.cli.child import Child, hear
+from svcnet.cli.kind import absent
 from svcnet.endpoints import Networks
 from svcnet.env import environment, size_warning
-from svcnet.model.event import Away, Event, Put
+from svcnet.model.errors import NotFoundError
+from svcnet.model.event import Away, Event, Problem, Put, Synced
 from svcnet.run import GRACE_SECONDS, Following, OnChange, exit_code
 from svcnet.store.protocol import Store
 from svcnet.tracker import Tracker
+
+if TYPE_CHECKING:
+    from svcnet.model.meta import Key
 
 ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP})
 """What ends us while there is no child."""
@@ -31,26 +37,44 @@ class Wanted:
         # The tracker for its brake: a list that lacks most services must not restart every program.
         self._tracker = Tracker(Networks(()))
         self._said: tuple[str, ...] = ()
+        self._problems: dict[str, str] = {}
+        self._keys: frozenset[Key] = frozenset()
 
     def fold(self, batch: Sequence[Event]) -> dict[str, str] | None:
-        """Take events in; return the variables at the first complete list and when a service changed, else None."""
-        for event in batch:
-            if isinstance(event, Away):
-                say(f"store away: {event.reason}" + ("" if self._tracker.synced else "; waiting for it"))
+        """Take events in; return the variables at the first complete list and when a service changed, else None.
+
+        NotFoundError: that list lacks a service that was named, or the namespace. What goes later is said alone.
+        """
         before = self._tracker.synced
+        for event in batch:
+            self._notice(event)
         delta = self._tracker.fold(e for e in batch if not isinstance(e, Put) or e.record.key.kind == "Service")
         if not self._tracker.synced or (before and not delta.services):
             return None
         inside = {k.name: s for k, s in self._tracker.snapshot.services.items() if k.namespace == self._namespace}
         chosen = [service for name, service in inside.items() if not self._names or name in self._names]
         found = environment(chosen, self._links)
-        absent = (f"service/{n} not found in namespace {self._namespace}" for n in self._names if n not in inside)
-        notes = (*absent, *found.problems, size_warning(found.variables, len(chosen)))
+        missing = absent(self._keys, inside, self._namespace, self._names)
+        if missing and not before:
+            # What needs a service that is not there would start, and fail later in words of its own.
+            raise NotFoundError("; ".join([*missing, *(f"{where}: {what}" for where, what in self._problems.items())]))
+        notes = (*missing, *found.problems, size_warning(found.variables, len(chosen)))
         for note in notes:
             if note and note not in self._said:
                 say(note)
         self._said = notes
         return found.variables
+
+    def _notice(self, event: Event) -> None:
+        match event:
+            case Away(reason):
+                say(f"store away: {reason}" + ("" if self._tracker.synced else "; waiting for it"))
+            case Problem(where, what) if what:
+                self._problems[where] = what
+            case Problem(where, _):
+                self._problems.pop(where, None)
+            case Synced(_, keys):
+                self._keys = keys
 
 
 class Supervisor:

@@ -41,3 +41,9 @@ class ConflictError(SvcnetError):
     """The change clashes with what is there (record exists, address taken); the text names the holder."""
 
     exit_code = 1
+
+
+class NotFoundError(SvcnetError):
+    """Something that was named is not there."""
+
+    exit_code = 1

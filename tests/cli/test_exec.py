@@ -132,9 +132,44 @@ def test_options_of_the_command_are_its_own(cli: Cli) -> None:
     assert cli.process("exec", "--", "echo", "-n", "--", "--help").stdout == "-- --help"
 
 
-def test_a_service_that_is_not_there_is_told_and_the_child_runs(cli: Cli) -> None:
-    done = cli.process("exec", "tomcta", "--", "true")
-    assert (done.returncode, done.stderr) == (0, "svcnet exec: service/tomcta not found in namespace default\n")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["tomcta"], "service/tomcta not found in namespace default"),
+        (["tomcat", "a", "b"], "service/a not found in namespace default; service/b not found in namespace default"),
+        (["-n", "prod"], "namespace/prod not found"),
+        (["-n", "prod", "tomcat"], "namespace/prod not found"),
+        (["-n", "far", "tomcat"], "service/tomcat not found in namespace far"),
+    ],
+)
+def test_what_is_named_and_not_there_is_told_and_nothing_is_started(cli: Cli, options: list[str], said: str) -> None:
+    cli.create(cli.service("tomcat"), cli.service("db", namespace="far"))
+    done = cli.process("exec", *options, "--", "touch", "started")
+    assert (done.returncode, done.stderr) == (1, f"svcnet: {said}\n")
+    assert not (cli.directory / "started").exists()
+
+
+def test_a_service_that_cannot_be_read_is_not_found_and_the_reason_is_told(cli: Cli) -> None:
+    (cli.records / "tomcat.json").write_text('{"apiVersion": "v1", "kind": "Service"')
+    done = cli.process("exec", "tomcat", "--", "true")
+    assert done.returncode == 1
+    assert done.stderr.startswith("svcnet: service/tomcat not found in namespace default; ")
+    assert "tomcat.json" in done.stderr
+
+
+def test_without_a_service_in_the_default_namespace_a_command_runs(cli: Cli) -> None:
+    done = cli.process("exec", "--", "true")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_service_that_goes_later_is_told_and_the_child_is_not_left_alone(cli: Cli, start: Start) -> None:
+    tomcat(cli)
+    running = start("tomcat")
+    running.wait_lines(1)
+    cli.ok("delete", "svc", "tomcat")
+    assert running.process.stderr is not None
+    assert running.process.stderr.readline() == "svcnet exec: service/tomcat not found in namespace default\n"
+    assert [line.split()[1:] for line in running.wait_lines(2)][1] == ["-", "-"]
 
 
 def test_a_changed_variable_restarts_and_what_changes_none_does_not(cli: Cli, start: Start) -> None:

@@ -254,3 +254,6 @@ def test_env_of_named_services_and_of_a_namespace(cli: "Cli") -> None:
     assert done.returncode == 1
     assert "B_SERVICE_HOST" in done.stdout
     assert done.stderr == "svcnet: service/nope not found in namespace default\n"
+    absent = cli("env", "-n", "nope")
+    assert (absent.returncode, absent.stdout, absent.stderr) == (1, "", "svcnet: namespace/nope not found\n")
+    assert cli("env", "-n", "default").returncode == 0

@@ -84,4 +84,4 @@ show svcnet get pods
 show svcnet get endpoints
 
 say "What each path costs: a short run of bench/run.py (the full one: bench/run.py)"
-.venv/bin/python bench/run.py --quick --seconds 0.15 --rounds 2 2>/dev/null
+.venv/bin/python bench/run.py --quick --seconds 0.15 --rounds 2

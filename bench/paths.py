@@ -148,7 +148,7 @@ class Ground:
         """Make everything, and wait until every path answers or is left out."""
         _sweep()
         with ExitStack() as stack:
-            root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+            root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"bench-{os.getpid()}-")))
             stack.callback(self._delete)
             for name in self.names:
                 prefix = f"bench-{os.getpid()}-{name}"
@@ -289,8 +289,14 @@ def _last_line(log: Path) -> str:
 
 
 def _sweep() -> None:
-    """Delete what an earlier run left that was killed."""
-    for name in namespace.existing(OURS):
-        found = OURS.fullmatch(name)
-        if found and not Path("/proc", found[1]).exists():
-            namespace.delete([name])
+    """Delete what an earlier run left that was killed: namespaces, and directories of ours."""
+    namespace.delete([name for name in namespace.existing(OURS) if _abandoned(name)])
+    for directory in Path(tempfile.gettempdir()).glob("bench-*"):
+        # Whose name it is does not say whose it is: others may write there too.
+        if _abandoned(directory.name) and not directory.is_symlink() and directory.stat().st_uid == os.geteuid():
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _abandoned(name: str) -> bool:
+    found = OURS.fullmatch(name)
+    return found is not None and not Path("/proc", found[1]).exists()

@@ -1,16 +1,19 @@
 """One message from a client → a question, or the refusal that it earns. Pure.
 
 Owns: what counts as a well-formed query, its EDNS options (RFC 6891), and the header of every reply. Must not know what
-the answer is. Labels are checked before dnslib reads anything: it accepts types of labels that nobody may use.
+the answer is.
 """
 
 from typing import NamedTuple
 
 from svcnet.dns import name
-from svcnet.dns.answer import FORMERR, HEADER_BYTES, NOTIMP, SERVFAIL
+from svcnet.dns.answer import FORMERR, HEADER_BYTES, NOTIMP
+from svcnet.dns.edns import OPT, read
 
 QR, OPCODE, AA, TC, RD, RA, CD = 0x8000, 0x7800, 0x0400, 0x0200, 0x0100, 0x0080, 0x0010
-OPT = 41
+RCODE = 0x000F
+NXNAME = 128
+"""No type to ask for (RFC 9824)."""
 DO = 0x8000
 BADVERS_HIGH = 1
 """Upper bits of the extended code 16 (RFC 6891 §9); the lower are 0."""
@@ -50,7 +53,7 @@ def parse(packet: bytes, stream: bool) -> Query:
     flags = int.from_bytes(packet[2:4])
     if flags & OPCODE:
         raise Malformed(error(packet, NOTIMP))
-    if packet[4:10] != b"\0\1\0\0\0\0":
+    if flags & (TC | RCODE) or packet[4:10] != b"\0\1\0\0\0\0":  # what is cut short, or failed, is no question
         raise Malformed(error(packet, FORMERR))
     try:
         end = name.end_of(packet, HEADER_BYTES) + 4
@@ -58,7 +61,7 @@ def parse(packet: bytes, stream: bool) -> Query:
         raise Malformed(error(packet, FORMERR)) from None
     question = packet[HEADER_BYTES:end]
     kind = int.from_bytes(packet[end - 4 : end - 2])
-    if end > len(packet) or kind in {0, OPT}:
+    if end > len(packet) or kind in {0, OPT, NXNAME}:
         raise Malformed(error(packet, FORMERR))
     limit = STREAM_BYTES if stream else PLAIN_BYTES
     klass = int.from_bytes(packet[end - 2 : end])
@@ -90,26 +93,14 @@ def refusal(query: Query, rcode: int, extended: int = 0, flags: int = 0) -> byte
 
 
 def _with_extra(packet: bytes, query: Query, stream: bool) -> Query:
-    """Read the additional section: at most one OPT; nothing else is understood."""
-    # What usual clients send never comes here, so that it is read late; it has no types (docs/adr/0004).
-    from dnslib import RR, DNSBuffer, DNSError  # type: ignore[import-untyped]  # noqa: PLC0415
-
-    buffer = DNSBuffer(packet)
-    buffer.offset = HEADER_BYTES + len(query.question)
-    try:
-        records = [RR.parse(buffer) for _ in range(int.from_bytes(packet[10:12]))]
-    except (DNSError, ValueError, UnicodeError):
-        raise Malformed(error(packet, FORMERR)) from None
-    except Exception:  # noqa: BLE001 (whatever a parser of foreign bytes raises: the client gets its answer)
-        raise Malformed(error(packet, SERVFAIL)) from None
-    found = [rr for rr in records if rr.rtype == OPT]
-    if buffer.remaining() or len(found) > 1 or any(rr.rname.label for rr in found):
+    """Read the additional section: one OPT. Nobody sends a server anything else that it would understand."""
+    found = read(packet, HEADER_BYTES + len(query.question))
+    if found is None:
         raise Malformed(error(packet, FORMERR))
-    if not found:
-        return query
-    one = found[0]
-    limit = query.limit if stream else min(max(one.rclass, PLAIN_BYTES), UDP_BYTES)
-    query = query._replace(limit=limit, edns=True, wants_dnssec=bool(one.ttl & DO))
-    if one.ttl >> 16 & 0xFF:
+    limit = query.limit if stream else min(max(found.payload, PLAIN_BYTES), UDP_BYTES)
+    query = query._replace(limit=limit, edns=True, wants_dnssec=found.dnssec)
+    if found.version:
         raise Malformed(refusal(query, 0, BADVERS_HIGH))
+    if packet[10:12] != b"\0\1" or not found.sound:
+        raise Malformed(refusal(query, FORMERR))  # with an OPT, or we would seem not to know it (RFC 6891 §7)
     return query

@@ -9,7 +9,7 @@ import time
 
 from svcnet.bench.world import records, slice_of
 from svcnet.endpoints import Networks
-from svcnet.iptables.desired import rows
+from svcnet.iptables.desired import Minion, rows
 from svcnet.iptables.nft import NftKernel
 from svcnet.iptables.nftables import Nftables
 from svcnet.iptables.ruleset import Parameters
@@ -17,6 +17,7 @@ from svcnet.model.event import Put, Synced
 from svcnet.plan import diff
 from svcnet.tracker import Tracker
 
+MINION = Minion("m1")
 SIZES = (100, 1_000, 10_000)
 ENDPOINTS, ROUNDS, CHANGES = 10, 7, 200
 
@@ -35,7 +36,7 @@ class World:
 
     def enter(self) -> None:
         """Put this world's services in the kernel (one table serves all sizes in turn)."""
-        self.path.sync(rows(self.tracker.snapshot.ports.values(), "m1"))
+        self.path.sync(rows(self.tracker.snapshot.ports.values(), MINION))
 
     def change(self) -> tuple[float, float]:
         """Replace one endpoint of one service; seconds of (tracker, kernel)."""
@@ -46,7 +47,7 @@ class World:
         delta = self.tracker.fold([Put(record, self.steps + 1)])
         middle = time.perf_counter()
         before, after = ([pair[i] for pair in delta.changed] for i in (0, 1))
-        plan = diff(rows(before, "m1"), rows(after, "m1"))
+        plan = diff(rows(before, MINION), rows(after, MINION))
         self.path.apply(plan)
         return middle - begin, time.perf_counter() - middle
 

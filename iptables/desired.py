@@ -5,12 +5,15 @@ Owns: the step from a served port to its frontends. Renderers (nftables, iptable
 
 import socket
 from collections.abc import Iterable
+from ipaddress import ip_network
 from math import gcd
 from typing import NamedTuple
 
+from svcnet.endpoints import Networks
 from svcnet.iptables.ruleset import Class
 from svcnet.model.frontend import Frontend
-from svcnet.model.snapshot import PortKey, ServedPort
+from svcnet.model.policy import Policy
+from svcnet.model.snapshot import Endpoint, PortKey, ServedPort
 
 
 class Target(NamedTuple):
@@ -27,47 +30,129 @@ class Target(NamedTuple):
         return f"{host}:{self.port}" + (f"*{self.weight}" if self.weight != 1 else "")
 
 
+class Pick(NamedTuple):
+    """How one of the targets is chosen for a new connection."""
+
+    kind: str = "random"
+    """`random`, `hash` (of the client's address; the same on every minion) or `affinity`."""
+    seconds: int = 0
+    """affinity: for so long after its last new connection a client stays; 0: for ever."""
+
+    def __str__(self) -> str:
+        """The kind, with what belongs to it."""
+        return f"affinity {self.seconds} s" if self.kind == "affinity" else self.kind
+
+
+RANDOM = Pick()
+
+
 class Treatment(NamedTuple):
-    """What happens to connections to a frontend. `owner` is the service port, None for one that is not ours to name."""
+    """What happens to connections to a frontend. `owner` is the service port, None for one that is not ours to name.
+
+    The frontends of one owner agree about `targets`, `local` and `pick`: they share what the kernel holds.
+    """
 
     kind: Class
     owner: PortKey | None
     targets: tuple[Target, ...] = ()
+    local: tuple[Target, ...] = ()
+    """Those of this minion, when one of the owner's frontends is for these alone."""
+    pick: Pick = RANDOM
+    ranges: tuple[str, ...] = ()
+    """Sources that may come in; others are dropped. () is everyone."""
 
     def __str__(self) -> str:
         """One phrase for plans."""
-        if self.kind is not Class.CLUSTER:
-            return f"{self.kind.name.lower()} ({self.owner or 'unknown'})"
-        return f"{', '.join(map(str, self.targets))} ({self.owner or 'unknown'})"
+        chosen = self.local if self.kind in LOCAL else self.targets
+        what = ", ".join(map(str, chosen)) if self.kind in SERVING else ""
+        parts = [
+            "" if self.kind is Class.CLUSTER else self.kind.name.lower().replace("_", " "),
+            what,
+            f"by {self.pick}" if what and self.pick != RANDOM else "",
+            f"from {', '.join(self.ranges)}" if self.ranges else "",
+        ]
+        return f"{' '.join(filter(None, parts))} ({self.owner or 'unknown'})"
 
 
 Desired = dict[Frontend, Treatment]
+SERVING = frozenset({Class.CLUSTER, Class.INTERNAL_LOCAL, Class.EXTERNAL, Class.EXTERNAL_LOCAL})
+"""Kinds that translate."""
+LOCAL = frozenset({Class.INTERNAL_LOCAL, Class.EXTERNAL_LOCAL})
+"""Those that lead to targets of this minion; EXTERNAL_LOCAL to all for pods and the minion itself."""
 
 
-def desired(port: ServedPort, node: str) -> Desired:
-    """The rows of one served port on minion `node`; its endpoints are sorted, weights come out in lowest terms.
+class Minion(NamedTuple):
+    """The machine as rules see it: its name, and the addresses on which node ports answer now (canonical text)."""
+
+    name: str = ""
+    addresses: tuple[str, ...] = ()
+
+
+def desired(port: ServedPort, minion: Minion) -> Desired:
+    """The rows of one served port; its endpoints are sorted, weights come out in lowest terms.
 
     An endpoint without a node may run here, so it may be a client of itself; one of another minion can't.
-    Weight 0 is no target; when all weigh nothing, or there are none, connections are refused.
+    Weight 0 is no target; when all weigh nothing, or there are none, connections are refused. A policy that wants
+    targets of this minion where there are only others drops them: another minion will serve that client.
     """
-    if not port.virtual_ip:
+    policy, key = port.policy, port.key
+    if policy.elsewhere:
         return {}
-    key = port.key
-    front = Frontend(key.family, port.virtual_ip, key.protocol.lower(), key.port)
-    weights = gcd(*(e.weight for e in port.endpoints)) or 1
-    targets = tuple(
-        Target(e.address, e.port, e.weight // weights, hairpin=e.node in {"", node})
-        for e in port.endpoints
+    targets, local = _targets(port.endpoints, minion), _targets(port.local, minion)
+    both = (targets, local, _pick(policy))
+    protocol = key.protocol.lower()
+    inside = _kind(Class.INTERNAL_LOCAL if policy.internal_local else Class.CLUSTER, targets, local)
+    outside = _kind(Class.EXTERNAL_LOCAL if policy.external_local else Class.EXTERNAL, targets, local)
+    found: Desired = {}
+    if port.node_port:
+        treatment = Treatment(outside, key, *both)
+        for address in minion.addresses:
+            if (":" in address) == (key.family == 6):
+                found[Frontend(key.family, address, protocol, port.node_port)] = treatment
+    for address in policy.load_balancer_ips:
+        ranges = _ranges(policy.source_ranges, address, minion)
+        found[Frontend(key.family, address, protocol, key.port)] = Treatment(outside, key, *both, ranges)
+    for address in policy.external_ips:
+        found[Frontend(key.family, address, protocol, key.port)] = Treatment(outside, key, *both)
+    if port.virtual_ip:
+        found[Frontend(key.family, port.virtual_ip, protocol, key.port)] = Treatment(inside, key, *both)
+    return found
+
+
+def _targets(endpoints: tuple[Endpoint, ...], minion: Minion) -> tuple[Target, ...]:
+    weights = gcd(*(e.weight for e in endpoints)) or 1
+    return tuple(
+        Target(e.address, e.port, e.weight // weights, hairpin=e.node in {"", minion.name})
+        for e in endpoints
         if e.weight > 0
     )
-    return {front: Treatment(Class.CLUSTER if targets else Class.REFUSE, key, targets)}
 
 
-def rows(ports: Iterable[ServedPort], node: str) -> Desired:
+def _kind(wanted: Class, targets: tuple[Target, ...], local: tuple[Target, ...]) -> Class:
+    if not targets:
+        return Class.REFUSE
+    # EXTERNAL_LOCAL without local targets still serves pods and the minion itself.
+    return Class.DROP if wanted is Class.INTERNAL_LOCAL and not local else wanted
+
+
+def _pick(policy: Policy) -> Pick:
+    if policy.affinity is not None:
+        return Pick("affinity", policy.affinity)
+    return Pick("hash") if policy.source_hash else RANDOM
+
+
+def _ranges(ranges: tuple[str, ...], address: str, minion: Minion) -> tuple[str, ...]:
+    """A minion that may come in may come by the balancer's own address too, which is its source if it has it."""
+    networks = Networks(ip_network(r, strict=False) for r in ranges)
+    mine = any(networks.holding(a) for a in minion.addresses if (":" in a) == (":" in address))
+    return (*ranges, f"{address}/{128 if ':' in address else 32}") if ranges and mine else ranges
+
+
+def rows(ports: Iterable[ServedPort], minion: Minion) -> Desired:
     """The rows of many served ports."""
     found: Desired = {}
     for port in ports:
-        found.update(desired(port, node))
+        found.update(desired(port, minion))
     return found
 
 

@@ -50,6 +50,14 @@ class Class(Enum):
     REFUSE = 1
     DROP = 2
     CLUSTER = 3
+    """A virtual IP: all endpoints; who is not of the cluster is masqueraded."""
+    INTERNAL_LOCAL = 4
+    """A virtual IP under internalTrafficPolicy Local: the endpoints of this minion."""
+    EXTERNAL = 5
+    """A node port, external or load-balancer address: all endpoints, always masqueraded."""
+    EXTERNAL_LOCAL = 6
+    """The same under externalTrafficPolicy Local: endpoints of this minion, with the client's own source; pods and the
+    minion itself reach all (kube-proxy's short circuit)."""
 
     def code(self, slots: int = 0) -> int:
         """The 32 bits that map `classes` holds; nft prints them as CLASS:SLOTS in hex."""

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterable
 
 from svcnet import checkpoint
-from svcnet.iptables.desired import Desired, Treatment, desired, rows
+from svcnet.iptables.desired import Desired, Minion, Treatment, desired, rows
 from svcnet.iptables.netlink import NetlinkError
 from svcnet.keeper import Keeper
 from svcnet.model.errors import SvcnetError
@@ -34,6 +34,7 @@ class Agent:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         self.state = State()
+        self.minion = parts.minion
         self._pending: list[Event] = []
         self._wake = asyncio.Event()
         self._stale = True
@@ -88,6 +89,21 @@ class Agent:
         """Read the kernel back and mend what differs, soon."""
         self._stale = True
         self._wake.set()
+
+    async def relocate(self, minion: Minion) -> None:
+        """The machine has other addresses: what depends on them is planned again. O(services with node ports)."""
+        async with self._programming:
+            before, self.minion = self.minion, minion
+            path, ports = self.parts.data_path, self.tracker.snapshot.ports.values()
+            mine = [p for p in ports if p.node_port or p.policy.source_ranges]
+            plan = diff(rows(mine, before), rows(mine, minion))
+            if self._stale or path is None or not plan:
+                return
+            try:
+                await asyncio.to_thread(path.apply, plan)
+            except (SvcnetError, OSError) as error:
+                self.tell(str(error))
+                self.resync()
 
     async def _write_checkpoint(self) -> None:
         if self.parts.state_dir is None or not self.state.synced:
@@ -211,9 +227,8 @@ class Agent:
             self._judge(plan)
             await self._sweep()
             return len(plan)
-        node = self.parts.node
-        before = rows((*delta.removed, *(old for old, _ in delta.changed)), node)
-        after = rows((*delta.added, *(new for _, new in delta.changed)), node)
+        before = rows((*delta.removed, *(old for old, _ in delta.changed)), self.minion)
+        after = rows((*delta.added, *(new for _, new in delta.changed)), self.minion)
         plan = diff(before, after)
         if len(plan) > self.parts.inline_changes:
             await asyncio.to_thread(path.apply, plan)
@@ -233,18 +248,18 @@ class Agent:
         self._audit = False
 
     def _all_desired(self) -> Desired:
-        return rows(self.tracker.snapshot.ports.values(), self.parts.node)
+        return rows(self.tracker.snapshot.ports.values(), self.minion)
 
     async def _clean(self, ports: Iterable[ServedPort], gone: Iterable[ServedPort] = ()) -> None:
         """Remove the UDP flows that lead where no endpoint is; weight 0 keeps those that are open."""
-        wanted = {front: frozenset[tuple[str, int]]() for p in gone for front in desired(p, self.parts.node)}
-        wanted |= _backends(ports, self.parts.node)
+        wanted = {front: frozenset[tuple[str, int]]() for p in gone for front in desired(p, self.minion)}
+        wanted |= _backends(ports, self.minion)
         if wanted and self.parts.flows is not None:
             self.parts.meter.flows_deleted(await asyncio.to_thread(self.parts.flows.clean, wanted))
 
     async def _sweep(self) -> None:
         """The same for everything that is served, and for what is not any more."""
-        wanted = _backends(self.tracker.snapshot.ports.values(), self.parts.node)
+        wanted = _backends(self.tracker.snapshot.ports.values(), self.minion)
         if self.parts.flows is not None:
             self.parts.meter.flows_deleted(await asyncio.to_thread(self.parts.flows.sweep, wanted))
 
@@ -291,7 +306,7 @@ class Agent:
                 self.resync()
 
 
-def _backends(ports: Iterable[ServedPort], node: str) -> dict[Frontend, frozenset[tuple[str, int]]]:
+def _backends(ports: Iterable[ServedPort], minion: Minion) -> dict[Frontend, frozenset[tuple[str, int]]]:
     """Where UDP flows may lead."""
     udp = (p for p in ports if p.key.protocol == "UDP")
-    return {front: frozenset((e.address, e.port) for e in p.endpoints) for p in udp for front in desired(p, node)}
+    return {front: frozenset((e.address, e.port) for e in p.endpoints) for p in udp for front in desired(p, minion)}

@@ -1,11 +1,11 @@
 """Which endpoints a service port has: from slices, Endpoints records or pods to what traffic may go to. Pure.
 
-Owns: the join of service ports and endpoint ports, readiness, weights, duplicates, forbidden addresses.
-Knows one service at a time; who belongs to it is the tracker's business.
+Owns: the join of service ports and endpoint ports, weights, duplicates, forbidden addresses. Which of them this minion
+uses is `topology`'s business, who belongs to a service the tracker's: this knows one service at a time.
 """
 
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from svcnet.model.meta import Pairs, pair_get
 from svcnet.model.pod import Pod
 from svcnet.model.service import Service, ServicePort
 from svcnet.model.snapshot import Endpoint, LeftOut
+from svcnet.topology import Hint, Place, everywhere, here
 
 MOST_ENDPOINTS = 0x8000
 """Slots of one scope (docs/adr/0001): the rest of a service's endpoints is left out, with the reason."""
@@ -42,26 +43,35 @@ class Networks:
         return None
 
 
+class Site(NamedTuple):
+    """What this minion knows besides the service: where it is, the zones of all minions, what is never served."""
+
+    place: Place
+    zones: Mapping[str, str]
+    deny: Networks
+
+
 class Found(NamedTuple):
-    """The endpoints of one port, sorted, and what was left out of it."""
+    """The endpoints of one port, sorted: for everybody, and those of this minion; and what was left out."""
 
     endpoints: tuple[Endpoint, ...]
+    local: tuple[Endpoint, ...]
     left_out: tuple[LeftOut, ...]
 
 
 def endpoints_of(
-    service: Service, port: ServicePort, family: int, sources: Iterable[Source], pods: Iterable[Pod], deny: Networks
+    service: Service, port: ServicePort, family: int, sources: Iterable[Source], pods: Iterable[Pod], site: Site
 ) -> Found:
-    """Work out one port in one family: `sources` if there are any, else the pods that the selector matches.
-
-    Ready ones; when none is ready, those that still serve while they terminate (KEP-1669).
-    """
+    """Work out one port in one family: `sources` if there are any, else the pods that the selector matches."""
     sources = tuple(sources)
     left_out: list[LeftOut] = []
-    candidates = _from_sources(port, family, sources) if sources else _from_pods(service, port, family, pods, left_out)
+    if sources:
+        candidates, hints = _from_sources(port, family, sources), _hints(port, family, sources)
+    else:
+        candidates, hints = _from_pods(service, port, family, pods, site.zones, left_out), {}
     found: dict[tuple[str, int], Endpoint] = {}
     for e in candidates:
-        forbidden = deny.holding(e.address)
+        forbidden = site.deny.holding(e.address)
         if forbidden is not None:
             what = f"endpoint {e.address}:{e.port} of {service.key}"
             left_out.append(LeftOut(what, f"address in {forbidden}, which is never served (--endpoint-deny)"))
@@ -69,24 +79,48 @@ def endpoints_of(
         known = found.get((e.address, e.port))
         if known is None or (e.ready and not known.ready):
             found[e.address, e.port] = e
-    chosen = [e for e in found.values() if e.ready] or [e for e in found.values() if e.serving and e.terminating]
-    chosen.sort()
+    whole = sorted(found.values())
+    chosen = everywhere(whole, site.place, hints, service.traffic_distribution)
+    local = (
+        here(whole, site.place) if "Local" in {service.internal_traffic_policy, service.external_traffic_policy} else []
+    )
     if len(chosen) > MOST_ENDPOINTS:
         what = f"{len(chosen) - MOST_ENDPOINTS} endpoints of {service.key} {port.protocol.lower()}/{port.port}"
         left_out.append(LeftOut(what, f"a service port has at most {MOST_ENDPOINTS} endpoints"))
-    return Found(tuple(chosen[:MOST_ENDPOINTS]), tuple(dict.fromkeys(left_out)))
+    return Found(tuple(chosen[:MOST_ENDPOINTS]), tuple(local[:MOST_ENDPOINTS]), tuple(dict.fromkeys(left_out)))
 
 
 def _from_sources(port: ServicePort, family: int, sources: Iterable[Source]) -> Iterator[Endpoint]:
     for source in sources:
         weights = _weights(source.meta.annotations)
-        if isinstance(source, EndpointSlice):
-            parts = [(source.endpoints, source.ports)] if source.address_type == f"IPv{family}" else []
-        else:
-            parts = [(s.endpoints, s.ports) for s in source.subsets]
-        for endpoints, ports in parts:
-            for number in (p.port for p in ports if p.name == port.name and p.protocol == port.protocol and p.port):
-                yield from (_endpoint(e, number, weights) for e in endpoints if _of_family(e, family))
+        for entries, number in _joined(port, family, source):
+            yield from (_endpoint(e, number, weights) for e in entries if _of_family(e, family))
+
+
+def _joined(port: ServicePort, family: int, source: Source) -> Iterator[tuple[tuple[SliceEndpoint, ...], int]]:
+    """The entries of a record that have this port, by name and protocol, and its number there."""
+    if isinstance(source, EndpointSlice):
+        parts = [(source.endpoints, source.ports)] if source.address_type == f"IPv{family}" else []
+    else:
+        parts = [(s.endpoints, s.ports) for s in source.subsets]
+    for entries, ports in parts:
+        for number in (p.port for p in ports if p.name == port.name and p.protocol == port.protocol and p.port):
+            yield entries, number
+
+
+def has_hints(source: Source) -> bool:
+    """Whether an entry of a slice says whom it is meant for."""
+    return isinstance(source, EndpointSlice) and any(e.for_zones or e.for_nodes for e in source.endpoints)
+
+
+def _hints(port: ServicePort, family: int, sources: Iterable[Source]) -> dict[tuple[str, int], Hint]:
+    found: dict[tuple[str, int], Hint] = {}
+    for source in filter(has_hints, sources):
+        for entries, number in _joined(port, family, source):
+            for e in entries:
+                if e.addresses and (e.for_nodes or e.for_zones):
+                    found[e.addresses[0], number] = Hint(e.for_nodes, e.for_zones)
+    return found
 
 
 def _of_family(e: SliceEndpoint, family: int) -> bool:
@@ -111,7 +145,12 @@ def _endpoint(e: SliceEndpoint, number: int, weights: dict[str, int]) -> Endpoin
 
 
 def _from_pods(
-    service: Service, port: ServicePort, family: int, pods: Iterable[Pod], left_out: list[LeftOut]
+    service: Service,
+    port: ServicePort,
+    family: int,
+    pods: Iterable[Pod],
+    zones: Mapping[str, str],
+    left_out: list[LeftOut],
 ) -> Iterator[Endpoint]:
     for pod in pods:
         address = next((ip for ip in pod.ips if (":" in ip) == (family == 6)), None)
@@ -130,8 +169,9 @@ def _from_pods(
         weight = pair_get(pod.meta.annotations, "svcnet.dev/weight", "1")
         target = f"Pod/{pod.meta.namespace}/{pod.meta.name}"
         hostname = pod.spec.hostname if pod.spec.subdomain == service.meta.name else ""
+        zone = zones.get(pod.spec.node, "")
         yield Endpoint(
-            address, number, pod.spec.node, "", ready, serving, bool(pod.deletion), int(weight), hostname, target
+            address, number, pod.spec.node, zone, ready, serving, bool(pod.deletion), int(weight), hostname, target
         )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from svcnet.iptables.desired import Desired, Treatment
+from svcnet.iptables.desired import Desired, Minion, Treatment
 from svcnet.model.frontend import Frontend
 from svcnet.model.snapshot import Delta, LeftOut, Snapshot
 from svcnet.plan import Plan
@@ -80,7 +80,7 @@ class Parts:
 
     store: Store
     tracker: Tracker
-    node: str
+    minion: Minion
     meter: Meter
     data_path: DataPath | None = None
     inline_changes: int = 200

@@ -10,32 +10,41 @@ from collections.abc import Iterable, Iterator
 from immutables import MapMutation
 from msgspec import structs
 
-from svcnet.endpoints import Networks, Source, endpoints_of
+from svcnet.endpoints import Networks, Site, Source, endpoints_of, has_hints
 from svcnet.membership import Membership
 from svcnet.model.endpoint import Endpoints, EndpointSlice
 from svcnet.model.event import Delete, Event, Put, Synced
 from svcnet.model.meta import Key
+from svcnet.model.node import Node
 from svcnet.model.pod import Pod
 from svcnet.model.record import Record
 from svcnet.model.service import Service
 from svcnet.model.snapshot import Delta, Held, LeftOut, PortKey, ServedPort, Snapshot
+from svcnet.policy import policy_of
+from svcnet.topology import Place
 
 BRAKE_LEAST = 10
 """A list that lacks fewer services than this is never held."""
 
 Address = tuple[str, str, int]
+"""(address, protocol, port); a NODE_PORT stands for the addresses of every minion."""
+NODE_PORT = {4: "node port", 6: "IPv6 node port"}
+NOTHING = Networks(())
 
 
 class Tracker:
     """The state of all records, as this minion serves it."""
 
-    def __init__(self, deny: Networks) -> None:
+    def __init__(self, deny: Networks, node: str = "", external: Networks = NOTHING) -> None:
+        """`deny`: endpoints that are never served; `node`: which minion this is; `external`: what may be claimed."""
         self.snapshot = Snapshot()
         self.synced = False
         """Whether a list was complete: nothing is deleted from the kernel before."""
         self.held: Held | None = None
         self.endpoints = 0
-        self._deny = deny
+        self._external = external
+        self._zones: dict[str, str] = {}
+        self._site = Site(Place(node), self._zones, deny)
         self._records: dict[Key, Record] = {}
         self._services = 0
         self._missing: set[Key] = set()
@@ -133,8 +142,24 @@ class Tracker:
                 touched |= self._members.set_pod(key, new if isinstance(new, Pod) else None)
             case EndpointSlice() | Endpoints():
                 touched |= self._source(key, old, new)
+            case Node():
+                touched |= self._node(key.name, new.zone if isinstance(new, Node) else "")
         for service in touched:
             dirty.setdefault(service, self.snapshot.services.get(service))
+
+    def _node(self, name: str, zone: str) -> set[Key]:
+        """A minion has (or lost) a zone, which is rare: whatever may look at zones is worked out again."""
+        if self._zones.get(name, "") == zone:
+            return set()
+        self._zones[name] = zone
+        if name == self._site.place.node:
+            self._site = self._site._replace(place=Place(name, zone))
+        hinted = {s for s, sources in self._sources.items() if any(has_hints(source) for source in sources.values())}
+        return {key for key in self._ports if key in hinted or key not in self._sources or self._prefers(key)}
+
+    def _prefers(self, key: Key) -> bool:
+        record = self._records.get(key)
+        return isinstance(record, Service) and bool(record.traffic_distribution)
 
     def _source(self, key: Key, old: Record | None, new: Record | None) -> set[Key]:
         touched: set[Key] = set()
@@ -196,10 +221,10 @@ class Tracker:
             before.setdefault(port.key, port)
             self.endpoints -= len(port.endpoints)
             del ports[port.key]
-            address = _address(port)
-            if port.virtual_ip and addresses.get(address) == port.key:
-                del addresses[address]
-                freed.append(address)
+            for address in _addresses(port):
+                if addresses.get(address) == port.key:
+                    del addresses[address]
+                    freed.append(address)
         return freed
 
     def _serve(self, key: Key, addresses: MapMutation[Address, PortKey]) -> tuple[ServedPort, ...]:
@@ -210,11 +235,14 @@ class Tracker:
         served: list[ServedPort] = []
         sources, pods = tuple(self._sources.get(key, {}).values()), self._members.pods(key)
         for virtual_ip, family in _families(service):
+            policy, refused = policy_of(service, family, self._external)
+            left_out += refused
             for port in service.ports:
-                found = endpoints_of(service, port, family, sources, pods, self._deny)
+                found = endpoints_of(service, port, family, sources, pods, self._site)
                 left_out += found.left_out
                 port_key = PortKey(key.namespace, key.name, port.protocol, port.port, family)
-                one = ServedPort(port_key, port.name, virtual_ip, found.endpoints, port.node_port)
+                node_port = port.node_port if service.wants_address else 0
+                one = ServedPort(port_key, port.name, virtual_ip, found.endpoints, node_port, found.local, policy)
                 served.append(self._hold(one, key, addresses, left_out))
                 self.endpoints += len(found.endpoints)
         if service.wants_address and not service.cluster_ips:
@@ -227,17 +255,18 @@ class Tracker:
     def _hold(
         self, port: ServedPort, key: Key, addresses: MapMutation[Address, PortKey], left_out: list[LeftOut]
     ) -> ServedPort:
-        """Take the port's address, or leave it to the service that has it already."""
-        if not port.virtual_ip:
-            return port
-        address = _address(port)
-        holder = addresses.get(address)
-        if holder is None:
-            addresses[address] = port.key
-            return port
-        self._waiting[address].add(key)
-        left_out.append(LeftOut(str(port.key), f"{port.virtual_ip} is held by {holder}"))
-        return structs.replace(port, virtual_ip="")
+        """Take the port's addresses, or leave those to the service that has them already."""
+        taken: set[str] = set()
+        for address in _addresses(port):
+            holder = addresses.get(address)
+            if holder is None or holder == port.key:
+                addresses[address] = port.key
+                continue
+            self._waiting[address].add(key)
+            where = f"{address[0]} {address[2]}" if address[0] in NODE_PORT.values() else address[0]
+            left_out.append(LeftOut(str(port.key), f"{where} is held by {holder}"))
+            taken.add(address[0])
+        return _without(port, taken) if taken else port
 
     def _delta(self, rev: int, before: dict[PortKey, ServedPort | None], dirty: dict[Key, Service | None]) -> Delta:
         now, services = self.snapshot.ports, self.snapshot.services
@@ -248,8 +277,28 @@ class Tracker:
         return Delta(rev, added, changed, removed, tuple((old, new) for old, new in records if old is not new))
 
 
-def _address(port: ServedPort) -> Address:
-    return (port.virtual_ip, port.key.protocol, port.key.port)
+def _addresses(port: ServedPort) -> Iterator[Address]:
+    """Everything that a served port answers on, each once."""
+    protocol, policy = port.key.protocol, port.policy
+    for address in dict.fromkeys((port.virtual_ip, *policy.external_ips, *policy.load_balancer_ips)):
+        if address:
+            yield (address, protocol, port.key.port)
+    if port.node_port:
+        yield (NODE_PORT[port.key.family], protocol, port.node_port)
+
+
+def _without(port: ServedPort, taken: set[str]) -> ServedPort:
+    policy = structs.replace(
+        port.policy,
+        external_ips=tuple(a for a in port.policy.external_ips if a not in taken),
+        load_balancer_ips=tuple(a for a in port.policy.load_balancer_ips if a not in taken),
+    )
+    return structs.replace(
+        port,
+        virtual_ip="" if port.virtual_ip in taken else port.virtual_ip,
+        node_port=0 if NODE_PORT[port.key.family] in taken else port.node_port,
+        policy=policy,
+    )
 
 
 def _families(service: Service) -> tuple[tuple[str, int], ...]:

@@ -32,6 +32,7 @@ from svcnet.config import OPTIONS, Config
 from svcnet.endpoints import Networks
 from svcnet.env import EnvFiles
 from svcnet.instance import DataPathClaim, StateClaim
+from svcnet.iptables.desired import Minion
 from svcnet.model.errors import SvcnetError
 from svcnet.parts import Parts
 from svcnet.sd_notify import Notifier, watchdog_seconds
@@ -61,8 +62,8 @@ class Daemon:
         self.agent = Agent(
             Parts(
                 store=open_store(options),
-                tracker=Tracker(Networks(options.endpoint_deny)),
-                node=options.node,
+                tracker=Tracker(Networks(options.endpoint_deny), options.node, Networks(options.external_ips)),
+                minion=Minion(options.node),
                 meter=self.metrics,
                 data_path=chosen.path,
                 inline_changes=chosen.inline_changes,

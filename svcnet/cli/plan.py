@@ -10,7 +10,7 @@ from svcnet.cli.data_path import choose
 from svcnet.cli.option import STORE, with_config
 from svcnet.config import Loaded
 from svcnet.endpoints import Networks
-from svcnet.iptables.desired import rows
+from svcnet.iptables.desired import Minion, rows
 from svcnet.model.event import Put, Synced
 from svcnet.plan import diff
 from svcnet.tracker import Tracker
@@ -25,14 +25,14 @@ def plan(loaded: Loaded) -> None:
     """
     config = loaded.config
     listing = open_store(config, remember=False).list()
-    tracker = Tracker(Networks(config.endpoint_deny))
+    tracker = Tracker(Networks(config.endpoint_deny), config.node, Networks(config.external_ips))
     keys = frozenset(record.key for record in listing.records)
     tracker.fold([*(Put(record, listing.rev) for record in listing.records), Synced(listing.rev, keys)])
     chosen = choose(config)
     if chosen.path is None:
         click.echo(f"{chosen.mode.reason}: nothing to plan", err=True)
         return
-    wanted = rows(tracker.snapshot.ports.values(), config.node)
+    wanted = rows(tracker.snapshot.ports.values(), Minion(config.node))
     click.echo(diff(chosen.path.look(wanted), wanted).render())
     for problem in listing.problems:
         click.echo(f"left out: {problem.where}: {problem.what}", err=True)

@@ -6,6 +6,7 @@ import msgspec
 from immutables import Map
 
 from svcnet.model.meta import Key
+from svcnet.model.policy import PLAIN, Policy
 from svcnet.model.service import Service
 
 
@@ -50,6 +51,9 @@ class ServedPort(msgspec.Struct, frozen=True):
     endpoints: tuple[Endpoint, ...]
     """Those that traffic may go to now, sorted; () means refused."""
     node_port: int = 0
+    local: tuple[Endpoint, ...] = ()
+    """Those of this minion, sorted, where a policy asks for them."""
+    policy: Policy = PLAIN
 
 
 class LeftOut(NamedTuple):

@@ -15,7 +15,7 @@ from svcnet.cli.data_path import parameters
 from svcnet.codec.reader import read
 from svcnet.config import Config, load
 from svcnet.endpoints import Networks
-from svcnet.iptables.desired import Desired, desired
+from svcnet.iptables.desired import Desired, Minion, desired
 from svcnet.iptables.ruleset import Parameters
 from svcnet.model.endpoint import Endpoints, EndpointSlice, SliceEndpoint
 from svcnet.model.event import Put
@@ -80,7 +80,7 @@ def wanted() -> Desired:
     """What the kernel of the minion under test should do."""
     rows: Desired = {}
     for port in snapshot().ports.values():
-        rows |= desired(port, NODE)
+        rows |= desired(port, Minion(NODE))
     return rows
 
 

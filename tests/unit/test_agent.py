@@ -10,6 +10,7 @@ import pytest
 from svcnet.agent import Agent
 from svcnet.endpoints import Networks
 from svcnet.env import EnvFiles
+from svcnet.iptables.desired import Minion
 from svcnet.iptables.fake import FakeKernel
 from svcnet.iptables.nftables import Nftables
 from svcnet.iptables.ruleset import Parameters
@@ -44,7 +45,13 @@ class House:
         self.told: list[str] = []
         path = Nftables(self.kernel, (Parameters(4, ("10.0.0.0/16",)),))
         parts = Parts(
-            self.store, Tracker(Networks([])), "m1", Metrics(), path, env=EnvFiles(self.env), state_dir=state_dir
+            self.store,
+            Tracker(Networks([])),
+            Minion("m1"),
+            Metrics(),
+            path,
+            env=EnvFiles(self.env),
+            state_dir=state_dir,
         )
         parts.on_ready = self.told.append
         parts.foreign, parts.watch_seconds = path.changed_by_others, 0.01

@@ -14,7 +14,18 @@ LINKED = ("dns", "proxy", "iptables", "bench")
 CODE = ("svcnet", *LINKED, "tests")
 MODULE_LINES, FUNCTION_LINES = 400, 40
 
-DECIDING = {"endpoints", "membership", "tracker", "plan", "virtual_ip", "balance", "pacing", "health"}
+DECIDING = {
+    "endpoints",
+    "topology",
+    "policy",
+    "membership",
+    "tracker",
+    "plan",
+    "virtual_ip",
+    "balance",
+    "pacing",
+    "health",
+}
 """Modules of svcnet/ that decide and do no I/O."""
 CORE = {"model", "codec"} | DECIDING
 PARTS = {"iptables", "proxy", "dns"}

@@ -1,0 +1,68 @@
+"""A Service's fields → the policy that this minion obeys, and what of it is refused. Pure.
+
+Owns: which addresses a record may claim, which source ranges count, what the balance annotation means to a kernel.
+"""
+
+from typing import NamedTuple
+
+from svcnet.endpoints import Networks
+from svcnet.model.meta import pair_get
+from svcnet.model.policy import PLAIN, Policy
+from svcnet.model.service import Service
+from svcnet.model.snapshot import LeftOut
+
+PROXY_NAME = "service.kubernetes.io/service-proxy-name"
+BALANCE = "svcnet.dev/balance"
+
+
+class Judged(NamedTuple):
+    """The policy of one family, and what was left out of it."""
+
+    policy: Policy
+    left_out: tuple[LeftOut, ...] = ()
+
+
+def policy_of(service: Service, family: int, external: Networks) -> Judged:
+    """Work out one service in one family (4 or 6); `external`: what records may claim (--external-ips)."""
+    if _is_plain(service):
+        return Judged(PLAIN)
+    left_out: list[LeftOut] = []
+
+    def allowed(addresses: tuple[str, ...], what: str) -> tuple[str, ...]:
+        mine = dict.fromkeys(a for a in addresses if (":" in a) == (family == 6))
+        refused = [a for a in mine if external.holding(a) is None]
+        left_out.extend(LeftOut(f"{what} {a} of {service.key}", "not in --external-ips") for a in refused)
+        return tuple(a for a in mine if a not in refused)
+
+    balancer = service.type == "LoadBalancer"
+    ingress = tuple(i.ip for i in service.ingress if i.ip and i.ip_mode == "VIP") if balancer else ()
+    reachable = service.type in {"NodePort", "LoadBalancer"} or bool(service.external_ips)
+    policy = Policy(
+        external_ips=allowed(service.external_ips, "external IP"),
+        load_balancer_ips=allowed(ingress, "load-balancer address"),
+        source_ranges=_ranges(service.load_balancer_source_ranges, family) if balancer else (),
+        internal_local=service.internal_traffic_policy == "Local",
+        external_local=reachable and service.external_traffic_policy == "Local",
+        affinity=service.session_affinity_seconds if service.session_affinity == "ClientIP" else None,
+        source_hash=pair_get(service.meta.annotations, BALANCE) == "source-hash",
+        health_port=service.health_check_node_port if balancer and service.external_traffic_policy == "Local" else 0,
+        elsewhere=bool(pair_get(service.meta.labels, PROXY_NAME)),
+    )
+    return Judged(policy, tuple(left_out))
+
+
+def _is_plain(service: Service) -> bool:
+    return (
+        service.type == "ClusterIP"
+        and not service.external_ips
+        and service.internal_traffic_policy == "Cluster"
+        and service.session_affinity == "None"
+        and not service.meta.annotations
+        and not pair_get(service.meta.labels, PROXY_NAME)
+    )
+
+
+def _ranges(texts: tuple[str, ...], family: int) -> tuple[str, ...]:
+    """Those of the family; a range that holds every address of it means that there is no limit."""
+    mine = sorted({t.strip() for t in texts if (":" in t) == (family == 6)})
+    return () if any(t.endswith("/0") for t in mine) else tuple(mine)

@@ -5,6 +5,7 @@ a port that is taken makes this part fail, not the daemon.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,6 +17,8 @@ from svcnet.status.page import page
 from svcnet.status.report import FAILED, RUNNING, Report
 
 if TYPE_CHECKING:
+    from asyncio import Server
+
     from aiohttp import web
 
 HEADERS = {
@@ -24,6 +27,10 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 """Names in records are foreign text: nothing in an answer may be run or loaded."""
+MOST_CONNECTIONS = 32
+"""Open at a time."""
+BACKLOG = 16
+"""asyncio accepts as many in one go."""
 
 
 class StatusServer:
@@ -40,11 +47,14 @@ class StatusServer:
         self._counts = metrics
         self._exposition: Exposition | None = None
         self._runner: web.AppRunner | None = None
+        self._listening: Server | None = None
         self.port = 0
         """The TCP port it listens on, once started: differs from the wanted one when that was 0."""
 
     async def start(self, listen: tuple[str, int]) -> str:
         """Listen on (address, port); return the state of this part: `running`, or `failed: why`."""
+        from asyncio import get_running_loop  # noqa: PLC0415 - counting needs it not
+
         from aiohttp import web  # noqa: PLC0415 - 655 ms, and rules come first
 
         application = web.Application()
@@ -52,17 +62,21 @@ class StatusServer:
             application.router.add_get(f"/{path}", getattr(self, f"_{path or 'page'}"))
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, *listen)
+        assert self._runner.server is not None
+        connect = partial(_connection, self._runner.server)
         try:
-            await site.start()
+            self._listening = await get_running_loop().create_server(connect, *listen, backlog=BACKLOG)
         except OSError as error:
             await self.stop()
             return f"{FAILED}: {error.strerror or error}"
-        self.port = self._runner.addresses[0][1]
+        self.port = self._listening.sockets[0].getsockname()[1]
         return RUNNING
 
     async def stop(self) -> None:
         """Close the port; more than once is fine."""
+        listening, self._listening = self._listening, None
+        if listening is not None:
+            listening.close()
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
@@ -96,6 +110,17 @@ class StatusServer:
         from aiohttp import web  # noqa: PLC0415 - loaded by start()
 
         return web.Response(text=page(self._report(), self._ports()), content_type="text/html", headers=HEADERS)
+
+
+def _connection(server: "web.Server") -> "web.RequestHandler":
+    """Answer one more; of those that have been open for longest, one gives way.
+
+    Whoever may connect could else take all files that the daemon may open, and it would no longer see its records.
+    """
+    there = server.connections
+    for oldest in there[: max(0, len(there) - MOST_CONNECTIONS + 1)]:
+        oldest.force_close()
+    return server()
 
 
 def _text(body: str, good: bool) -> "web.Response":

@@ -17,7 +17,7 @@ from svcnet.model.snapshot import Endpoint, Held, LeftOut, PortKey, ServedPort
 from svcnet.status.metrics import Metrics
 from svcnet.status.page import SHOWN, page, summary
 from svcnet.status.report import LeftOutEntry, Report, StoreState, entries, held_list
-from svcnet.status.server import StatusServer
+from svcnet.status.server import MOST_CONNECTIONS, StatusServer
 
 REPORT = Report(
     node="m1",
@@ -221,6 +221,29 @@ def test_a_port_that_is_taken_is_a_failed_part_and_can_be_tried_again() -> None:
         assert await server.start(address) == "running"
         assert server.port == address[1]
         await server.stop()
+
+    asyncio.run(run())
+
+
+def test_connections_that_nobody_uses_give_way_to_new_ones() -> None:
+    """Else whoever may connect takes all the files that the daemon may open."""
+
+    async def run() -> None:
+        server = StatusServer(lambda: REPORT, Metrics())
+        await server.start(("127.0.0.1", 0))
+        idle = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(MOST_CONNECTIONS + 5)]
+        for reader, writer in idle[:5]:
+            assert await reader.read() == b""
+            writer.close()
+        for _ in range(2):  # the oldest of those that are left go, one for each of these
+            async with (
+                aiohttp.ClientSession() as client,
+                client.get(f"http://127.0.0.1:{server.port}/healthz") as answer,
+            ):
+                assert answer.status == 200
+        await server.stop()
+        for _, writer in idle[5:]:
+            writer.close()
 
     asyncio.run(run())
 

@@ -4,6 +4,7 @@ Slices are most of what a store holds: the loops below are the hot path of a dae
 Must not know: files, lines, other kinds.
 """
 
+from socket import AF_INET, inet_pton
 from sys import intern
 
 from svcnet.codec import check
@@ -129,6 +130,13 @@ def _addresses(values: list[str] | None, i: int, kind: str) -> tuple[str, ...]:
     if not values:
         # Kubernetes requires one; an endpoint without is ignored by everyone, and so it is here.
         return ()
+    if kind == "IPv4" and len(values) == 1:
+        try:
+            inet_pton(AF_INET, values[0])
+        except (OSError, ValueError, TypeError):
+            pass
+        else:
+            return (values[0],)
     if kind == "FQDN":
         return tuple([check.subdomain(v, "a host name", "endpoints", i, "addresses", k) for k, v in enumerate(values)])
     found = check.each(values, check.address, "endpoints", i, "addresses")

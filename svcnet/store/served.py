@@ -63,6 +63,7 @@ class Served(Generic[File]):
         """Claim ids whose record has gone since the reader last looked (who takes them empties the list)."""
         self._catalog = catalog
         self._changed: dict[Key, None] = {}
+        """What may differ from what was emitted. Never a service that is unsettled: it comes here once it is not."""
         self._unsettled: dict[Key, None] = {}
         self._hasty: set[Key] = set()
         self._services: dict[Key, Service] = {}
@@ -79,9 +80,11 @@ class Served(Generic[File]):
     def touch(self, keys: Iterable[Key]) -> None:
         """Note records that may be other than what was emitted."""
         for key in keys:
-            self._changed[key] = None
             if key.kind == "Service":
                 self._unsettled[key] = None
+                self._changed.pop(key, None)
+            else:
+                self._changed[key] = None
 
     def load(self) -> None:
         """Take over claims made by others, and serve the services that they are for accordingly.
@@ -100,10 +103,7 @@ class Served(Generic[File]):
     def changes(self) -> list[tuple[Key, Record | None]]:
         """Return the records that differ from what was emitted, None for gone. Unsettled services wait."""
         found: list[tuple[Key, Record | None]] = []
-        waiting = {key: None for key in self._changed if key in self._unsettled}
         for key in self._changed:
-            if key in waiting:
-                continue
             old = self.emitted.get(key)
             new = self._services.get(key) or self._catalog.get(key)
             if new is None:
@@ -112,7 +112,7 @@ class Served(Generic[File]):
             elif new is not old and new != old:
                 self.emitted[key] = new
                 found.append((key, new))
-        self._changed = waiting
+        self._changed.clear()
         return found
 
     def mark_absent(self, names: Iterable[str]) -> None:
@@ -212,6 +212,7 @@ class Served(Generic[File]):
     def _depart(self, key: Key) -> None:
         """Let go of a service that is gone. What it holds stays its own until somebody asks for it."""
         del self._unsettled[key]
+        self._changed[key] = None
         self._services.pop(key, None)
         self.unclaimed.discard(key)
         self._lacking.discard(key)

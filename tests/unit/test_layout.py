@@ -22,6 +22,7 @@ DECIDING = {
     "tracker",
     "plan",
     "virtual_ip",
+    "probe",
     "balance",
     "pacing",
     "health",

@@ -8,27 +8,34 @@ their share however many come.
 
 import asyncio
 import contextlib
+import logging
+import resource
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from svcnet.dns.answer import SERVFAIL
+from svcnet.dns.crowd import Crowd, Guest
 from svcnet.dns.forward import Forwarder
 from svcnet.dns.query import refusal
 from svcnet.dns.relay import relayed
 from svcnet.dns.responder import Ask, Responder
+
+log = logging.getLogger(__name__)
 
 DRAIN = 32
 LARGEST_DATAGRAM = 4096
 """A query is far shorter; of what is longer the rest is cut off, and the message refused."""
 IDLE_SECONDS = 10.0
 """For the next query on a connection, and for the client to take its replies (RFC 7766 §6.2.3)."""
-MOST_CONNECTIONS = 256
+BREATH_SECONDS = 0.1
+"""Before a connection is accepted again when there was no file descriptor for it."""
 MOST_PIPELINED = 32
 """Queries of one connection that wait for upstream at a time."""
 CONTROL_BYTES = 64
 
 Send = Callable[[bytes], None]
+Caller = Guest[asyncio.StreamWriter]
 
 
 class Server:
@@ -38,14 +45,13 @@ class Server:
         self._responder = responder
         self._forwarder = forwarder
         self._tasks: set[asyncio.Task[None]] = set()
-        self._connections = 0
-        self._listening: list[asyncio.Server] = []
+        self._crowd: Crowd[asyncio.StreamWriter] = Crowd()
 
     async def serve(self, bound: socket.socket) -> None:
         """Answer on a UDP socket, or on a listening TCP one."""
         bound.setblocking(False)
         if bound.type == socket.SOCK_STREAM:
-            self._listening.append(await asyncio.start_server(self._connected, sock=bound))
+            self._keep(self._accept(bound))
             return
         loop = asyncio.get_running_loop()
         if bound.getsockname()[0] in {"0.0.0.0", "::"}:  # noqa: S104 (to know it, not to bind it)
@@ -89,7 +95,10 @@ class Server:
             with contextlib.suppress(OSError):
                 send(reply)
 
-        task = asyncio.create_task(finish())
+        return self._keep(finish())
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -97,30 +106,50 @@ class Server:
     async def _forwarded(self, ask: Ask) -> bytes:
         return relayed(ask, await self._forwarder.ask(ask.query, ask.name))
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._connections >= MOST_CONNECTIONS:
-            writer.transport.abort()
-            return
-        self._connections += 1
+    async def _accept(self, bound: socket.socket) -> None:
+        """Take connections one by one, so that there are never more than the crowd knows of."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, address = await loop.sock_accept(bound)
+            except OSError as error:  # no descriptor, or a client that is gone again
+                log.info("dns can't accept why=%s", error.strerror)
+                _close(self._crowd.make_room())
+                await asyncio.sleep(BREATH_SECONDS)
+                continue
+            try:
+                reader, writer = await asyncio.open_connection(sock=connection)
+            except OSError:
+                connection.close()
+                continue
+            files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            guest, first = self._crowd.enter(address[0], writer, files)
+            _close(first)
+            self._keep(self._connected(reader, guest, self._responder.may_ask(address[0])))
+
+    async def _connected(self, reader: asyncio.StreamReader, guest: Caller, allowed: bool) -> None:
         waiting: set[asyncio.Task[None]] = set()
         try:
-            await self._converse(reader, writer, waiting)
+            await self._converse(reader, guest, waiting, allowed)
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
-            pass  # the client went, or takes too long
+            pass  # the client went, had to go, or takes too long
         finally:
-            self._connections -= 1
+            self._crowd.leave(guest)
             for task in waiting:
                 task.cancel()
-            writer.close()
+            guest.connection.close()
 
     async def _converse(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, waiting: set[asyncio.Task[None]]
+        self, reader: asyncio.StreamReader, guest: Caller, waiting: set[asyncio.Task[None]], allowed: bool
     ) -> None:
         """Answer query after query; those that wait for upstream hold up no other (RFC 7766 §6.2.1.1)."""
-        allowed = self._responder.may_ask(writer.get_extra_info("peername")[0])
 
         def send(data: bytes) -> None:
-            writer.write(len(data).to_bytes(2) + data)
+            guest.connection.write(len(data).to_bytes(2) + data)
+
+        def done(task: asyncio.Task[None]) -> None:
+            waiting.discard(task)
+            guest.busy -= 1
 
         while True:
             try:
@@ -131,6 +160,7 @@ class Server:
                 if waiting:
                     await asyncio.wait(waiting, timeout=IDLE_SECONDS)
                 return
+            self._crowd.active(guest)
             reply = self._responder.respond(packet, True, allowed)
             if reply is None:
                 return
@@ -141,9 +171,18 @@ class Server:
             else:
                 task = self._later(reply, send)
                 waiting.add(task)
-                task.add_done_callback(waiting.discard)
+                guest.busy += 1
+                task.add_done_callback(done)
+            guest.busy += 1
             async with asyncio.timeout(IDLE_SECONDS):
-                await writer.drain()
+                await guest.connection.drain()
+            guest.busy -= 1
+
+
+def _close(guest: Caller | None) -> None:
+    """End a connection at once; its conversation notices."""
+    if guest is not None:
+        guest.connection.transport.abort()
 
 
 def _to(bound: socket.socket, client: Any, control: Any = ()) -> Send:

@@ -127,6 +127,57 @@ def test_records_in_several_frames_are_served_when_the_last_is_there() -> None:
         assert running.udp("web.shop.svc.").answer
 
 
+def connected(stack: contextlib.ExitStack, running: Served, source: str = HOST) -> socket.socket:
+    """A connection from an address of loopback."""
+    return stack.enter_context(socket.create_connection((HOST, running.port), PATIENCE_SECONDS, (source, 0)))
+
+
+def asked_on(client: socket.socket) -> list[str]:
+    """The answer on an open connection; [] when the server has closed it."""
+    try:
+        client.sendall(len(query()).to_bytes(2) + query())
+        head = client.recv(2, socket.MSG_WAITALL)
+        reply = client.recv(int.from_bytes(head), socket.MSG_WAITALL)
+    except ConnectionError:
+        return []
+    return lines(dns.message.from_wire(reply).answer) if reply else []
+
+
+TOMCAT = ["tomcat.svc. 5 IN A 10.0.0.5"]
+
+
+def test_one_client_with_hundreds_of_idle_connections_shuts_nobody_out(served: Served) -> None:
+    with contextlib.ExitStack() as stack:
+        early = connected(stack, served, "127.0.0.2")
+        assert asked_on(early) == TOMCAT
+        crowd = [connected(stack, served, "127.0.0.3") for _ in range(400)]
+        late = connected(stack, served, "127.0.0.4")
+        assert asked_on(late) == TOMCAT
+        assert asked_on(early) == TOMCAT, "it was idle for longest, and is not of the client with most connections"
+        assert asked_on(crowd[-1]) == TOMCAT, "its newest connections are open"
+        assert crowd[0].recv(1) == b"", "its oldest made room"
+
+
+def test_the_connection_that_asked_last_stays(served: Served) -> None:
+    with contextlib.ExitStack() as stack:
+        crowd = [connected(stack, served, "127.0.0.5") for _ in range(64)]
+        assert asked_on(crowd[0]) == TOMCAT
+        crowd += [connected(stack, served, "127.0.0.5") for _ in range(5)]
+        assert asked_on(crowd[-1]) == TOMCAT
+        assert asked_on(crowd[0]) == TOMCAT
+        assert crowd[1].recv(1) == b""
+
+
+def test_many_clients_with_a_few_connections_each_leave_room_for_another() -> None:
+    with worker(SETTINGS, RECORDS) as running, contextlib.ExitStack() as stack:
+        until(lambda: running.udp("tomcat.svc.").answer)
+        resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (64, 64))
+        for number in range(100):
+            connected(stack, running, f"127.0.1.{number // 4}")
+        for number in range(20):
+            assert asked_on(connected(stack, running, f"127.0.2.{number}")) == TOMCAT
+
+
 def test_without_descriptors_it_still_answers_and_recovers() -> None:
     settings = Settings(upstreams=((HOST, 9),))
     with worker(settings, RECORDS) as running:

@@ -5,7 +5,7 @@ Owns: the translation. Neither side knows the other: iptables/ and proxy/ never 
 
 from collections.abc import Mapping, Sequence
 
-from svcnet.iptables.desired import Desired, Treatment
+from svcnet.iptables.desired import LOCAL, SERVING, Desired, Treatment
 from svcnet.iptables.ruleset import Class
 from svcnet.model.frontend import Frontend
 from svcnet.model.snapshot import LeftOut
@@ -73,7 +73,12 @@ class UserspacePath:
 
 
 def _weights(treatment: Treatment) -> Mapping[Backend, int]:
-    return {Backend(t.address, t.port): t.weight for t in treatment.targets if treatment.kind is Class.CLUSTER}
+    if treatment.kind not in SERVING:
+        return {}
+    return {
+        Backend(t.address, t.port): t.weight
+        for t in (treatment.local if treatment.kind in LOCAL else treatment.targets)
+    }
 
 
 def _is_as_wanted(row: Frontend, treatment: Treatment, open_now: frozenset[Frontend]) -> bool:

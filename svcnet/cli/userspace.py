@@ -5,6 +5,7 @@ Owns: the translation. Neither side knows the other: iptables/ and proxy/ never 
 
 from collections.abc import Mapping, Sequence
 
+from svcnet.endpoints import Networks
 from svcnet.iptables.desired import LOCAL, SERVING, Desired, Treatment
 from svcnet.iptables.ruleset import Class
 from svcnet.model.frontend import Frontend
@@ -28,11 +29,12 @@ class UserspacePath:
         self._current: Desired = {}
 
     def look(self, desired: Desired) -> Desired:
-        """What is in force, as far as another process can see: who listens, not where that leads."""
+        """What is in force, as far as another process can see: who listens on virtual IPs, not where that leads."""
         if not route.is_there(self._networks):
             return {}
         open_now = listening(self._networks)
-        served = {front: treatment for front, treatment in desired.items() if _is_as_wanted(front, treatment, open_now)}
+        mine = Networks(self._networks)
+        served = {f: t for f, t in desired.items() if not mine.holding(f.address) or _is_as_wanted(f, t, open_now)}
         others = open_now - served.keys()
         return served | {row: Treatment(Class.CLUSTER, None) for row in others}
 

@@ -102,8 +102,9 @@ def _headless(service: Service, owner: bytes, ports: tuple[ServedPort, ...]) -> 
     for port in ports:
         for endpoint in _used(port.endpoints):
             yield address_record(owner, ttl, endpoint.address)
-            target = endpoint_label(endpoint) + owner
-            yield from _srv(owner, port, ttl, endpoint.weight, endpoint.port, target)
+            if endpoint.port:
+                target = endpoint_label(endpoint) + owner
+                yield from _srv(owner, port, ttl, endpoint.weight, endpoint.port, target)
     yield from _endpoint_addresses(owner, ports, ttl)
 
 

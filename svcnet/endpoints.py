@@ -80,7 +80,9 @@ def endpoints_of(
         if known is None or (e.ready and not known.ready):
             found[e.address, e.port] = e
     whole = sorted(found.values())
-    chosen = everywhere(whole, site.place, hints, service.traffic_distribution)
+    # A headless service is a set of names (DNS specification 1.1.0 §2.4): topology is for traffic that we place.
+    narrowed = ({}, "") if service.headless else (hints, service.traffic_distribution)
+    chosen = everywhere(whole, site.place, *narrowed)
     local = (
         here(whole, site.place) if "Local" in {service.internal_traffic_policy, service.external_traffic_policy} else []
     )
@@ -104,6 +106,9 @@ def _joined(port: ServicePort, family: int, source: Source) -> Iterator[tuple[tu
     else:
         parts = [(s.endpoints, s.ports) for s in source.subsets]
     for entries, ports in parts:
+        if not port.port:  # a headless service without ports: whatever the record says of them
+            yield entries, 0
+            continue
         for number in (p.port for p in ports if p.name == port.name and p.protocol == port.protocol and p.port):
             yield entries, number
 

@@ -64,7 +64,9 @@ def entry(snapshot: Snapshot, key: Key) -> Entry:
     if service is None:
         return Entry(key.namespace, key.name, None)
     wanted = (
-        PortKey(key.namespace, key.name, p.protocol, p.port, family) for family in FAMILIES for p in service.ports
+        PortKey(key.namespace, key.name, p.protocol, p.port, family)
+        for family in FAMILIES
+        for p in service.served_ports
     )
     found = dict.fromkeys(wanted)
     ports = tuple(port for port_key in found if (port := snapshot.ports.get(port_key)) is not None)

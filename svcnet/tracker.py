@@ -237,7 +237,7 @@ class Tracker:
         for virtual_ip, family in _families(service):
             policy, refused = policy_of(service, family, self._external)
             left_out += refused
-            for port in service.ports:
+            for port in service.served_ports:
                 found = endpoints_of(service, port, family, sources, pods, self._site)
                 left_out += found.left_out
                 port_key = PortKey(key.namespace, key.name, port.protocol, port.port, family)

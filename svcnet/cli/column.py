@@ -91,11 +91,11 @@ def node_status(node: Node) -> str:
 def endpoint_list(record: Endpoints, wide: bool) -> str:
     """10.1.0.5:8080,10.1.0.6:8080 + 3 more."""
     found = [
-        address_port(entry.addresses[0], port.port)
+        address_port(entry.addresses[0], number) if number else entry.addresses[0]
         for subset in record.subsets
-        for port in subset.ports
+        for number in [port.port for port in subset.ports if port.port] or [0]
         for entry in subset.endpoints
-        if port.port and entry.ready is not False
+        if entry.ready is not False
     ]
     kept = found if wide else found[:SHOWN]
     more = f" + {len(found) - len(kept)} more" if len(found) > len(kept) else ""

@@ -29,9 +29,9 @@ Section = tuple[str, str | list[str]]
 
 
 @click.command()
-@click.argument("kind")
-@click.argument("names", nargs=-1, metavar="NAME…")
-@click.option("-n", "--namespace", default="default", show_default=True, metavar="NS")
+@click.argument("kind", shell_complete=candidate.kinds)
+@click.argument("names", nargs=-1, metavar="NAME…", shell_complete=candidate.names)
+@click.option("-n", "--namespace", default="default", show_default=True, metavar="NS", shell_complete=candidate.namespaces)
 @with_config(*STORE)
 def describe(loaded: Loaded, kind: str, names: tuple[str, ...], namespace: str) -> int:
     """Show records of a KIND with all details: endpoints, variables, names, problems."""
@@ -112,13 +112,14 @@ def _port(port: Any) -> str:
 def _endpoints(service: Service, view: View) -> list[str]:
     found = []
     for port in view.tracker.ports_of(service.key):
-        title = port.name or str(port.key.port)
+        title = port.name or str(port.key.port or "any port")
         for e in port.endpoints:
             target = e.target.rpartition("/")[2]
             extra = [target, f"on {e.node}" if e.node else "", f"weight {e.weight}" if e.weight != 1 else ""]
             extra += ["terminating"] if e.terminating else []
             shown = ", ".join(text for text in extra if text)
-            found.append(f"{title} → {column.address_port(e.address, e.port)}" + (f" ({shown})" if shown else ""))
+            to = column.address_port(e.address, e.port) if e.port else e.address
+            found.append(f"{title} → {to}" + (f" ({shown})" if shown else ""))
     return found
 
 

@@ -121,7 +121,7 @@ class View:
         subsets = tuple(
             Subset(
                 tuple(_entry(members[one]) for one in identity),
-                tuple(EndpointPort(e.port, port.name, port.key.protocol) for port, e in ports),
+                tuple(EndpointPort(e.port, port.name, port.key.protocol) for port, e in ports if e.port),
             )
             for identity, ports in groups.items()
         )

@@ -63,6 +63,11 @@ class Service(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind",
         return self.cluster_ips[:1] == ("None",)
 
     @property
+    def served_ports(self) -> tuple[ServicePort, ...]:
+        """Its ports; of a headless one without any, number 0: its endpoints have names, and no port (DNS only)."""
+        return self.ports or ((ServicePort(0),) if self.headless else ())
+
+    @property
     def wants_address(self) -> bool:
         """Whether a virtual IP belongs to it: neither headless nor an ExternalName."""
         return self.type != "ExternalName" and not self.headless

@@ -27,7 +27,10 @@ class PortKey(NamedTuple):
 
 
 class Endpoint(NamedTuple):
-    """Where a service port leads. `address` is canonical text, `port` 1..65535, `weight` 0..256."""
+    """Where a service port leads. `address` is canonical text, `weight` 0..256.
+
+    `port` is 1..65535; 0 for a headless service without ports (Service.served_ports).
+    """
 
     address: str
     port: int

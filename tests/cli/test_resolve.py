@@ -63,6 +63,29 @@ def test_what_is_not_there_ends_with_1(tomcat: "Cli", arguments: list[str], said
     assert (done.returncode, done.stdout, done.stderr.strip()) == (1, "", said)
 
 
+def test_a_headless_service_without_ports_leads_to_its_endpoints(cli: "Cli") -> None:
+    service = SERVICE | {"metadata": {"name": "db"}, "spec": {"clusterIP": "None", "selector": {"app": "db"}}}
+    pods = [
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": f"db-{number}", "labels": {"app": "db"}},
+            "spec": {"hostname": f"db-{number}", "subdomain": "db", "containers": []},
+            "status": {"phase": "Running", "podIP": f"10.1.1.{number + 2}"},
+        }
+        for number in range(2)
+    ]
+    (cli.records / "db.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": [service, *pods]}))
+    found = cli.ok("resolve", "db").splitlines()
+    assert sorted(found) == [f"db.default.svc. 5 IN A 10.1.1.{last}" for last in (2, 3)]
+    assert cli.ok("resolve", "db-1.db") == "db-1.db.default.svc. 5 IN A 10.1.1.3\n"
+    assert "no SRV record" in cli("resolve", "db", "-t", "srv").stderr
+    assert cli.ok("get", "endpoints", "db").split()[-3:-1] == ["db", "10.1.1.2,10.1.1.3"]
+    assert "any port → 10.1.1.2 (db-0)" in cli.ok("describe", "service", "db")
+    written = json.loads(cli.ok("get", "endpoints", "db", "-o", "json"))
+    assert "ports" not in written["subsets"][0]
+
+
 @pytest.mark.parametrize("arguments", [["a" * 70], ["tomcat", "-t", "A6"], ["tomcat", "--at-server", "localhost"]])
 def test_bad_input_ends_with_2(tomcat: "Cli", arguments: list[str]) -> None:
     assert tomcat("resolve", *arguments).returncode == 2

@@ -9,6 +9,7 @@ from svcnet.endpoints import Networks
 from svcnet.model.endpoint import EndpointPort, Endpoints, EndpointSlice, SliceEndpoint, Subset
 from svcnet.model.event import Delete, Put, Synced
 from svcnet.model.meta import Key, Meta, pairs
+from svcnet.model.node import Node
 from svcnet.model.pod import Container, ContainerPort, Pod, PodSpec
 from svcnet.model.record import Record
 from svcnet.model.service import Service, ServicePort
@@ -174,6 +175,25 @@ def test_headless_services_have_endpoints_and_no_address_external_names_neither(
     assert addresses(t) == ["10.1.0.2:8080"]
     assert len(t.snapshot.by_address) == 0
     assert {key.service for key in t.snapshot.ports} == {"web"}
+
+
+def test_a_headless_service_without_ports_has_the_addresses_of_its_pods_or_records() -> None:
+    t = tracker()
+    feed(t, service(ip="None", ports=()), pod("a", "10.1.1.2"), pod("b", "10.1.1.3", ready=False))
+    assert addresses(t, port=0) == ["10.1.1.2:0"]
+    feed(t, slice_of("s", SliceEndpoint(("10.1.2.2",)), number=9))
+    assert addresses(t, port=0) == ["10.1.2.2:0"]
+    feed(t, service(ports=()))
+    assert not t.snapshot.ports, "with a virtual IP there is nothing to serve"
+
+
+def test_a_headless_service_has_all_its_endpoints_wherever_they_are() -> None:
+    t = tracker()
+    near = SliceEndpoint(("10.1.1.2",), for_zones=("a",), zone="a")
+    far = SliceEndpoint(("10.1.2.2",), for_zones=("b",), zone="b")
+    feed(t, slice_of("s", near, far), Node(Meta("", labels=pairs({"topology.kubernetes.io/zone": "a"}))))
+    feed(t, service(ip="None", traffic_distribution="PreferSameZone"))
+    assert addresses(t) == ["10.1.1.2:8080", "10.1.2.2:8080"]
 
 
 def test_a_record_that_comes_again_unchanged_changes_nothing() -> None:

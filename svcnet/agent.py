@@ -53,6 +53,12 @@ class Agent:
         """The state of the records."""
         return self.parts.tracker
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether the store's first list is on its way to the kernel."""
+        state = self.state
+        return state.store_seen and not (state.synced or state.away or state.last_error)
+
     async def run(self) -> None:
         """Follow the store for ever."""
         await self._recall()

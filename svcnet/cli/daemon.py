@@ -45,7 +45,10 @@ log = logging.getLogger("svcnet.daemon")
 
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGHUP})
 STATUS_AFTER_SECONDS = 1.0
-"""The status server and DNS start after the first sync, or this long after the start: neither may delay a packet."""
+"""The status server and DNS start after the first sync: neither may delay a packet. Where nothing comes to load (the
+store is away or silent) they start this long after the start."""
+STATUS_AFTER_MOST_SECONDS = 10.0
+"""The same where a load takes its time: aiohttp's import alone, beside it, would cost it half a second."""
 
 
 class Daemon:
@@ -57,6 +60,8 @@ class Daemon:
         self.names = NameService(options, self._on_dns) if options.dns_listen else None
         self.metrics = Metrics()
         self.ready = asyncio.Event()
+        self._loaded = asyncio.Event()
+        """The first sync is done, or not to be waited for any longer."""
         env = EnvFiles(options.env_dir) if options.env_dir else None
         self.parts_state["env"] = RUNNING if env else OFF
         self.agent = Agent(
@@ -94,7 +99,7 @@ class Daemon:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         control = ControlServer(self.options.state_dir, {"release": self._release, "status": self._status})
         self.parts_state["control"] = await _start(control.start())
-        parts = (self.agent.run(), self._serve_status(), self._watchdog(), self._answer_names())
+        parts = (self.agent.run(), self._give_way(), self._serve_status(), self._watchdog(), self._answer_names())
         tasks = [asyncio.create_task(part) for part in parts]
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait([stopping, *tasks[:1]], return_when=asyncio.FIRST_COMPLETED)
@@ -134,10 +139,21 @@ class Daemon:
         self.notifier.ready(status or f"{self.chosen.mode.name}, {len(self.agent.tracker.snapshot.services)} services")
         self.ready.set()
 
+    async def _give_way(self) -> None:
+        """Let the first sync go first."""
+        begin = time.monotonic()
+        while not self.ready.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.ready.wait(), STATUS_AFTER_SECONDS)
+            if not self.agent.is_loading:
+                gc.enable()  # nothing came to load: don't wait for it
+                break
+            if time.monotonic() - begin > STATUS_AFTER_MOST_SECONDS:
+                break
+        self._loaded.set()
+
     async def _serve_status(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.ready.wait(), STATUS_AFTER_SECONDS)
-        gc.enable()  # nothing came to load: don't wait for it
+        await self._loaded.wait()
         # aiohttp takes longer to import than the first sync: in a thread, so that changes go on meanwhile.
         await asyncio.to_thread(importlib.import_module, "aiohttp.web")
         from svcnet.status.server import StatusServer  # noqa: PLC0415 (needs aiohttp)
@@ -156,7 +172,7 @@ class Daemon:
         if self.names is None:
             return
         try:
-            await self.names.run(self.ready, STATUS_AFTER_SECONDS)
+            await self.names.run(self._loaded)
         except Exception as error:  # the supervisor: no fault of a part may end the daemon
             log.exception("dns")
             self._on_dns(f"failed: {error}")

@@ -59,10 +59,9 @@ class NameService:
         if self._crew is not None:
             self._crew.publish(snapshot, delta)
 
-    async def run(self, begin: asyncio.Event, patience_seconds: float) -> None:
-        """Serve until cancelled, from `begin` on, or after `patience_seconds`: a start must delay no packet."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(begin.wait(), patience_seconds)
+    async def run(self, begin: asyncio.Event) -> None:
+        """Serve until cancelled, from `begin` on: a start must delay no packet."""
+        await begin.wait()
         backoff = Backoff()
         try:
             while True:

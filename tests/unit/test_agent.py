@@ -247,3 +247,23 @@ def test_env_files_follow_services_and_not_endpoints(tmp_path: Path) -> None:
         assert file.stat().st_ino != inode
 
     live(House(tmp_path), story)
+
+
+def test_a_load_is_under_way_from_the_first_record_to_the_first_sync_and_not_while_the_store_is_away(
+    tmp_path: Path,
+) -> None:
+    async def story(h: House) -> None:
+        seen: list[bool] = []
+        look = h.agent.tracker.fold
+        h.agent.tracker.fold = lambda events: seen.append(h.agent.is_loading) or look(events)  # type: ignore[method-assign,func-returns-value]  # the moment between both
+        await h.until(lambda: h.told)
+        assert seen[:1] == [True]
+        assert not h.agent.is_loading
+        h.store.lose("cable cut")
+        await h.until(lambda: h.agent.state.away)
+        assert not h.agent.is_loading
+
+    house = House(tmp_path)
+    house.store.put(service("web", "10.0.0.5"), slice_of("web", "10.1.0.2"))
+    assert not house.agent.is_loading
+    live(house, story)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from svcnet.cli import column
+from svcnet.cli import candidate, column
 from svcnet.cli.context import open_store
 from svcnet.cli.kind import key_of, said, targets
 from svcnet.cli.option import STORE, with_config
@@ -31,7 +31,9 @@ Section = tuple[str, str | list[str]]
 @click.command()
 @click.argument("kind", shell_complete=candidate.kinds)
 @click.argument("names", nargs=-1, metavar="NAME…", shell_complete=candidate.names)
-@click.option("-n", "--namespace", default="default", show_default=True, metavar="NS", shell_complete=candidate.namespaces)
+@click.option(
+    "-n", "--namespace", default="default", show_default=True, metavar="NS", shell_complete=candidate.namespaces
+)
 @with_config(*STORE)
 def describe(loaded: Loaded, kind: str, names: tuple[str, ...], namespace: str) -> int:
     """Show records of a KIND with all details: endpoints, variables, names, problems."""

@@ -5,6 +5,7 @@ Owns: the command. Names, values and formats are svcnet.env's.
 
 import click
 
+from svcnet.cli import candidate
 from svcnet.cli.context import open_store
 from svcnet.cli.get import report
 from svcnet.cli.kind import absent
@@ -15,8 +16,10 @@ from svcnet.model.service import Service
 
 
 @click.command()
-@click.argument("names", nargs=-1, metavar="[SERVICE]…")
-@click.option("-n", "--namespace", default="default", show_default=True, metavar="NS")
+@click.argument("names", nargs=-1, metavar="[SERVICE]…", shell_complete=candidate.services)
+@click.option(
+    "-n", "--namespace", default="default", show_default=True, metavar="NS", shell_complete=candidate.namespaces
+)
 @click.option(
     "--format",
     "form",

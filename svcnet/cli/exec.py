@@ -4,13 +4,17 @@ Owns: the command and its options. What to do when is svcnet.run's, the loop svc
 """
 
 import click
+from click.shell_completion import CompletionItem
 
+from svcnet.cli import candidate
 from svcnet.cli.option import STORE, with_config
 from svcnet.config import Loaded
 from svcnet.run import ON_CHANGE, OnChange
 
 COMMAND = "svcnet.exec.command"
 """Where the context keeps what stands behind `--`."""
+SEPARATED = "svcnet.exec.separated"
+"""Whether there was one."""
 
 
 class _WithCommand(click.Command):
@@ -22,6 +26,7 @@ class _WithCommand(click.Command):
         if "--" in args:
             cut = args.index("--")
             own, command = args[:cut], args[cut + 1 :]
+            ctx.meta[SEPARATED] = True
         ctx.meta[COMMAND] = tuple(command)
         return super().parse_args(ctx, own)
 
@@ -30,9 +35,17 @@ class _WithCommand(click.Command):
         return [*super().collect_usage_pieces(ctx), "-- COMMAND…"]
 
 
+def _candidates(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str] | list[CompletionItem]:
+    if ctx.meta.get(SEPARATED):
+        return [CompletionItem(typed, type="file")]
+    return candidate.services(ctx, parameter, typed)
+
+
 @click.command(name="exec", cls=_WithCommand)
-@click.argument("names", nargs=-1, metavar="[SERVICE]…")
-@click.option("-n", "--namespace", default="default", show_default=True, metavar="NS")
+@click.argument("names", nargs=-1, metavar="[SERVICE]…", shell_complete=_candidates)
+@click.option(
+    "-n", "--namespace", default="default", show_default=True, metavar="NS", shell_complete=candidate.namespaces
+)
 @click.option(
     "--on-change",
     type=click.Choice(ON_CHANGE),

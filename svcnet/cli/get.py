@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 import click
 import msgspec
 
-from svcnet.cli import column, selector, table
+from svcnet.cli import candidate, column, selector, table
 from svcnet.cli.context import open_store
 from svcnet.cli.kind import Kind, key_of, said, short, targets
 from svcnet.cli.option import STORE, with_config
@@ -55,9 +55,11 @@ class Query(msgspec.Struct, frozen=True):
 
 
 @click.command()
-@click.argument("kind")
-@click.argument("names", nargs=-1, metavar="[NAME]…")
-@click.option("-n", "--namespace", default="default", show_default=True, metavar="NS")
+@click.argument("kind", shell_complete=candidate.kinds)
+@click.argument("names", nargs=-1, metavar="[NAME]…", shell_complete=candidate.names)
+@click.option(
+    "-n", "--namespace", default="default", show_default=True, metavar="NS", shell_complete=candidate.namespaces
+)
 @click.option("-A", "--all-namespaces", "everywhere", is_flag=True, help="All namespaces.")
 @click.option("-l", "--selector", "labels", default="", metavar="SEL", help="Labels: a=b, a!=b, a in (b,c), a, !a.")
 @click.option("-o", "--output", type=click.Choice(OUTPUTS), help="Other than the table. json and yaml are v1.")

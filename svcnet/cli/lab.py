@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from svcnet.cli import candidate
 from svcnet.lab.image import checked
 from svcnet.lab.spec import LARGEST, TOPOLOGIES, LabSpec
 from svcnet.model.errors import ConfigError, SvcnetError
@@ -85,7 +86,7 @@ def lab() -> None:
     "--store", type=click.Choice(["dir", "etcd"]), default="dir", show_default=True, help="The lab's own record store."
 )
 @click.option("--records", default="", metavar="URL", help="Another record store than the lab's own.")
-@click.option("--mode", default="", metavar="MODE", help="--mode of svcnet-proxy.")
+@click.option("--mode", default="", metavar="MODE", shell_complete=candidate.modes, help="--mode of svcnet-proxy.")
 @click.option("--service-cidr", default=DEFAULT.service_cidr, metavar="CIDR[,CIDR6]", show_default=True)
 @click.option("--cluster-cidr", default=DEFAULT.cluster_cidr, metavar="CIDR[,CIDR6]", show_default=True)
 @click.option("--ipv6/--no-ipv6", default=None, help="Give minions and pods an IPv6 address too. [if this machine can]")
@@ -157,7 +158,7 @@ def kill(name: str, member: str) -> None:
 @lab.command()
 @name_option
 @click.option("--timeout", type=click.FloatRange(min=0.1), default=30.0, show_default=True, metavar="SECONDS")
-@click.argument("mode")
+@click.argument("mode", shell_complete=candidate.modes)
 def mode(name: str, timeout: float, mode: str) -> None:
     """Put every minion in another MODE while it serves: their file is written, and they are told to read it."""
     from svcnet.lab import namespace  # noqa: PLC0415 - see up

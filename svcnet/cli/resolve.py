@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from svcnet.cli import candidate
 from svcnet.cli.context import open_store
 from svcnet.cli.get import report
 from svcnet.cli.option import STORE, with_config
@@ -48,7 +49,15 @@ def server_address(_: click.Context, __: click.Parameter, given: str | None) -> 
 @click.command()
 @click.argument("name")
 @click.option("-t", "--type", "kind", type=click.Choice(KINDS, case_sensitive=False), help="Record type. [A and AAAA]")
-@click.option("-n", "--namespace", default="default", show_default=True, metavar="NS", help="Where short names are.")
+@click.option(
+    "-n",
+    "--namespace",
+    default="default",
+    show_default=True,
+    metavar="NS",
+    shell_complete=candidate.namespaces,
+    help="Where short names are.",
+)
 @click.option(
     "--at-server", metavar="ADDR[:PORT]", callback=server_address, help="Ask a DNS server instead of the records."
 )
@@ -62,8 +71,8 @@ def resolve(loaded: Loaded, name: str, kind: str | None, namespace: str, at_serv
     ask = AtServer(at_server) if at_server else FromRecords(loaded.config)
     names = [address] if address else list(candidates(name, namespace, loaded.config))
     rcodes: list[int] = []
-    for candidate in names:
-        replies = [ask(candidate, one) for one in kinds]
+    for wanted in names:
+        replies = [ask(wanted, one) for one in kinds]
         found = list(dict.fromkeys(line for reply in replies for line in reply.lines))
         if found:
             click.echo("\n".join(found))

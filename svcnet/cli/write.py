@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 from msgspec.structs import replace
 
+from svcnet.cli import candidate
 from svcnet.cli.context import open_store
 from svcnet.cli.kind import key_of, said, targets
 from svcnet.cli.option import STORE, with_config
@@ -28,6 +29,7 @@ files_option = click.option(
     "-f",
     "--filename",
     "files",
+    type=click.Path(),  # for completion alone: errors are ours
     metavar="FILE|DIR|-",
     multiple=True,
     help="JSON or YAML with records; a directory: all in it; - is standard input. May be repeated.",
@@ -96,9 +98,11 @@ def apply(loaded: Loaded, files: tuple[str, ...]) -> int:
 
 @click.command()
 @files_option
-@click.option("-n", "--namespace", default="default", show_default=True, metavar="NS")
-@click.argument("kind", required=False)
-@click.argument("names", nargs=-1, metavar="[NAME]…")
+@click.option(
+    "-n", "--namespace", default="default", show_default=True, metavar="NS", shell_complete=candidate.namespaces
+)
+@click.argument("kind", required=False, shell_complete=candidate.kinds)
+@click.argument("names", nargs=-1, metavar="[NAME]…", shell_complete=candidate.names)
 @with_config(*STORE)
 def delete(loaded: Loaded, files: tuple[str, ...], namespace: str, kind: str | None, names: tuple[str, ...]) -> int:
     """Delete records: -f FILE, KIND NAME…, or KIND/NAME…. Exit 1 when one of them wasn't there."""

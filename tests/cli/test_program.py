@@ -224,6 +224,43 @@ def test_completion_knows_the_commands(cli: "Cli") -> None:
     assert done.stdout.split() == ["plain,delete", "plain,describe"]
 
 
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (
+            "get ",
+            ["services", "pods", "endpoints", "endpointslices", "replicationcontrollers", "minions", "namespaces"],
+        ),
+        ("get se", ["services"]),
+        ("get sv", ["svc"]),
+        ("get svc ", ["db", "tomcat"]),
+        ("get svc db ", ["tomcat"]),
+        ("describe service t", ["tomcat"]),
+        ("delete svc -n ", ["default", "far"]),
+        ("delete -n far svc ", ["other"]),
+        ("get svc -A o", ["other"]),
+        ("get nonsense ", []),
+        ("env ", ["db", "tomcat"]),
+        ("exec db ", ["tomcat"]),
+        ("exec db -- ./pro", ["./pro"]),
+        ("create -f docs/", ["docs/"]),
+        ("lab mode i", ["iptables"]),
+        ("completion f", ["fish"]),
+    ],
+)
+def test_completion_offers_what_is_there(cli: "Cli", words: str, offered: list[str]) -> None:
+    cli.create(cli.service("tomcat"), cli.service("db"), cli.service("other", namespace="far"))
+    *before, _ = line = ["svcnet", *words.split(" ")]
+    done = cli.process(_SVCNET_COMPLETE="bash_complete", COMP_WORDS=" ".join(line), COMP_CWORD=str(len(before)))
+    assert (done.stderr, [word.partition(",")[2] for word in done.stdout.split()]) == ("", offered)
+
+
+def test_completion_without_records_offers_none_and_says_nothing(cli: "Cli") -> None:
+    cli.records.rmdir()
+    done = cli.process(_SVCNET_COMPLETE="bash_complete", COMP_WORDS="svcnet get svc ", COMP_CWORD="3")
+    assert (done.stdout.strip(), done.stderr) == ("", "")
+
+
 def test_env_in_every_format(cli: "Cli") -> None:
     cli.create(cli.service("tomcat", clusterIP="10.0.0.5"), cli.service("db", 5432, clusterIP="10.0.0.6"))
     whole = {

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from svcnet.dns import name
-from svcnet.dns.records import AAAA, CNAME, HINFO, NS, RR, SOA, SRV, A
+from svcnet.dns.records import AAAA, CNAME, HINFO, NS, RR, SOA, SRV, TTL_SECONDS, A
 from svcnet.dns.zone import Node, Zone
 
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = 0, 1, 2, 3, 4, 5
@@ -21,7 +21,6 @@ ROTATIONS = 8
 """Orders in which several addresses are given in turn."""
 LONGEST_CHAIN = 8
 ANY_DATA = b"\x07RFC8482\x00"
-ANY_TTL_SECONDS = 3600
 
 
 class Answer(NamedTuple):
@@ -66,15 +65,16 @@ def answer(zone: Zone, wanted: bytes, kind: int) -> Answer | None:
 
 
 def _records(node: Node, owner: bytes, kind: int) -> list[RR]:
-    """The records asked for, with whole names. ANY gets one that says that it is not answered (RFC 8482 §4.2)."""
+    """The records asked for, with whole names. ANY gets one that says that it is not answered (RFC 8482 §4.2).
+
+    That one lives no longer than the name's absence would: a record of ANY is kept as long as any other. Records of one
+    type, which two services may share (PTR), have one TTL (RFC 2181 §5.2).
+    """
     if kind == ANY:
-        return [RR(owner, HINFO, ANY_TTL_SECONDS, ANY_DATA)] if any(node.rrsets) else []
+        return [RR(owner, HINFO, TTL_SECONDS, ANY_DATA)] if any(node.rrsets) else []
     found = node.rrsets.get(kind, ())
-    return [rr._replace(owner=owner, data=rr.data + _target(node, rr), target=b"") for rr in found]
-
-
-def _target(node: Node, rr: RR) -> bytes:
-    return rr.target + node.mount.suffix if rr.target else b""
+    ttl = min((rr.ttl for rr in found), default=0)
+    return [rr._replace(owner=owner, ttl=ttl) for rr in found]
 
 
 def _onward(wanted: bytes, chain: list[RR], last: bytes, looked_at: list[bytes]) -> Answer:

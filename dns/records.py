@@ -2,8 +2,8 @@
 
 Owns: which names a service has (Kubernetes DNS specification 1.1.0, extended). Must not know zones or packets.
 
-Owners and SRV targets are relative names (`tomcat.default`): the same tree hangs below every zone. PTR owners and all
-other names in data are whole.
+Owners are relative names (`tomcat.default`): the same tree hangs below every zone. PTR owners and all names in data are
+whole; those of ours end with svc.CLUSTER-DOMAIN, as the specification has them, whatever zone was asked.
 """
 
 from collections.abc import Iterable, Iterator
@@ -29,18 +29,16 @@ SRV_WEIGHT = 100
 
 
 class RR(NamedTuple):
-    """One resource record of class IN; `data` as on the wire, but for SRV without the target."""
+    """One resource record of class IN; `data` as on the wire."""
 
     owner: bytes
     type: int
     ttl: int
     data: bytes
-    target: bytes = b""
-    """SRV: the target, relative."""
 
 
 def records_of(service: Service, ports: Iterable[ServedPort], home: bytes) -> frozenset[RR]:
-    """Return all records of one service. `home`: the whole name that PTR targets end with (svc.cluster.local)."""
+    """Return all records of one service. `home`: the whole name that targets end with (svc.cluster.local)."""
     ports = tuple(ports)
     try:
         owner = name.label(service.meta.name) + name.label(service.meta.namespace)
@@ -48,10 +46,14 @@ def records_of(service: Service, ports: Iterable[ServedPort], home: bytes) -> fr
             return frozenset({RR(owner, CNAME, ttl_of(service), name.absolute(service.external_name))})
     except ValueError:
         return frozenset()
-    one = _headless(service, owner, ports) if service.headless else _virtual(service, owner, ports)
+    one = (_headless if service.headless else _virtual)(service, owner, ports, home)
     reverse = _reverse(service, owner, ports, home)
     here = RR(owner, EXISTS, 0, b"")
-    return frozenset(rr for rr in (here, *one, *reverse) if len(rr.owner) + LONGEST_SUFFIX <= name.LONGEST_NAME)
+    return frozenset(rr for rr in (here, *one, *reverse) if _fits(rr))
+
+
+def _fits(rr: RR) -> bool:
+    return max(len(rr.owner) + LONGEST_SUFFIX, len(rr.data)) <= name.LONGEST_NAME
 
 
 def ttl_of(service: Service) -> int:
@@ -80,13 +82,13 @@ def endpoint_label(endpoint: Endpoint) -> bytes:
     return name.label(endpoint.address.replace(".", "-").replace(":", "-"))
 
 
-def _virtual(service: Service, owner: bytes, ports: tuple[ServedPort, ...]) -> Iterator[RR]:
+def _virtual(service: Service, owner: bytes, ports: tuple[ServedPort, ...], home: bytes) -> Iterator[RR]:
     ttl = ttl_of(service)
     for address in _addresses(service, ports):
         yield address_record(owner, ttl, address)
     for port in ports:
         if port.virtual_ip:
-            yield from _srv(owner, port, ttl, SRV_WEIGHT, port.key.port, owner)
+            yield from _srv(owner, port, ttl, SRV_WEIGHT, port.key.port, owner + home)
     yield from _endpoint_addresses(owner, ports, ttl)
 
 
@@ -97,13 +99,13 @@ def _addresses(service: Service, ports: tuple[ServedPort, ...]) -> list[str]:
     return sorted({port.virtual_ip for port in ports if port.virtual_ip})
 
 
-def _headless(service: Service, owner: bytes, ports: tuple[ServedPort, ...]) -> Iterator[RR]:
+def _headless(service: Service, owner: bytes, ports: tuple[ServedPort, ...], home: bytes) -> Iterator[RR]:
     ttl = ttl_of(service)
     for port in ports:
         for endpoint in _used(port.endpoints):
             yield address_record(owner, ttl, endpoint.address)
             if endpoint.port:
-                target = endpoint_label(endpoint) + owner
+                target = endpoint_label(endpoint) + owner + home
                 yield from _srv(owner, port, ttl, endpoint.weight, endpoint.port, target)
     yield from _endpoint_addresses(owner, ports, ttl)
 
@@ -120,11 +122,11 @@ def _endpoint_addresses(owner: bytes, ports: tuple[ServedPort, ...], ttl: int) -
 
 def _srv(owner: bytes, port: ServedPort, ttl: int, weight: int, number: int, target: bytes) -> Iterator[RR]:
     """The port by its name and, as CoreDNS has it, all ports under the service's own name."""
-    data = b"\0\0" + weight.to_bytes(2) + number.to_bytes(2)
-    yield RR(owner, SRV, ttl, data, target)
+    data = b"\0\0" + weight.to_bytes(2) + number.to_bytes(2) + target
+    yield RR(owner, SRV, ttl, data)
     if port.name:
         prefix = name.label("_" + port.name) + name.label("_" + port.key.protocol)
-        yield RR(prefix + owner, SRV, ttl, data, target)
+        yield RR(prefix + owner, SRV, ttl, data)
 
 
 def _reverse(service: Service, owner: bytes, ports: tuple[ServedPort, ...], home: bytes) -> Iterator[RR]:

@@ -124,7 +124,7 @@ class NameService:
             zones=options.zone,
             cluster_domain=options.cluster_domain,
             reverse=tuple(map(str, (*options.service_cidr, *options.cluster_cidr))),
-            servers=tuple(dict.fromkeys(_reachable(listen.host) for listen in own)),
+            servers=advertised(_reachable(listen.host) for listen in own),
             upstreams=upstreams(options.dns_upstream, own, _resolv_conf),
             allow=tuple(map(str, options.dns_allow)),
         )
@@ -182,6 +182,12 @@ def upstreams(
 def _leads_to(server: Listen, listen: Listen) -> bool:
     local = listen.host in WILDCARDS and ipaddress.ip_address(server.host.partition("%")[0]).is_loopback
     return server.port == listen.port and (local or server.host == listen.host)
+
+
+def advertised(addresses: Iterable[str]) -> tuple[str, ...]:
+    """Return what the name in our NS records leads to: never loopback, unless only this machine can ask us at all."""
+    found = tuple(dict.fromkeys(addresses))
+    return tuple(a for a in found if not ipaddress.ip_address(a).is_loopback) or found
 
 
 def _resolv_conf() -> str:

@@ -40,7 +40,7 @@ def tomcat(cli: "Cli") -> "Cli":
         (["tomcat.svc"], "tomcat.svc. 5 IN A 10.0.0.5"),
         (["tomcat.default.svc.cluster.local."], "tomcat.default.svc.cluster.local. 5 IN A 10.0.0.5"),
         (["web", "-n", "shop"], "web.shop.svc. 5 IN A 10.0.0.6"),
-        (["tomcat", "-t", "srv"], "tomcat.default.svc. 5 IN SRV 0 100 8080 tomcat.default.svc."),
+        (["tomcat", "-t", "srv"], "tomcat.default.svc. 5 IN SRV 0 100 8080 tomcat.default.svc.cluster.local."),
         (["10.0.0.5"], "5.0.0.10.in-addr.arpa. 5 IN PTR tomcat.default.svc.cluster.local."),
     ],
 )

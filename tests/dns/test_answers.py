@@ -1,6 +1,7 @@
 """What names lead to, read by dnspython."""
 
 import dns.flags
+import dns.reversename
 import pytest
 
 from svcnet.dns.zone import Shape
@@ -79,11 +80,22 @@ def test_a_service_comes_before_a_namespace_of_its_name() -> None:
 
 def test_srv_of_a_virtual_ip_has_its_port_and_glue() -> None:
     message = Asked(TOMCAT).ask("_http._tcp.tomcat.svc.", "SRV")
-    assert lines(message.answer) == ["_http._tcp.tomcat.svc. 5 IN SRV 0 100 8080 tomcat.default.svc."]
+    assert lines(message.answer) == ["_http._tcp.tomcat.svc. 5 IN SRV 0 100 8080 tomcat.default.svc.cluster.local."]
     assert lines(message.additional) == [
-        "tomcat.default.svc. 5 IN A 10.0.0.5",
-        "tomcat.default.svc. 5 IN AAAA fd00:10::5",
+        "tomcat.default.svc.cluster.local. 5 IN A 10.0.0.5",
+        "tomcat.default.svc.cluster.local. 5 IN AAAA fd00:10::5",
     ]
+
+
+@pytest.mark.parametrize("zone", ["svc.", "default.svc.", "default.svc.cluster.local."])
+def test_targets_are_spelled_as_the_specification_has_them_whatever_zone_was_asked(zone: str) -> None:
+    asked = Asked(TOMCAT, DB)
+    for name in ("tomcat", "db"):
+        targets = {line.split()[-1] for line in asked.text(f"_http._tcp.{name}.{zone}", "SRV")}
+        addresses = {line.split()[-1] for line in asked.text(f"{name}.{zone}")}
+        back = {dns.reversename.from_address(address).to_text() for address in addresses}
+        assert targets == {line.split()[-1] for one in back for line in asked.text(one, "PTR")}
+        assert all(target.endswith(f"{name}.default.svc.cluster.local.") for target in targets)
 
 
 def test_a_headless_service_leads_to_its_endpoints() -> None:
@@ -94,8 +106,8 @@ def test_a_headless_service_leads_to_its_endpoints() -> None:
         "10-1-2-2.db.default.svc.cluster.local. 5 IN A 10.1.2.2"
     ]
     assert asked.text("_http._tcp.db.default.svc.", "SRV") == [
-        "_http._tcp.db.default.svc. 5 IN SRV 0 1 5432 10-1-2-2.db.default.svc.",
-        "_http._tcp.db.default.svc. 5 IN SRV 0 1 5432 db-0.db.default.svc.",
+        "_http._tcp.db.default.svc. 5 IN SRV 0 1 5432 10-1-2-2.db.default.svc.cluster.local.",
+        "_http._tcp.db.default.svc. 5 IN SRV 0 1 5432 db-0.db.default.svc.cluster.local.",
     ]
 
 
@@ -141,6 +153,14 @@ def test_two_services_that_share_an_endpoint_are_both_its_names() -> None:
     ]
     asked.change(gone("a"))
     assert asked.text(name, "PTR") == [f"{name} 5 IN PTR 10-1-1-2.b.default.svc.cluster.local."]
+
+
+def test_records_of_one_name_and_type_have_one_ttl_the_shorter() -> None:
+    notes = (("svcnet.dev/ttl", "60"),)
+    one, other = virtual("a", "10.0.0.5", port=80, notes=notes), virtual("b", "10.0.0.5", port=81)
+    name = "5.0.0.10.in-addr.arpa."
+    message = Asked(one, other).ask(name, "PTR")
+    assert sorted(lines(message.answer)) == [f"{name} 5 IN PTR {s}.default.svc.cluster.local." for s in ("a", "b")]
 
 
 def test_the_apex_has_soa_and_ns_whose_names_resolve() -> None:
@@ -212,7 +232,7 @@ def test_a_service_sets_its_ttl(given: str, ttl: int) -> None:
 
 def test_any_is_answered_with_one_record_that_says_no() -> None:
     asked = Asked(TOMCAT)
-    assert asked.text("tomcat.svc.", "ANY") == ['tomcat.svc. 3600 IN HINFO "RFC8482" ""']
+    assert asked.text("tomcat.svc.", "ANY") == ['tomcat.svc. 5 IN HINFO "RFC8482" ""']
     assert asked.text("nothing.svc.", "ANY") == ["NXDOMAIN", "svc."]
 
 

@@ -178,6 +178,16 @@ def test_every_address_is_asked_and_answers_and_only_for_the_allowed(
     assert by_tcp.stdout.split() == [VIP]
 
 
+def test_the_name_server_of_our_zones_is_no_loopback_address_where_others_may_ask(minion: Minion) -> None:
+    minion.put(service("web", VIP))
+    daemon = minion.daemon("--dns-listen=127.0.0.1:53,192.0.2.1:53", "--mode=none", "--dns-upstream=off").ready()
+    daemon.until(lambda: ask(minion, "web.svc.") == [VIP])
+    assert ask(minion, "svc.", "NS") == ["ns.dns.cluster.local."]
+    assert ask(minion, "ns.dns.cluster.local.") == ["192.0.2.1"]
+    glue = minion.run("dig", "@127.0.0.1", "svc", "NS", "+noall", "+additional").stdout.split()
+    assert glue == ["ns.dns.cluster.local.", "5", "IN", "A", "192.0.2.1"]
+
+
 def test_zones_have_the_names_of_the_options(minion: Minion) -> None:
     minion.put(service("web", VIP))
     daemon = minion.daemon(*HERE, "--zone=corp,svc.example", "--cluster-domain=k8s.test").ready()

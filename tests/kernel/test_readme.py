@@ -33,7 +33,10 @@ def test_the_walk_through_of_2014_ends_with_answers_and_a_pod_replaced(tmp_path:
     # Installing is what the suite's own start does.
     lines = BLOCKS["The walk-through of 2014"].replace("make setup &&", "", 1)
     told = type_in(lines, tmp_path)
-    assert len([line for line in told if re.fullmatch(r"tomcatcontroller-\w{5}", line)]) == 2, told
+    answers = [line for line in told if re.fullmatch(r"tomcatcontroller-\w{5}", line)]
+    assert len(answers) == 4, "by variable, by name, by host port, and by name in userspace mode"
+    assert any(re.fullmatch(r"10\.0\.\d+\.\d+", line) for line in told), "dig"
+    assert any(re.match(r"tomcat\.default\.svc\. 5 IN SRV 0 100 8080 ", line) for line in told)
     assert any(line.startswith("Mode") and "nftables" in line for line in told)
     assert any("map endpoints {" in line for line in told)
     listed = [re.match(r"(tomcatcontroller-\w{5}) +10\.1\.\d\.\d+ +m\d +Running ", line) for line in told]

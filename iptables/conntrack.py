@@ -1,4 +1,4 @@
-"""UDP flows of endpoints that are gone, removed from the kernel's connection table.
+"""The kernel's connection table: UDP flows of endpoints that are gone are removed, open TCP connections are counted.
 
 Owns: ctnetlink (include/uapi/linux/netfilter/nfnetlink_conntrack.h): a dump that the kernel filters, deletes by tuple.
 TCP is left alone: an open connection ends by itself, a UDP flow goes on to a dead address for as long as it is used.
@@ -16,7 +16,11 @@ from svcnet.iptables.netlink import NLM_F_ACK, NetlinkError, Socket, attr, attri
 from svcnet.model.frontend import Frontend
 
 CT_GET, CT_DELETE = (1 << 8) + 1, (1 << 8) + 2
-TUPLE_ORIG, TUPLE_REPLY, CT_ID, CT_FILTER = 1, 2, 12, 25
+TUPLE_ORIG, TUPLE_REPLY, CT_STATUS, CT_PROTO_INFO, CT_ID, CT_FILTER = 1, 2, 3, 4, 12, 25
+INFO_TCP, TCP_STATE = 1, 1
+DESTINATION_TRANSLATED = 1 << 5  # IPS_DST_NAT, nf_conntrack_common.h
+TCP_OVER = {7, 8}
+"""TIME_WAIT and CLOSE (enum tcp_conntrack, nf_conntrack_tcp.h): the entry stays for a while, for nobody."""
 TUPLE_IP, TUPLE_PROTO = 1, 2
 IP_SRC, IP_DST = {4: 1, 6: 3}, {4: 2, 6: 4}
 PROTO_NUM, PROTO_SRC_PORT, PROTO_DST_PORT = 1, 2, 3
@@ -84,6 +88,17 @@ class Conntrack:
             if error.code != errno.EINTR:
                 raise
 
+    def translated(self) -> int:
+        """How many TCP connections to a virtual IP are open that rules have sent to an endpoint."""
+        found = 0
+        for family in (4, 6):
+            for body in self._socket.dump(CT_GET, FAMILY_NUMBERS[family], _filter(None, "tcp")):
+                parts = dict(attributes(body))
+                if _is_open(parts) and int.from_bytes(parts[CT_STATUS]) & DESTINATION_TRANSLATED:
+                    destination = _tuple(family, parts[TUPLE_ORIG])[1]
+                    found += bool(self._virtual.holding(unpacked(destination)))
+        return found
+
     def _delete(self, flow: Flow) -> bool:
         try:
             self._socket.request(message(CT_DELETE, NLM_F_ACK, FAMILY_NUMBERS[flow.front.family], flow.name, 1), 1)
@@ -94,12 +109,19 @@ class Conntrack:
         return True
 
 
-def _filter(front: Frontend | None) -> bytes:
-    """Attributes of a dump of UDP that the kernel filters by original destination (kernels before 5.8 ignore them).
+def _is_open(parts: Mapping[int, memoryview]) -> bool:
+    """Whether an entry of the table is of a TCP connection that is not over."""
+    info = dict(attributes(parts.get(CT_PROTO_INFO, b"")))
+    tcp = dict(attributes(info.get(INFO_TCP, b"")))
+    return TCP_STATE in tcp and tcp[TCP_STATE][0] not in TCP_OVER
+
+
+def _filter(front: Frontend | None, protocol: str = "udp") -> bytes:
+    """Attributes of a dump of one protocol that the kernel filters by original destination; before 5.8 it does not.
 
     By address for IPv4 alone: asked for an IPv6 address, the kernel (6.18 still) answers with all the others.
     """
-    proto, flags, address = attr(PROTO_NUM, bytes([PROTOCOL_NUMBERS["udp"]])), BY_PROTO, b""
+    proto, flags, address = attr(PROTO_NUM, bytes([PROTOCOL_NUMBERS[protocol]])), BY_PROTO, b""
     if front is not None:
         proto, flags = proto + attr(PROTO_DST_PORT, _PORT.pack(front.port)), flags | BY_DST_PORT
         if front.family == 4:

@@ -111,6 +111,13 @@ class Iptables:
             self._watermark = self._tables.watermark()
         return count
 
+    def silence(self) -> bool:
+        """Translate no new connection, and go on with those that are; False where there is nothing of ours.
+
+        The chains stay: it is their rules for which the kernel tracks connections at all.
+        """
+        return any([_silence(self._tables, family) for family in FAMILIES])  # noqa: C419 (both, not until the first)
+
     def remove(self) -> bool:
         """Delete our chains and jumps; whether there were any."""
         return any([_remove(self._tables, family) for family in FAMILIES])  # noqa: C419 (both, not until the first)
@@ -167,6 +174,16 @@ def _jump_edits(saved: Saved) -> dict[str, list[str]]:
         if chain in JUMPS:
             lines.append(f"-I {chain.name} 1 {jump(JUMPS[chain])}")
     return edits
+
+
+def _silence(tables: Tables, family: int) -> bool:
+    saved = tables.save(family)
+    edits: dict[str, list[str]] = {}
+    for chain, rules in saved.jumps.items():
+        if chain.name != "POSTROUTING":  # for first packets that are on their way there
+            edits.setdefault(chain.table, []).extend(f"-D {chain.name} {rule}" for rule in rules)
+    tables.restore(family, restore_text({}, edits, tables=(FILTER, NAT)))
+    return bool(saved.chains or saved.jumps)
 
 
 def _remove(tables: Tables, family: int) -> bool:

@@ -4,7 +4,6 @@ Owns: when to read, install, grow and commit. The kernel itself is behind `Kerne
 """
 
 import logging
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -35,8 +34,6 @@ COMMIT_OPS = 30_000
 """Operations a commit at most: the kernel holds its lock for the length of one (~40 ms at this size)."""
 NEIGHBOURS = 64
 """Above this many slots a class chain is made for the very number, on demand (one nft run, about 6 ms)."""
-HANDSHAKE_SECONDS = 0.2
-"""How long connections that are being opened get before the table that translates them goes."""
 READ_BACK = (SERVICES, CLASSES, ENDPOINTS, VIRTUAL_IPS, HAIRPINS)
 
 
@@ -160,17 +157,19 @@ class Nftables:
                     count += len(batch)
         return count
 
-    def remove(self) -> bool:
-        """Delete our tables; whether there were any.
+    def silence(self) -> bool:
+        """Translate no new connection, and go on with those that are; False where there is no table of ours.
 
-        First nothing new is translated: with the last NAT chain the kernel stops translating answers too, and a
-        handshake on its way would be lost.
+        Its other rules stay: it is for them that the kernel tracks and translates connections at all.
         """
         there = {family: chains for family in (4, 6) if (chains := self._kernel.chains(family))}
         for family, chains in there.items():
             self._kernel.silence(family, [name for name in (DISPATCH, LEAK_GUARD) if name in chains])
-        if there:
-            time.sleep(HANDSHAKE_SECONDS)
+        return bool(there)
+
+    def remove(self) -> bool:
+        """Delete our tables; whether there were any."""
+        there = [family for family in (4, 6) if self._kernel.chains(family)]
         for family in there:
             self._kernel.remove(family)
         return bool(there)

@@ -5,6 +5,7 @@ Owns: `--mode`, the trial of what works here, `--cleanup`. Errors say what is mi
 
 import logging
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from typing import NamedTuple
 
@@ -132,7 +133,7 @@ def _userspace(config: Config, reason: str) -> Chosen:
     path = UserspacePath(config.service_cidr, config.proxy_workers)
     return Chosen(
         Mode("userspace", f"{reason}; at most {path.proxy.most_frontends} ports, by ulimit -Hn"),
-        Succession(path, _predecessors("userspace")),
+        Succession(path, _predecessors("userspace", partial(_flows, config))),
         None,
         inline_changes=0,  # it waits for the workers
         left_out=path.left_out,
@@ -157,22 +158,53 @@ def _open_table(kernel: NftKernel, config: Config) -> None:
             kernel.install(Parameters(cidr.version), ())
 
 
-def _predecessors(but: str = "") -> list[Predecessor]:
-    """What every path of ours, `but` one, may have left in this network namespace."""
-    found: dict[str, Predecessor] = {"nftables": Predecessor("nftables table svcnet", _remove_table)}
-    found["userspace"] = Predecessor("local routes of userspace mode", route.remove)
+def _predecessors(but: str = "", flows: Callable[[], Conntrack] | None = None) -> list[Predecessor]:
+    """What every path of ours, `but` one, may have left in this network namespace.
+
+    `flows`, where the next path has no rules: then those of the old one translate what is open through it until that
+    ends. Rules of another path would do it too, as the kernel needs any.
+    """
+    found = {
+        "nftables": _rules("nftables table svcnet", _table(Nftables.remove), _table(Nftables.silence), flows),
+        "userspace": Predecessor("local routes of userspace mode", route.remove),
+    }
     for name, tables in _variants().items():
-        found[f"iptables {name}"] = Predecessor(f"iptables chains SVCNET- ({name} tables)", Iptables(tables, ()).remove)
+        old = Iptables(tables, ())
+        found[f"iptables {name}"] = _rules(f"iptables chains SVCNET- ({name} tables)", old.remove, old.silence, flows)
     return [other for name, other in found.items() if name != but]
 
 
-def _remove_table() -> bool:
-    try:
-        kernel = NftKernel()
-    except KernelError as error:  # no program nft
-        log.warning("whether there is a table svcnet is not known why=%s", error)
-        return False
-    return Nftables(kernel, ()).remove()
+def _rules(
+    what: str, remove: Callable[[], bool], silence: Callable[[], bool], flows: Callable[[], Conntrack] | None
+) -> Predecessor:
+    if flows is None:
+        return Predecessor(what, remove)
+
+    def silence_and_sweep() -> bool:
+        there = silence()
+        if there:  # UDP has no end to wait for: the next datagram of each flow comes to the next path
+            with closing(flows()) as table:
+                table.sweep({})
+        return there
+
+    def is_used() -> bool:
+        with closing(flows()) as table:
+            return table.translated() > 0
+
+    return Predecessor(what, remove, silence_and_sweep, is_used)
+
+
+def _table(act: Callable[[Nftables], bool]) -> Callable[[], bool]:
+    def try_it() -> bool:
+        try:
+            kernel = NftKernel()
+        except KernelError as error:  # no program nft
+            log.warning("whether there is a table svcnet is not known why=%s", error)
+            return False
+        with closing(kernel):
+            return act(Nftables(kernel, ()))
+
+    return try_it
 
 
 def _variants() -> dict[str, Xtables]:

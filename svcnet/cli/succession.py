@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+from svcnet.cli.drain import Drain
 from svcnet.iptables.desired import Desired, Treatment
 from svcnet.model.errors import SvcnetError
 from svcnet.model.frontend import Frontend
@@ -42,6 +43,10 @@ class Predecessor(NamedTuple):
 
     what: str
     remove: Callable[[], bool]
+    silence: Callable[[], bool] | None = None
+    """Take no new connection, where those that are open need its rules; False: there were none. None: they don't."""
+    is_used: Callable[[], bool] = lambda: False
+    """Whether connections are open that need them."""
 
 
 class Succession:
@@ -79,6 +84,13 @@ class Succession:
     def _end(self, other: Predecessor) -> bool:
         """Whether it is gone. What can't be removed now is tried again with the next sync, and disturbs no packet."""
         try:
+            if other.silence is not None:
+                if other.silence():
+                    log.info(
+                        "silenced what=%s: it goes with its last connection as=%s is in force", other.what, self.name
+                    )
+                    Drain(other.what, other.is_used, other.remove).start()
+                return True
             removed = other.remove()
         except SvcnetError as error:
             log.warning("left what=%s why=%s", other.what, error)

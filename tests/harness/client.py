@@ -87,6 +87,37 @@ class Conversation:
         return _exchange(self._socket)
 
 
+class Call:
+    """A TCP connection to a virtual IP that stays open: both of its ends, so that no byte needs another program."""
+
+    def __init__(self, address: str, endpoint: tuple[str, int], port: int = PORT) -> None:
+        self._listener = socket.create_server(endpoint)
+        self._listener.settimeout(LONG_SECONDS)
+        self._client = opened(address, "tcp")
+        self._client.settimeout(LONG_SECONDS)
+        self._client.connect((address, port))
+        self._server, _ = self._listener.accept()
+        self._server.settimeout(LONG_SECONDS)
+
+    def __enter__(self) -> Self:
+        """It is open."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it, and the listener."""
+        for one in (self._client, self._server, self._listener):
+            one.close()
+
+    def say(self, word: str) -> str:
+        """What comes back when the client says a word and the server repeats it; RESET when that is not possible."""
+        try:
+            self._client.sendall(word.encode())
+            self._server.sendall(self._server.recv(512))
+            return self._client.recv(512).decode()
+        except (ConnectionError, TimeoutError) as error:
+            return f"{RESET}: {error}"
+
+
 class Hammer:
     """Connects to a virtual IP in a loop. A failed connect is any that is refused, dropped, or answered by nobody.
 

@@ -180,6 +180,10 @@ class Minion:
         """A UDP socket of this namespace."""
         return self.inside(lambda: client.Conversation(address))
 
+    def call(self, address: str, endpoint: str, port: int) -> client.Call:
+        """A TCP connection of this namespace that stays open, to a port of `endpoint` where nothing else listens."""
+        return self.inside(lambda: client.Call(address, (endpoint, port)))
+
     def hammer(self, address: str) -> client.Hammer:
         """A client that never stops."""
         return client.Hammer(address, self.enter)

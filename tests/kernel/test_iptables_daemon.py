@@ -12,6 +12,12 @@ from tests.harness.until import until
 pytestmark = [pytest.mark.kernel, pytest.mark.needs("iptables")]
 
 WEB = service("web", VIP, VIP6, ipFamilyPolicy="RequireDualStack")
+TALK_PORT = 8081
+TALK = (
+    service("talk", "10.0.0.9", ports=[{"name": "tcp", "port": 80, "targetPort": TALK_PORT, "protocol": "TCP"}]),
+    endpoints("talk", A) | {"ports": [{"name": "tcp", "port": TALK_PORT, "protocol": "TCP"}]},
+)
+"""A service that leads to a port where nothing answers by itself."""
 IPTABLES, NFTABLES, USERSPACE = "--mode=iptables", "--mode=nftables", "--mode=userspace"
 VARIANTS = ("legacy", "nft")
 
@@ -24,6 +30,11 @@ def choose(minion: Minion, variant: str) -> None:
     for command in ("iptables", "ip6tables"):
         done = minion.run(f"{command}-{variant}", *SHOP)
         assert done.returncode == 0, done.stderr
+
+
+def left(minion: Minion, variant: str) -> bool:
+    """Whether there are rules of ours."""
+    return "SVCNET-" in rules(minion, variant) or "svcnet" in minion.ruleset()
 
 
 def rules(minion: Minion, variant: str) -> str:
@@ -129,18 +140,43 @@ def test_a_switch_of_mode_fails_no_client_and_leaves_nothing_of_the_old(
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("old", [NFTABLES, IPTABLES])
-def test_userspace_takes_over_and_leaves_nothing_of_the_old(minion: Minion, variant: str, old: str) -> None:
-    """docs/adr/0008 says how many clients notice, and why this asserts less than between kernel paths."""
+def test_userspace_takes_over_fails_no_client_and_leaves_nothing_of_the_old(
+    minion: Minion, variant: str, old: str
+) -> None:
     choose(minion, variant)
     minion.put(WEB, endpoints("web", A, B), endpoints("web", A6, B6))
-    minion.daemon(old).ready().stop()
-    second = minion.daemon(USERSPACE).ready()
+    first = minion.daemon(old).ready()
+    with minion.hammer(VIP) as four, minion.hammer(VIP6) as six:
+        until(lambda: four.answers > 20 and six.answers > 20)
+        assert first.stop() == 0
+        second = minion.daemon(USERSPACE).ready()
+        until(lambda: not left(minion, variant))
+        asked = four.answers, six.answers
+        until(lambda: four.answers > asked[0] + 50 and six.answers > asked[1] + 50)
     assert minion.reaches(VIP, A, B)
     assert minion.reaches(VIP6, A6, B6)
-    assert "SVCNET-" not in rules(minion, variant)
-    assert "table ip svcnet" not in minion.ruleset()
     assert "shop" in rules(minion, variant)
     assert second.status()["last_error"] == ""
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("old", [NFTABLES, IPTABLES])
+def test_what_is_open_goes_on_in_userspace_mode_and_the_rules_end_with_it(
+    minion: Minion, variant: str, old: str
+) -> None:
+    choose(minion, variant)
+    minion.put(*TALK, WEB, endpoints("web", A))
+    first = minion.daemon(old).ready()
+    with minion.call("10.0.0.9", A, TALK_PORT) as call, minion.conversation(VIP) as talk:
+        assert [call.say("before"), talk.say()] == ["before", A]
+        first.stop()
+        second = minion.daemon(USERSPACE).ready()
+        second.until(lambda: "silenced" in second.log)
+        minion.put(endpoints("web", B))
+        second.until(lambda: talk.say() == B)  # UDP has no end that rules could wait for
+        assert call.say("after") == "after"
+        assert left(minion, variant)
+    second.until(lambda: not left(minion, variant))
 
 
 def test_rules_in_the_other_tables_give_way_too(minion: Minion) -> None:

@@ -245,6 +245,19 @@ def test_remove_leaves_what_is_not_ours() -> None:
     assert not path.remove()
 
 
+def test_silence_sends_nobody_anywhere_and_keeps_the_rules() -> None:
+    tables = FakeTables()
+    path = made(tables, WORLD)
+    chains = {name for table in tables.tables[4].values() for name in table}
+    assert path.silence()
+    assert [ends(tables, address) for address in ("10.0.0.5", "10.0.0.6", "10.0.0.9")] == [{"passed"}] * 3
+    assert {name for table in tables.tables[4].values() for name in table} == chains
+    made(tables, WORLD)
+    assert ends(tables, "10.0.0.6") == {"refused"}
+    assert path.remove()
+    assert not path.silence()
+
+
 def test_a_family_that_the_service_cidr_has_no_more_goes() -> None:
     tables = FakeTables()
     made(tables, WORLD)

@@ -153,6 +153,20 @@ def test_a_table_of_another_schema_is_replaced_whole() -> None:
     assert arrival.masqueraded
 
 
+def test_silence_translates_nothing_and_keeps_the_table_until_the_next_start() -> None:
+    kernel = FakeKernel()
+    nft = path(kernel)
+    nft.sync(rows({1: [1, 2], 2: []}))
+    assert nft.silence()
+    assert [reached(kernel, i) for i in (1, 2, 3)] == ["passed"] * 3
+    assert kernel.tables.keys() == {4, 6}
+    path(kernel).sync(rows({1: [1, 2], 2: []}))
+    assert [reached(kernel, i) for i in (1, 2, 3)] == [[1, 2], "refused", "dropped"]
+    assert nft.remove()
+    assert not nft.silence()
+    assert not kernel.tables
+
+
 def test_foreign_elements_are_cleared_and_holes_mended_at_a_start() -> None:
     kernel = FakeKernel()
     wanted = rows({1: [1, 2, 3], 2: [4]})

@@ -58,6 +58,13 @@ def images(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tup
         raise click.UsageError(str(error)) from error
 
 
+def known_mode(_: click.Context, __: click.Parameter, given: str) -> str:
+    """Refuse at once what no svcnet-proxy takes."""
+    from svcnet import config  # noqa: PLC0415 - most commands need none of it
+
+    return config.load({"mode": given}, {}, "lab", lambda _: b"").mode if given else given
+
+
 @click.group()
 def lab() -> None:
     """Minions and pods as network namespaces on this one machine (needs root)."""
@@ -86,7 +93,14 @@ def lab() -> None:
     "--store", type=click.Choice(["dir", "etcd"]), default="dir", show_default=True, help="The lab's own record store."
 )
 @click.option("--records", default="", metavar="URL", help="Another record store than the lab's own.")
-@click.option("--mode", default="", metavar="MODE", shell_complete=candidate.modes, help="--mode of svcnet-proxy.")
+@click.option(
+    "--mode",
+    default="",
+    metavar="MODE",
+    callback=known_mode,
+    shell_complete=candidate.modes,
+    help="--mode of svcnet-proxy.",
+)
 @click.option("--service-cidr", default=DEFAULT.service_cidr, metavar="CIDR[,CIDR6]", show_default=True)
 @click.option("--cluster-cidr", default=DEFAULT.cluster_cidr, metavar="CIDR[,CIDR6]", show_default=True)
 @click.option("--ipv6/--no-ipv6", default=None, help="Give minions and pods an IPv6 address too. [if this machine can]")
@@ -158,7 +172,7 @@ def kill(name: str, member: str) -> None:
 @lab.command()
 @name_option
 @click.option("--timeout", type=click.FloatRange(min=0.1), default=30.0, show_default=True, metavar="SECONDS")
-@click.argument("mode", shell_complete=candidate.modes)
+@click.argument("mode", callback=known_mode, shell_complete=candidate.modes)
 def mode(name: str, timeout: float, mode: str) -> None:
     """Put every minion in another MODE while it serves: their file is written, and they are told to read it."""
     from svcnet.lab import namespace  # noqa: PLC0415 - see up

@@ -16,6 +16,8 @@ from svcnet.keeper import Keeper
 from svcnet.model.errors import SvcnetError
 from svcnet.model.event import Away, Event, Problem, Put, Synced
 from svcnet.model.frontend import Frontend
+from svcnet.model.meta import Key
+from svcnet.model.node import Node
 from svcnet.model.snapshot import Delta, LeftOut, ServedPort
 from svcnet.pacing import Backoff, Pacing
 from svcnet.parts import Parts, State
@@ -34,7 +36,8 @@ class Agent:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         self.state = State()
-        self.minion = parts.minion
+        self._node: Node | None = None
+        self.minion = parts.locate(None)
         self._pending: list[Event] = []
         self._wake = asyncio.Event()
         self._stale = True
@@ -96,13 +99,15 @@ class Agent:
         self._stale = True
         self._wake.set()
 
-    async def relocate(self, minion: Minion) -> None:
+    async def relocate(self) -> None:
         """The machine has other addresses: what depends on them is planned again. O(services with node ports)."""
         async with self._programming:
-            before, self.minion = self.minion, minion
+            before, self.minion = self.minion, self.parts.locate(self._node)
+            if self.minion == before:
+                return
             path, ports = self.parts.data_path, self.tracker.snapshot.ports.values()
             mine = [p for p in ports if p.node_port or p.policy.source_ranges]
-            plan = diff(rows(mine, before), rows(mine, minion))
+            plan = diff(rows(mine, before), rows(mine, self.minion))
             if self._stale or path is None or not plan:
                 return
             try:
@@ -180,6 +185,12 @@ class Agent:
             self.parts.meter.programmed(self.parts.clock() - since)
 
     async def _carry_out(self, delta: Delta) -> bool:
+        node = self.tracker.get(Key("Node", "", self.minion.name))
+        if node is not self._node:
+            self._node = node if isinstance(node, Node) else None
+            before, self.minion = self.minion, self.parts.locate(self._node)
+            # Rows at the old addresses may belong to services that this very delta removes: compare it all.
+            self._stale |= self.minion != before
         # A large plan runs in a thread: nobody else may talk to the kernel's sockets meanwhile (release, the watch).
         async with self._programming:
             return await self._sync(delta)
@@ -240,10 +251,7 @@ class Agent:
             await asyncio.to_thread(path.apply, plan)
         elif plan:
             path.apply(plan)
-        gone = [p for p in delta.removed if p.key.protocol == "UDP"]
-        changed = [new for _, new in delta.changed if new.key.protocol == "UDP"]
-        moved = [old for old, new in delta.changed if new.key.protocol == "UDP" and old.virtual_ip != new.virtual_ip]
-        await self._clean((*changed, *(p for p in delta.added if p.key.protocol == "UDP")), (*gone, *moved))
+        await self._clean(delta)
         return len(plan)
 
     def _judge(self, plan: Plan[Frontend, Treatment]) -> None:
@@ -256,10 +264,12 @@ class Agent:
     def _all_desired(self) -> Desired:
         return rows(self.tracker.snapshot.ports.values(), self.minion)
 
-    async def _clean(self, ports: Iterable[ServedPort], gone: Iterable[ServedPort] = ()) -> None:
+    async def _clean(self, delta: Delta) -> None:
         """Remove the UDP flows that lead where no endpoint is; weight 0 keeps those that are open."""
-        wanted = {front: frozenset[tuple[str, int]]() for p in gone for front in desired(p, self.minion)}
-        wanted |= _backends(ports, self.minion)
+        before = (*delta.removed, *(old for old, _ in delta.changed))
+        after = (*delta.added, *(new for _, new in delta.changed))
+        wanted = dict.fromkeys(_backends(before, self.minion), frozenset[tuple[str, int]]())
+        wanted |= _backends(after, self.minion)
         if wanted and self.parts.flows is not None:
             self.parts.meter.flows_deleted(await asyncio.to_thread(self.parts.flows.clean, wanted))
 

@@ -117,7 +117,12 @@ def read_machine(resolv_conf: Path = RESOLV_CONF) -> Machine:
         servers = parse_name_servers(resolv_conf.read_text(errors="replace"))
     except OSError:
         servers = ()  # no file: the resolver asks 127.0.0.1 then
-    return Machine(parse_addresses(_ip("addr", "show")), routes, servers)
+    return Machine(read_addresses(), routes, servers)
+
+
+def read_addresses() -> tuple[MachineAddress, ...]:
+    """Ask `ip` for the addresses alone. KernelError."""
+    return parse_addresses(_ip("addr", "show"))
 
 
 def _ip(*arguments: str) -> bytes:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from svcnet.iptables.desired import Desired, Minion, Treatment
 from svcnet.model.frontend import Frontend
+from svcnet.model.node import Node
 from svcnet.model.snapshot import Delta, LeftOut, Snapshot
 from svcnet.plan import Plan
 from svcnet.store.protocol import Store
@@ -80,7 +81,8 @@ class Parts:
 
     store: Store
     tracker: Tracker
-    minion: Minion
+    locate: Callable[[Node | None], Minion]
+    """The minion's own Node record, if any → what rules need to know of this machine."""
     meter: Meter
     data_path: DataPath | None = None
     inline_changes: int = 200

@@ -28,11 +28,11 @@ from svcnet.cli.main import run
 from svcnet.cli.name_service import NameService
 from svcnet.cli.option import config_options
 from svcnet.cli.vet import vet
+from svcnet.cli.whereabouts import Whereabouts
 from svcnet.config import OPTIONS, Config
 from svcnet.endpoints import Networks
 from svcnet.env import EnvFiles
 from svcnet.instance import DataPathClaim, StateClaim
-from svcnet.iptables.desired import Minion
 from svcnet.model.errors import SvcnetError
 from svcnet.parts import Parts
 from svcnet.sd_notify import Notifier, watchdog_seconds
@@ -64,11 +64,12 @@ class Daemon:
         """The first sync is done, or not to be waited for any longer."""
         env = EnvFiles(options.env_dir) if options.env_dir else None
         self.parts_state["env"] = RUNNING if env else OFF
+        self.whereabouts = Whereabouts(options)
         self.agent = Agent(
             Parts(
                 store=open_store(options),
                 tracker=Tracker(Networks(options.endpoint_deny), options.node, Networks(options.external_ips)),
-                minion=Minion(options.node),
+                locate=self.whereabouts.locate,
                 meter=self.metrics,
                 data_path=chosen.path,
                 inline_changes=chosen.inline_changes,
@@ -99,7 +100,14 @@ class Daemon:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         control = ControlServer(self.options.state_dir, {"release": self._release, "status": self._status})
         self.parts_state["control"] = await _start(control.start())
-        parts = (self.agent.run(), self._give_way(), self._serve_status(), self._watchdog(), self._answer_names())
+        parts = (
+            self.agent.run(),
+            self._give_way(),
+            self._serve_status(),
+            self._watchdog(),
+            self._answer_names(),
+            self._follow_addresses(),
+        )
         tasks = [asyncio.create_task(part) for part in parts]
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait([stopping, *tasks[:1]], return_when=asyncio.FIRST_COMPLETED)
@@ -176,6 +184,12 @@ class Daemon:
         except Exception as error:  # the supervisor: no fault of a part may end the daemon
             log.exception("dns")
             self._on_dns(f"failed: {error}")
+
+    async def _follow_addresses(self) -> None:
+        try:
+            await self.whereabouts.run(self.agent.relocate)
+        except OSError as error:
+            log.warning("changes of the machine's addresses go unnoticed why=%s", error)
 
     async def _watchdog(self) -> None:
         seconds = watchdog_seconds(os.environ)

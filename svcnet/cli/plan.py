@@ -8,16 +8,29 @@ import click
 from svcnet.cli.context import open_store
 from svcnet.cli.data_path import choose
 from svcnet.cli.option import STORE, with_config
+from svcnet.cli.whereabouts import Whereabouts
 from svcnet.config import Loaded
 from svcnet.endpoints import Networks
-from svcnet.iptables.desired import Minion, rows
+from svcnet.iptables.desired import rows
 from svcnet.model.event import Put, Synced
+from svcnet.model.meta import Key
+from svcnet.model.node import Node
 from svcnet.plan import diff
 from svcnet.tracker import Tracker
 
 
 @click.command()
-@with_config(*STORE, "node", "mode", "cluster_cidr", "masquerade_all", "masquerade_bit", "endpoint_deny")
+@with_config(
+    *STORE,
+    "node",
+    "mode",
+    "cluster_cidr",
+    "masquerade_all",
+    "masquerade_bit",
+    "endpoint_deny",
+    "external_ips",
+    "nodeport_addresses",
+)
 def plan(loaded: Loaded) -> None:
     """Print what would change in the kernel, one line a virtual IP and port: + create, ~ update, - delete.
 
@@ -32,7 +45,8 @@ def plan(loaded: Loaded) -> None:
     if chosen.path is None:
         click.echo(f"{chosen.mode.reason}: nothing to plan", err=True)
         return
-    wanted = rows(tracker.snapshot.ports.values(), Minion(config.node))
+    own = tracker.get(Key("Node", "", config.node))
+    wanted = rows(tracker.snapshot.ports.values(), Whereabouts(config).locate(own if isinstance(own, Node) else None))
     click.echo(diff(chosen.path.look(wanted), wanted).render())
     for problem in listing.problems:
         click.echo(f"left out: {problem.where}: {problem.what}", err=True)

@@ -47,7 +47,7 @@ class House:
         parts = Parts(
             self.store,
             Tracker(Networks([])),
-            Minion("m1"),
+            lambda _node: Minion("m1"),
             Metrics(),
             path,
             env=EnvFiles(self.env),

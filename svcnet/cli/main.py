@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("svcnet.cli.plan:plan", "Print what would change in the kernel."),
     "status": ("svcnet.cli.status:status", "Show what svcnet-proxy does, or wait for it."),
     "release": ("svcnet.cli.status:release", "Let a held mass deletion through."),
+    "doctor": ("svcnet.cli.doctor:doctor", "Say what of this machine makes services hang, and what mends it."),
     "check-config": ("svcnet.cli.check_config:check_config", "Print the options in force and where they come from."),
     "lab": ("svcnet.cli.lab:lab", "Minions and pods as network namespaces on this machine."),
     "completion": ("svcnet.cli.completion:completion", "Print the completion script of a shell."),

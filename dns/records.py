@@ -1,6 +1,6 @@
-"""One service → its resource records. Pure.
+"""One service, pod address or namespace → its resource records. Pure.
 
-Owns: which names a service has (Kubernetes DNS specification 1.1.0, extended). Must not know zones or packets.
+Owns: which names it has (Kubernetes DNS specification 1.1.0, extended). Must not know zones or packets.
 
 Owners are relative names (`tomcat.default`): the same tree hangs below every zone. PTR owners and all names in data are
 whole; those of ours end with svc.CLUSTER-DOMAIN, as the specification has them, whatever zone was asked.
@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from svcnet.dns import name
+from svcnet.feed import Known
 from svcnet.model.meta import pair_get
 from svcnet.model.service import Service
 from svcnet.model.snapshot import Endpoint, ServedPort
@@ -52,6 +53,22 @@ def records_of(service: Service, ports: Iterable[ServedPort], home: bytes) -> fr
     return frozenset(rr for rr in (here, *one, *reverse) if _fits(rr))
 
 
+def known_records(known: Known) -> frozenset[RR]:
+    """Return the records of one key of the census: a pod's address by itself, or that a namespace exists."""
+    try:
+        if known.kind == "Namespace":
+            return frozenset({RR(name.label(known.name), EXISTS, 0, b"")})
+        owner = dashed(known.name) + name.label(known.namespace)
+    except ValueError:
+        return frozenset()
+    return frozenset({address_record(owner, TTL_SECONDS, known.name)})
+
+
+def dashed(address: str) -> bytes:
+    """Return the label that stands for an address: 10-1-0-5, fd00--5."""
+    return name.label(address.replace(".", "-").replace(":", "-"))
+
+
 def _fits(rr: RR) -> bool:
     return max(len(rr.owner) + LONGEST_SUFFIX, len(rr.data)) <= name.LONGEST_NAME
 
@@ -79,7 +96,7 @@ def endpoint_label(endpoint: Endpoint) -> bytes:
             return name.label(endpoint.hostname)
         except ValueError:
             pass  # a name that can't be: the address serves
-    return name.label(endpoint.address.replace(".", "-").replace(":", "-"))
+    return dashed(endpoint.address)
 
 
 def _virtual(service: Service, owner: bytes, ports: tuple[ServedPort, ...], home: bytes) -> Iterator[RR]:

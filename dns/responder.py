@@ -39,9 +39,9 @@ class Responder:
     def take(self, frame: Whole | Change) -> None:
         """Follow the records."""
         if isinstance(frame, Whole):
-            self._answers.forget(self.zone.whole(frame.rev, frame.entries, frame.last))
+            self._answers.forget(self.zone.whole(frame.rev, frame.entries, frame.last, frame.census))
         else:
-            self._answers.forget(self.zone.change(frame.rev, frame.entries))
+            self._answers.forget(self.zone.change(frame.rev, frame.entries, frame.census))
 
     def respond(self, packet: bytes, stream: bool, allowed: bool = True) -> bytes | Ask | None:
         """Return the reply, None when there is none, or what to ask elsewhere."""

@@ -6,6 +6,8 @@ The tree of services holds `tomcat.default`, and hangs at each short zone (`svc`
 that has no records there is looked for again below `default`: that is how `tomcat.svc` and, for an endpoint,
 `10-1-0-5.tomcat.svc` are found without being stored, and why a service A of namespace B comes before an endpoint A of
 service B.
+
+The census gives the names of pods (`10-1-0-5.default.pod.CLUSTER-DOMAIN`), and namespaces: a name that is one exists.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,9 +15,10 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple
 
 from svcnet.dns import name
-from svcnet.dns.records import NS, PTR, RR, SOA, TTL_SECONDS, TXT, address_record, records_of
+from svcnet.dns.records import NS, PTR, RR, SOA, TTL_SECONDS, TXT, address_record, known_records, records_of
 from svcnet.dns.tree import RRsets, Tree
-from svcnet.feed import Entry
+from svcnet.feed import Entry, Known
+from svcnet.model.meta import Key
 
 Network = IPv4Network | IPv6Network
 DEFAULT = name.label("default")
@@ -64,10 +67,15 @@ class Zone:
         self.loaded = False
         """Nothing is known before the first whole."""
         self.mounts: dict[bytes, Mount] = {}
-        self._records: dict[tuple[str, str], frozenset[RR]] = {}
-        self._seen: set[tuple[str, str]] | None = None
+        self._records: dict[Key, frozenset[RR]] = {}
+        self._seen: set[Key] | None = None
         self._moved = False
-        self._services, self._reverse = Tree(), Tree()
+        self._services, self._reverse, self._pods, self._namespaces = Tree(), Tree(), Tree(), Tree()
+        self._trees = {
+            "Service": ((self._services, False), (self._reverse, True)),
+            "Address": ((self._pods, False),),
+            "Namespace": ((self._namespaces, False),),
+        }
         domain = name.absolute(shape.cluster_domain)
         self._home = name.label("svc") + domain
         self._server = name.relative("ns.dns") + domain
@@ -75,22 +83,24 @@ class Zone:
         for zone in map(name.absolute, shape.zones):
             self._hang(Mount(zone, zone, self._services, aliased=True))
         self._hang(Mount(self._home, domain, self._services, aliased=True))
+        self._hang(Mount(name.label("pod") + domain, domain, self._pods))
         self._hang(Mount(domain, domain, _fixed(shape.servers)))
         for zone in (z for network in shape.reverse for z in reverse_zones(network)):
             self._hang(Mount(zone, zone, self._reverse))
 
-    def change(self, rev: int, entries: Iterable[Entry]) -> set[bytes]:
-        """Replace these services; return the keys of the trees that changed. O(what changed)."""
-        touched = self._take(entries)
+    def change(self, rev: int, entries: Iterable[Entry], census: Iterable[Known] = ()) -> set[bytes]:
+        """Replace these services, and this of the census; return the keys of trees that changed. O(what changed)."""
+        touched = self._take(entries, census)
         self._advance(rev, bool(touched))
         return touched
 
-    def whole(self, rev: int, entries: Sequence[Entry], last: bool) -> set[bytes]:
+    def whole(self, rev: int, entries: Sequence[Entry], last: bool, census: Sequence[Known] = ()) -> set[bytes]:
         """Take a part of everything there is, with `last` the end of it: what was in no part is gone."""
         if self._seen is None:
             self._seen, self._moved = set(), False
-        self._seen |= {(e.namespace, e.name) for e in entries}
-        touched = self._take(entries)
+        self._seen |= {Key("Service", e.namespace, e.name) for e in entries}
+        self._seen |= {Key(k.kind, k.namespace, k.name) for k in census}
+        touched = self._take(entries, census)
         if last:
             for key in self._records.keys() - self._seen:
                 touched |= self._replace(key, frozenset())
@@ -122,26 +132,28 @@ class Zone:
         for k in keys:
             if k in tree.owners:
                 return Node(mount, tree.owners[k], True, keys)
-        return Node(mount, NOTHING, not key or any(map(tree.exists, keys)), keys)
+        empty = tree in {self._services, self._pods} and self._namespaces.exists(key)
+        return Node(mount, NOTHING, not key or empty or any(map(tree.exists, keys)), keys)
 
-    def _replace(self, key: tuple[str, str], new: frozenset[RR]) -> set[bytes]:
+    def _replace(self, key: Key, new: frozenset[RR]) -> set[bytes]:
         old = self._records.get(key, frozenset())
         if new:
             self._records[key] = new
         else:
             self._records.pop(key, None)
         touched: set[bytes] = set()
-        for tree, reverse in ((self._services, False), (self._reverse, True)):
-            less = _only(old - new, reverse)
-            more = _only(new - old, reverse)
-            touched |= tree.change(less, more)
+        for tree, reverse in self._trees[key.kind]:
+            touched |= tree.change(_only(old - new, reverse), _only(new - old, reverse))
         return touched
 
-    def _take(self, entries: Iterable[Entry]) -> set[bytes]:
+    def _take(self, entries: Iterable[Entry], census: Iterable[Known]) -> set[bytes]:
         touched: set[bytes] = set()
         for e in entries:
             new = records_of(e.service, e.ports, self._home) if e.service else frozenset[RR]()
-            touched |= self._replace((e.namespace, e.name), new)
+            touched |= self._replace(Key("Service", e.namespace, e.name), new)
+        for known in census:
+            new = known_records(known) if known.there else frozenset[RR]()
+            touched |= self._replace(Key(known.kind, known.namespace, known.name), new)
         return touched
 
     def _advance(self, rev: int, changed: bool) -> None:

@@ -7,6 +7,7 @@ that a frame may be sent again, or stand for many changes: what is sent last is 
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 from typing import Any
 
 import msgspec
@@ -19,6 +20,8 @@ LENGTH_BYTES = 4
 LARGEST_FRAME = 1 << 30
 CHUNK = 100
 """Services in one frame of a whole: a few ms to encode, and to take in, so that both loops turn meanwhile."""
+MANY = 2000
+"""Of the census in one frame, which cost about as much."""
 FAMILIES = (4, 6)
 
 
@@ -31,19 +34,30 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     ports: tuple[ServedPort, ...] = ()
 
 
+class Known(msgspec.Struct, frozen=True, array_like=True):
+    """One key of a snapshot's census: a namespace, or an address that a pod has; `there` False: it is gone."""
+
+    kind: str
+    namespace: str
+    name: str
+    there: bool = True
+
+
 class Whole(msgspec.Struct, frozen=True, tag="whole"):
-    """Every service there is, in one or several frames; the one with `last` ends it. What is not in it is gone."""
+    """Everything there is, in one or several frames; the one with `last` ends it. What is not in it is gone."""
 
     rev: int
     entries: tuple[Entry, ...]
     last: bool = True
+    census: tuple[Known, ...] = ()
 
 
 class Change(msgspec.Struct, frozen=True, tag="change"):
-    """The services that changed."""
+    """What changed."""
 
     rev: int
     entries: tuple[Entry, ...]
+    census: tuple[Known, ...] = ()
 
 
 Frame = Whole | Change
@@ -52,10 +66,12 @@ _decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Frame)
 
 
 def changed(delta: Delta) -> set[Key]:
-    """Return the services that a delta concerns."""
+    """Return the services that a delta concerns, and what of the census."""
     ports = (*delta.added, *delta.removed, *(new for _, new in delta.changed))
     services = (s for pair in delta.services for s in pair if s is not None)
-    return {Key("Service", p.key.namespace, p.key.service) for p in ports} | {s.key for s in services}
+    return (
+        {Key("Service", p.key.namespace, p.key.service) for p in ports} | {s.key for s in services} | set(delta.census)
+    )
 
 
 def entry(snapshot: Snapshot, key: Key) -> Entry:
@@ -75,15 +91,23 @@ def entry(snapshot: Snapshot, key: Key) -> Entry:
 
 def whole(snapshot: Snapshot) -> Iterator[Whole]:
     """Yield the frames of a whole snapshot, at least one."""
-    keys = list(snapshot.services)
-    for at in range(0, len(keys) or 1, CHUNK):
-        chunk = tuple(entry(snapshot, key) for key in keys[at : at + CHUNK])
-        yield Whole(snapshot.rev, chunk, at + CHUNK >= len(keys))
+    services, census = _cut(list(snapshot.services), CHUNK), _cut(list(snapshot.census), MANY)
+    number = max(len(services), len(census))
+    none: list[Key] = []
+    for at, (keys, known) in enumerate(zip_longest(services, census, fillvalue=none), 1):
+        entries = tuple(entry(snapshot, key) for key in keys)
+        yield Whole(snapshot.rev, entries, at == number, tuple(Known(*key) for key in known))
 
 
 def change(snapshot: Snapshot, keys: Iterable[Key]) -> Change:
-    """Return the frame of these services as they are in `snapshot`."""
-    return Change(snapshot.rev, tuple(entry(snapshot, key) for key in sorted(keys)))
+    """Return the frame of these services, and of this of the census, as they are in `snapshot`."""
+    keys = sorted(keys)
+    entries = tuple(entry(snapshot, key) for key in keys if key.kind == "Service")
+    return Change(snapshot.rev, entries, tuple(Known(*k, k in snapshot.census) for k in keys if k.kind != "Service"))
+
+
+def _cut(keys: list[Key], size: int) -> list[list[Key]]:
+    return [keys[at : at + size] for at in range(0, len(keys) or 1, size)]
 
 
 def encode(frame: Frame) -> bytes:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from immutables import MapMutation
 from msgspec import structs
 
+from svcnet.census import Census
 from svcnet.endpoints import Networks, Site, Source, endpoints_of, has_hints
 from svcnet.membership import Membership
 from svcnet.model.endpoint import Endpoints, EndpointSlice
@@ -50,6 +51,7 @@ class Tracker:
         self._missing: set[Key] = set()
         self._sources: dict[Key, dict[Key, Source]] = {}
         self._members = Membership()
+        self._census = Census()
         self._ports: dict[Key, tuple[ServedPort, ...]] = {}
         self._left_out: dict[Key, tuple[LeftOut, ...]] = {}
         self._waiting: defaultdict[Address, set[Key]] = defaultdict(set)
@@ -134,6 +136,7 @@ class Tracker:
     def _touch(self, key: Key, old: Record | None, new: Record | None, dirty: dict[Key, Service | None]) -> None:
         """Mark the services that a change of one record concerns, and keep the indexes."""
         touched: set[Key] = set()
+        self._census.note(old, new)
         match new or old:
             case Service():
                 self._members.set_service(key, new.selector if isinstance(new, Service) else ())
@@ -185,10 +188,11 @@ class Tracker:
 
     def _advance(self, rev: int, dirty: dict[Key, Service | None]) -> Delta:
         """Serve the dirty services anew, and whoever waited for an address that they gave up."""
+        census = self._counted()
         if not dirty:
             if rev != self.snapshot.rev:
                 self.snapshot = structs.replace(self.snapshot, rev=rev)
-            return Delta(rev)
+            return Delta(rev, census=census)
         ports, services = self.snapshot.ports.mutate(), self.snapshot.services.mutate()
         addresses = self.snapshot.by_address.mutate()
         before: dict[PortKey, ServedPort | None] = {}
@@ -205,8 +209,21 @@ class Tracker:
             for address in freed:
                 if address not in addresses:
                     queue |= dict.fromkeys(sorted(self._waiting.pop(address, ())))
-        self.snapshot = Snapshot(rev, services.finish(), ports.finish(), addresses.finish())
-        return self._delta(rev, before, dirty)
+        self.snapshot = Snapshot(rev, services.finish(), ports.finish(), addresses.finish(), self.snapshot.census)
+        return structs.replace(self._delta(rev, before, dirty), census=census)
+
+    def _counted(self) -> tuple[Key, ...]:
+        """Move the snapshot's census on; return what changed."""
+        changes = self._census.changes()
+        if changes:
+            census = self.snapshot.census.mutate()
+            for key, there in changes.items():
+                if there:
+                    census[key] = True
+                else:
+                    del census[key]
+            self.snapshot = structs.replace(self.snapshot, census=census.finish())
+        return tuple(changes)
 
     def _retire(
         self,

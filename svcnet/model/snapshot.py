@@ -82,6 +82,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     ports: Map[PortKey, ServedPort] = Map()
     by_address: Map[tuple[str, str, int], PortKey] = Map()
     """(address, protocol, port) → who answers there."""
+    census: Map[Key, bool] = Map()
+    """Namespaces that exist, and addresses that pods have (kind Address; namespace, address): for DNS. All True."""
 
 
 class Delta(msgspec.Struct, frozen=True):
@@ -93,7 +95,9 @@ class Delta(msgspec.Struct, frozen=True):
     removed: tuple[ServedPort, ...] = ()
     services: tuple[tuple[Service | None, Service | None], ...] = ()
     """Service records (before, after) that differ; None is absent."""
+    census: tuple[Key, ...] = ()
+    """What came into the snapshot's census, or left it."""
 
     def __bool__(self) -> bool:
         """Whether anything changed."""
-        return bool(self.added or self.changed or self.removed or self.services)
+        return bool(self.added or self.changed or self.removed or self.services or self.census)

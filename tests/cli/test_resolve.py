@@ -79,11 +79,18 @@ def test_a_headless_service_without_ports_leads_to_its_endpoints(cli: "Cli") -> 
     found = cli.ok("resolve", "db").splitlines()
     assert sorted(found) == [f"db.default.svc. 5 IN A 10.1.1.{last}" for last in (2, 3)]
     assert cli.ok("resolve", "db-1.db") == "db-1.db.default.svc. 5 IN A 10.1.1.3\n"
+    assert cli.ok("resolve", "10-1-1-3.default.pod.cluster.local").endswith(" 5 IN A 10.1.1.3\n")
     assert "no SRV record" in cli("resolve", "db", "-t", "srv").stderr
     assert cli.ok("get", "endpoints", "db").split()[-3:-1] == ["db", "10.1.1.2,10.1.1.3"]
     assert "any port → 10.1.1.2 (db-0)" in cli.ok("describe", "service", "db")
     written = json.loads(cli.ok("get", "endpoints", "db", "-o", "json"))
     assert "ports" not in written["subsets"][0]
+
+
+def test_a_namespace_with_nothing_in_it_exists(cli: "Cli") -> None:
+    (cli.records / "shop.json").write_text('{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}')
+    assert "shop.svc: no A or AAAA record" in cli("resolve", "shop.svc").stderr
+    assert "stop.svc: not found" in cli("resolve", "stop.svc").stderr
 
 
 @pytest.mark.parametrize("arguments", [["a" * 70], ["tomcat", "-t", "A6"], ["tomcat", "--at-server", "localhost"]])

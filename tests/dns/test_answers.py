@@ -7,7 +7,7 @@ import pytest
 from svcnet.dns.zone import Shape
 from svcnet.feed import Whole
 from svcnet.model.snapshot import Endpoint
-from tests.dns.world import Asked, external, gone, headless, lines, virtual
+from tests.dns.world import Asked, external, gone, headless, lines, namespace, pod, virtual
 
 TOMCAT = virtual("tomcat", "10.0.0.5", "fd00:10::5")
 WEB = virtual("web", "10.0.0.6", namespace="shop")
@@ -62,6 +62,40 @@ def test_a_service_without_address_or_endpoint_exists(kind: str) -> None:
     assert asked.text("empty.svc.", kind) == asked.text("waits.svc.", kind) == ["NOERROR", "svc."]
     asked.change(gone("empty"))
     assert asked.text("empty.svc.", kind) == ["NXDOMAIN", "svc."]
+
+
+@pytest.mark.parametrize("name", ["empty.svc.", "empty.svc.cluster.local.", "empty.pod.cluster.local."])
+def test_a_namespace_without_services_exists(name: str) -> None:
+    asked = Asked(TOMCAT, census=(namespace("empty"),))
+    apex = "svc." if name == "empty.svc." else "cluster.local."
+    assert asked.text(name) == ["NOERROR", apex]
+    assert asked.text(f"x.{name}") == ["NXDOMAIN", apex]
+    asked.change(census=(namespace("empty", there=False),))
+    assert asked.text(name) == ["NXDOMAIN", apex]
+
+
+def test_a_service_comes_before_a_namespace_that_has_a_record() -> None:
+    asked = Asked(virtual("shop", "10.0.0.9"), census=(namespace("shop"),))
+    assert asked.text("shop.svc.") == ["shop.svc. 5 IN A 10.0.0.9"]
+    asked.change(gone("shop"))
+    assert asked.text("shop.svc.") == ["NOERROR", "svc."]
+
+
+def test_a_pod_has_a_name_while_it_has_the_address_in_its_own_namespace_alone() -> None:
+    asked = Asked(TOMCAT, census=(namespace("shop"), pod("10.1.1.2"), pod("fd00::2"), pod("10.1.1.3", "shop")))
+    name = "10-1-1-2.default.pod.cluster.local."
+    assert asked.text(name) == [f"{name} 5 IN A 10.1.1.2"]
+    assert asked.text(name, "AAAA") == ["NOERROR", "cluster.local."]
+    six = "fd00--2.default.pod.cluster.local."
+    assert asked.text(six, "AAAA") == [f"{six} 5 IN AAAA fd00::2"]
+    assert asked.text("10-1-1-2.shop.pod.cluster.local.") == ["NXDOMAIN", "cluster.local."]
+    assert asked.text("10-1-1-9.default.pod.cluster.local.") == ["NXDOMAIN", "cluster.local."]
+    assert asked.text("pod.cluster.local.") == ["NOERROR", "cluster.local."]
+    asked.change(census=(pod("10.1.1.2", there=False),))
+    assert asked.text(name) == ["NXDOMAIN", "cluster.local."]
+    asked.responder.take(Whole(20, (), census=(pod("10.1.1.2"),)))
+    assert asked.text(name) == [f"{name} 5 IN A 10.1.1.2"]
+    assert asked.text("10-1-1-3.shop.pod.cluster.local.") == ["NXDOMAIN", "cluster.local."]
 
 
 def test_a_service_comes_before_an_endpoint_of_the_same_short_name() -> None:

@@ -3,13 +3,18 @@
 import random
 
 import pytest
+from msgspec.structs import replace
 
-from svcnet.feed import Entry, Whole
+from svcnet.feed import Entry, Known, Whole
 from svcnet.model.snapshot import Endpoint
-from tests.dns.world import Asked, external, gone, headless, lines, virtual
+from tests.dns.world import Asked, external, gone, headless, lines, namespace, pod, virtual
 
 NAMES, NAMESPACES = ("a", "b"), ("default", "a", "b")
 ADDRESSES = ("10.1.1.1", "10.1.1.2", "fd00:10::7")
+CENSUS = (
+    *(namespace(name) for name in NAMESPACES),
+    *(pod(address, place) for address in ADDRESSES[:2] for place in NAMESPACES),
+)
 QUESTIONS = [
     *((f"{name}.svc.", kind) for name in NAMES for kind in ("A", "AAAA", "SRV", "CNAME", "ANY")),
     *((f"{name}.{place}.svc.", kind) for name in NAMES for place in NAMESPACES for kind in ("A", "SRV")),
@@ -19,6 +24,8 @@ QUESTIONS = [
     *((f"{last}.1.1.10.in-addr.arpa.", "PTR") for last in (1, 2, 3)),
     *((f"{last}.0.0.10.in-addr.arpa.", "PTR") for last in (1, 2)),
     ("1.1.10.in-addr.arpa.", "PTR"),
+    *((f"10-1-1-{last}.{place}.pod.cluster.local.", "A") for last in (1, 2) for place in NAMESPACES),
+    *((f"{place}.{zone}.", "A") for place in NAMESPACES for zone in ("svc", "pod.cluster.local")),
 ]
 
 
@@ -55,11 +62,14 @@ def answers(asked: Asked) -> dict[tuple[str, str], list[str]]:
 def test_changes_lead_to_the_same_answers_as_a_start_with_the_last_records(seed: int) -> None:
     chance = random.Random(seed)
     records: dict[tuple[str, str], Entry] = {}
+    census: set[Known] = set()
     asked = Asked()
     asked.responder.take(Whole(1, ()))
     for _ in range(25):
         entries = [happening(chance) for _ in range(chance.randint(1, 3))]
-        asked.change(*entries)
+        known = chance.choice(CENSUS)
+        census ^= {known}
+        asked.change(*entries, census=(replace(known, there=known in census),))
         for entry in entries:
             records[entry.namespace, entry.name] = entry
             if entry.service is None:
@@ -67,7 +77,8 @@ def test_changes_lead_to_the_same_answers_as_a_start_with_the_last_records(seed:
         if chance.random() < 0.1:
             asked.rev += 1
             for number, entry in enumerate(records.values(), 1):
-                asked.responder.take(Whole(asked.rev, (entry,), last=number == len(records)))
+                last = number == len(records)
+                asked.responder.take(Whole(asked.rev, (entry,), last, tuple(census) if last else ()))
         fresh = Asked()
-        fresh.responder.take(Whole(1, tuple(records.values())))
+        fresh.responder.take(Whole(1, tuple(records.values()), census=tuple(census)))
         assert answers(asked) == answers(fresh)

@@ -161,6 +161,7 @@ def test_one_client_with_hundreds_of_idle_connections_shuts_nobody_out(served: S
 def test_the_connection_that_asked_last_stays(served: Served) -> None:
     with contextlib.ExitStack() as stack:
         crowd = [connected(stack, served, "127.0.0.5") for _ in range(64)]
+        assert asked_on(crowd[-1]) == TOMCAT, "all are accepted"
         assert asked_on(crowd[0]) == TOMCAT
         crowd += [connected(stack, served, "127.0.0.5") for _ in range(5)]
         assert asked_on(crowd[-1]) == TOMCAT

@@ -14,7 +14,7 @@ import dns.rdatatype
 from svcnet.dns.responder import Ask, Responder
 from svcnet.dns.zone import Shape, Zone
 from svcnet.endpoints import Networks
-from svcnet.feed import Change, Entry, Whole
+from svcnet.feed import Change, Entry, Known, Whole
 from svcnet.model.meta import Meta, Pairs
 from svcnet.model.service import Service, ServicePort
 from svcnet.model.snapshot import Endpoint, PortKey, ServedPort
@@ -55,19 +55,36 @@ def gone(name: str, namespace: str = "default") -> Entry:
     return Entry(namespace, name, None)
 
 
+def pod(address: str, namespace: str = "default", there: bool = True) -> Known:
+    """An address that a pod has, or no longer has."""
+    return Known("Address", namespace, address, there)
+
+
+def namespace(name: str, there: bool = True) -> Known:
+    """A namespace that exists, or no longer does."""
+    return Known("Namespace", "", name, there)
+
+
 class Asked:
     """A responder, asked and answered in the text of zone files."""
 
-    def __init__(self, *entries: Entry, recursion: bool = False, shape: Shape = SHAPE, rev: int = 7) -> None:
+    def __init__(
+        self,
+        *entries: Entry,
+        recursion: bool = False,
+        shape: Shape = SHAPE,
+        rev: int = 7,
+        census: tuple[Known, ...] = (),
+    ) -> None:
         self.responder = Responder(Zone(shape), Networks(map(ip_network, EVERYONE)), recursion)
         self.rev = rev
-        if entries:
-            self.responder.take(Whole(rev, entries))
+        if entries or census:
+            self.responder.take(Whole(rev, entries, census=census))
 
-    def change(self, *entries: Entry) -> None:
+    def change(self, *entries: Entry, census: tuple[Known, ...] = ()) -> None:
         """Take a change in."""
         self.rev += 1
-        self.responder.take(Change(self.rev, entries))
+        self.responder.take(Change(self.rev, entries, census))
 
     def ask(self, name: str, kind: str = "A", stream: bool = False, payload: int | None = None) -> dns.message.Message:
         """Ask twice, as the first answer is made and the second found ready; return the second."""

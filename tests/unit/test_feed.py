@@ -5,7 +5,7 @@ import pytest
 
 from svcnet import feed
 from svcnet.endpoints import Networks
-from svcnet.feed import Change, Entry, Splitter, Whole
+from svcnet.feed import Change, Entry, Known, Splitter, Whole
 from svcnet.model.event import Delete, Put, Synced
 from svcnet.model.meta import Key, Meta
 from svcnet.model.pod import Pod
@@ -57,6 +57,18 @@ def test_a_whole_is_every_service_with_all_its_ports_in_bounded_frames() -> None
     assert all(len(e.ports) == 4 for e in entries)
 
 
+def test_a_whole_has_every_namespace_and_pod_address_in_bounded_frames_too() -> None:
+    tracker = loaded("a")
+    number = feed.MANY + 1
+    tracker.fold([Put(pod(f"x{i}", f"10.2.{i // 256}.{i % 256}"), 2) for i in range(number)])
+    frames = list(feed.whole(tracker.snapshot))
+    assert [frame.last for frame in frames] == [False, True]
+    assert all(len(frame.census) <= feed.MANY for frame in frames)
+    found = [known for frame in frames for known in frame.census]
+    assert len(found) == len(set(map(str, found))) == number + 1
+    assert [e.name for frame in frames for e in frame.entries] == ["a"]
+
+
 def test_a_whole_of_nothing_is_one_frame_that_ends_it() -> None:
     assert list(feed.whole(Tracker(Networks(())).snapshot)) == [Whole(0, (), last=True)]
 
@@ -64,8 +76,10 @@ def test_a_whole_of_nothing_is_one_frame_that_ends_it() -> None:
 def test_a_change_of_an_endpoint_is_told_as_the_whole_service_and_no_other() -> None:
     tracker = loaded("a", "b")
     keys = feed.changed(tracker.fold([Put(pod("a", "10.1.1.2"), 2)]))
-    assert keys == {Key("Service", "default", "a")}
-    (entry,) = feed.change(tracker.snapshot, keys).entries
+    assert keys == {Key("Service", "default", "a"), Key("Address", "default", "10.1.1.2")}
+    change = feed.change(tracker.snapshot, keys)
+    assert change.census == (Known("Address", "default", "10.1.1.2"),)
+    (entry,) = change.entries
     assert entry.service == service("a", "10.0.0.1", "fd00::1")
     assert [(p.key.protocol, p.key.family, [e.address for e in p.endpoints]) for p in entry.ports] == [
         ("TCP", 4, ["10.1.1.2"]),
@@ -78,7 +92,8 @@ def test_a_change_of_an_endpoint_is_told_as_the_whole_service_and_no_other() -> 
 def test_a_deleted_service_is_told_as_gone() -> None:
     tracker = loaded("a")
     keys = feed.changed(tracker.fold([Delete(Key("Service", "default", "a"), 3)]))
-    assert feed.change(tracker.snapshot, keys) == Change(3, (Entry("default", "a", None),))
+    emptied = Known("Namespace", "", "default", there=False)
+    assert feed.change(tracker.snapshot, keys) == Change(3, (Entry("default", "a", None),), (emptied,))
 
 
 def test_what_is_no_frame_is_refused() -> None:

@@ -20,6 +20,7 @@ DECIDING = {
     "policy",
     "node_address",
     "membership",
+    "census",
     "tracker",
     "plan",
     "virtual_ip",

@@ -9,7 +9,7 @@ from svcnet.endpoints import Networks
 from svcnet.model.endpoint import EndpointPort, Endpoints, EndpointSlice, SliceEndpoint, Subset
 from svcnet.model.event import Delete, Put, Synced
 from svcnet.model.meta import Key, Meta, pairs
-from svcnet.model.node import Node
+from svcnet.model.node import Namespace, Node
 from svcnet.model.pod import Container, ContainerPort, Pod, PodSpec
 from svcnet.model.record import Record
 from svcnet.model.service import Service, ServicePort
@@ -194,6 +194,32 @@ def test_a_headless_service_has_all_its_endpoints_wherever_they_are() -> None:
     feed(t, slice_of("s", near, far), Node(Meta("", labels=pairs({"topology.kubernetes.io/zone": "a"}))))
     feed(t, service(ip="None", traffic_distribution="PreferSameZone"))
     assert addresses(t) == ["10.1.1.2:8080", "10.1.2.2:8080"]
+
+
+def census(t: Tracker) -> list[str]:
+    return [str(key) for key in sorted(t.snapshot.census)]
+
+
+def test_a_namespace_exists_while_its_record_or_any_record_in_it_does() -> None:
+    t = tracker()
+    feed(t, Namespace(Meta("empty")), Namespace(Meta("default")), service(), Node(Meta("m1")))
+    assert census(t) == ["Namespace default", "Namespace empty"]
+    assert t.fold([Delete(Key("Namespace", "", "default"), 2)]).census == ()
+    assert t.fold([Delete(service().key, 3)]).census == (Key("Namespace", "", "default"),)
+    t.fold([Delete(Key("Namespace", "", "empty"), 4)])
+    assert census(t) == []
+
+
+def test_an_address_is_known_while_a_pod_of_the_namespace_that_has_not_ended_has_it() -> None:
+    t = tracker()
+    feed(t, pod("a", "10.1.1.2", ips=("10.1.1.2", "fd00::2")), pod("b", "10.1.1.2", ready=False), service())
+    assert census(t) == ["Address default/10.1.1.2", "Address default/fd00::2", "Namespace default"]
+    delta = feed(t, pod("a", "10.1.1.2", ips=("10.1.1.2", "fd00::2"), phase="Succeeded"))
+    assert delta.census == (Key("Address", "default", "fd00::2"),)
+    feed(t, pod("b", "10.1.1.3", ready=False))
+    assert census(t) == ["Address default/10.1.1.3", "Namespace default"]
+    feed(t, pod("b", "10.1.1.3", deletion="2026-11-22T00:00:00Z"))
+    assert census(t) == ["Namespace default"]
 
 
 def test_a_record_that_comes_again_unchanged_changes_nothing() -> None:

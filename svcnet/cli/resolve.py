@@ -78,11 +78,23 @@ def resolve(loaded: Loaded, name: str, kind: str | None, namespace: str, at_serv
             click.echo("\n".join(found))
             return 0
         rcodes += [reply.rcode for reply in replies]
-    what = next((RCODES.get(code, str(code)) for code in rcodes if code not in {0, NXDOMAIN}), "")
-    if not what:
-        what = "not found" if all(rcodes) else f"no {' or '.join(kinds)} record"
+    wrong = [code for code in rcodes if code not in ({0, NXDOMAIN} if at_server else {0, NXDOMAIN, REFUSED})]
+    if wrong:
+        what = RCODES.get(wrong[0], str(wrong[0]))
+    elif not all(rcodes):
+        what = f"no {' or '.join(kinds)} record"
+    elif REFUSED in rcodes:
+        what = f"outside our zones ({ours(loaded.config, bool(address))}): ask a server with --at-server ADDR[:PORT]"
+    else:
+        what = "not found"
     click.echo(f"svcnet: {name}: {what}", err=True)
     return 1
+
+
+def ours(config: Config, reverse: bool) -> str:
+    """The zones that the records answer for, or the networks whose addresses they name."""
+    zones = (*config.service_cidr, *config.cluster_cidr) if reverse else (*config.zone, config.cluster_domain)
+    return ", ".join(map(str, zones))
 
 
 def candidates(name: str, namespace: str, config: Config) -> Iterator[str]:
@@ -116,10 +128,9 @@ class FromRecords:
         self._responder = _responder(config)
 
     def __call__(self, name: str, kind: str) -> Reply:
-        """Look one question up; a name outside our zones is not found."""
+        """Look one question up; a name outside our zones is REFUSED."""
         reply = self._responder.respond(_query(name, kind), stream=True)
-        found = _read(reply if isinstance(reply, bytes) else b"")
-        return found._replace(rcode=NXDOMAIN) if found.rcode == REFUSED else found
+        return _read(reply if isinstance(reply, bytes) else b"")
 
 
 class AtServer:

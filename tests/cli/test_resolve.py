@@ -3,10 +3,13 @@
 import json
 from typing import TYPE_CHECKING, Any
 
+import dns.message
+import dns.rdatatype
+import dns.rrset
 import pytest
 
 from svcnet.dns.settings import Settings
-from tests.dns.serving import HOST, bound, worker
+from tests.dns.serving import HOST, Upstream, bound, worker
 from tests.dns.world import virtual
 from tests.harness.until import until
 
@@ -54,8 +57,15 @@ def test_a_name_is_looked_up_in_the_records(tomcat: "Cli", arguments: list[str],
         (["nothing"], "svcnet: nothing: not found"),
         (["web"], "svcnet: web: not found"),
         (["tomcat", "-t", "AAAA"], "svcnet: tomcat: no AAAA record"),
-        (["example.org"], "svcnet: example.org: not found"),
+        (
+            ["example.org"],
+            "svcnet: example.org: outside our zones (svc, cluster.local): ask a server with --at-server ADDR[:PORT]",
+        ),
         (["10.0.0.77"], "svcnet: 10.0.0.77: not found"),
+        (
+            ["192.0.2.7"],
+            "svcnet: 192.0.2.7: outside our zones (10.0.0.0/16): ask a server with --at-server ADDR[:PORT]",
+        ),
     ],
 )
 def test_what_is_not_there_ends_with_1(tomcat: "Cli", arguments: list[str], said: str) -> None:
@@ -106,6 +116,20 @@ def test_a_server_is_asked_instead(cli: "Cli") -> None:
         assert cli("resolve", "nothing", *server).returncode == 1
         refused = cli("resolve", "example.org.", *server)
         assert (refused.returncode, refused.stderr) == (1, "svcnet: example.org.: REFUSED\n")
+
+
+def test_a_name_outside_is_found_at_a_server_that_asks_others(cli: "Cli") -> None:
+    def answers(query: dns.message.Message, _stream: bool) -> dns.message.Message:
+        reply = dns.message.make_response(query)
+        name = query.question[0].name
+        if query.question[0].rdtype == dns.rdatatype.A:
+            reply.answer.append(dns.rrset.from_text(name, 60, "IN", "A", "192.0.2.80"))
+        return reply
+
+    with Upstream(answers) as upstream, worker(Settings(upstreams=(upstream.address,)), []) as served:
+        until(lambda: served.udp("svc.", "SOA").answer)
+        found = cli.ok("resolve", "example.org", "--at-server", f"{HOST}:{served.port}")
+        assert found == "example.org. 60 IN A 192.0.2.80\n"
 
 
 def test_a_server_that_is_not_there_is_named(cli: "Cli") -> None:

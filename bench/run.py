@@ -25,6 +25,7 @@ SUITES = {
     "curve": Suite("cost of one change by the number of services: tracker, plan, kernel"),
     "sync": Suite("N services x E endpoints: first packet, change to packet, memory; beside chains"),
     "keys": Suite("cost of one element by the shape of the map (docs/adr/0001)"),
+    "legacy": Suite("one change of legacy tables: restore beside libiptc (docs/adr/0009)"),
 }
 
 

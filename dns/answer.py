@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from svcnet.dns import name
-from svcnet.dns.records import AAAA, CNAME, HINFO, NS, RR, SOA, SRV, TTL_SECONDS, A
+from svcnet.dns.records import AAAA, CNAME, HINFO, NS, RR, SOA, SRV, A
 from svcnet.dns.zone import Node, Zone
 
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = 0, 1, 2, 3, 4, 5
@@ -56,7 +56,7 @@ def answer(zone: Zone, wanted: bytes, kind: int) -> Answer | None:
         alias = node.rrsets.get(CNAME)
         if alias is None or kind in {CNAME, ANY} or len(chain) == LONGEST_CHAIN:
             break
-        chain.append(alias[0]._replace(owner=current))
+        chain.append(alias[0]._replace(owner=current, ttl=node.mount.lives(alias[0])))
         current = alias[0].data
     rrs = _records(node, current, kind)
     if not rrs:
@@ -71,9 +71,9 @@ def _records(node: Node, owner: bytes, kind: int) -> list[RR]:
     type, which two services may share (PTR), have one TTL (RFC 2181 §5.2).
     """
     if kind == ANY:
-        return [RR(owner, HINFO, TTL_SECONDS, ANY_DATA)] if any(node.rrsets) else []
+        return [RR(owner, HINFO, node.mount.ttl, ANY_DATA)] if any(node.rrsets) else []
     found = node.rrsets.get(kind, ())
-    ttl = min((rr.ttl for rr in found), default=0)
+    ttl = min(map(node.mount.lives, found), default=0)
     return [rr._replace(owner=owner, ttl=ttl) for rr in found]
 
 
@@ -83,7 +83,7 @@ def _onward(wanted: bytes, chain: list[RR], last: bytes, looked_at: list[bytes])
 
 
 def _negative(zone: Zone, wanted: bytes, node: Node, chain: list[RR], looked_at: list[bytes]) -> Answer:
-    soa = _written([zone.soa(node.mount.apex)], wanted)
+    soa = _written([zone.soa(node.mount)], wanted)
     rcode = NOERROR if node.exists else NXDOMAIN
     return Answer(rcode, (_written(chain, wanted),), len(chain), soa, 1, looked_at=tuple(looked_at), volatile=True)
 
@@ -116,7 +116,7 @@ def _glue(zone: Zone, rrs: Iterable[RR], looked_at: list[bytes]) -> dict[RR, Non
         node = zone.find(target)
         if node is not None:
             looked_at += node.looked_at
-            found |= {one._replace(owner=target): None for kind in (A, AAAA) for one in node.rrsets.get(kind, ())}
+            found |= {one: None for kind in (A, AAAA) for one in _records(node, target, kind)}
     return found
 
 

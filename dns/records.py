@@ -20,8 +20,8 @@ A, NS, CNAME, SOA, HINFO, PTR, TXT, AAAA, SRV = 1, 2, 5, 6, 13, 12, 16, 28, 33
 TYPES = {"A": A, "NS": NS, "CNAME": CNAME, "SOA": SOA, "PTR": PTR, "TXT": TXT, "AAAA": AAAA, "SRV": SRV}
 EXISTS = 0
 """No type on the wire: the record by which a service without any address exists (NODATA, not NXDOMAIN)."""
-TTL_SECONDS = 5
-"""Of answers, negative ones too (contract)."""
+ZONE_TTL = -1
+"""A record lives as long as the zone that is asked says: trees hang in several."""
 LONGEST_SUFFIX = 100
 """Room that a relative name leaves for the zone."""
 TTL_ANNOTATION = "svcnet.dev/ttl"
@@ -30,7 +30,7 @@ SRV_WEIGHT = 100
 
 
 class RR(NamedTuple):
-    """One resource record of class IN; `data` as on the wire."""
+    """One resource record of class IN; `ttl` in seconds or ZONE_TTL, `data` as on the wire."""
 
     owner: bytes
     type: int
@@ -61,7 +61,7 @@ def known_records(known: Known) -> frozenset[RR]:
         owner = dashed(known.name) + name.label(known.namespace)
     except ValueError:
         return frozenset()
-    return frozenset({address_record(owner, TTL_SECONDS, known.name)})
+    return frozenset({address_record(owner, ZONE_TTL, known.name)})
 
 
 def dashed(address: str) -> bytes:
@@ -74,9 +74,9 @@ def _fits(rr: RR) -> bool:
 
 
 def ttl_of(service: Service) -> int:
-    """Return the service's TTL in seconds: its annotation, 0..3600, else 5."""
+    """Return the service's TTL in seconds: its annotation, 0..3600, else the zone's."""
     given = pair_get(service.meta.annotations, TTL_ANNOTATION)
-    return int(given) if given.isascii() and given.isdigit() and int(given) <= 3600 else TTL_SECONDS
+    return int(given) if given.isascii() and given.isdigit() and int(given) <= 3600 else ZONE_TTL
 
 
 def reverse_owner(address: str) -> bytes:

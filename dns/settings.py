@@ -20,13 +20,15 @@ class Settings(msgspec.Struct, frozen=True):
     """CIDRs whose reverse zones are ours."""
     servers: tuple[str, ...] = ()
     """Addresses of this server, as its NS says them."""
+    ttls: tuple[tuple[str, int], ...] = ()
+    """(zone, seconds), zone "" the others."""
     upstreams: tuple[tuple[str, int], ...] = ()
     allow: tuple[str, ...] = ("0.0.0.0/0", "::/0")
 
     @property
     def shape(self) -> Shape:
         """The zones."""
-        return Shape(self.zones, self.cluster_domain, tuple(map(ip_network, self.reverse)), self.servers)
+        return Shape(self.zones, self.cluster_domain, tuple(map(ip_network, self.reverse)), self.servers, self.ttls)
 
     @property
     def allowed(self) -> Networks:

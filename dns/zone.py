@@ -15,7 +15,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple
 
 from svcnet.dns import name
-from svcnet.dns.records import NS, PTR, RR, SOA, TTL_SECONDS, TXT, address_record, known_records, records_of
+from svcnet.dns.records import NS, PTR, RR, SOA, TXT, ZONE_TTL, address_record, known_records, records_of
 from svcnet.dns.tree import RRsets, Tree
 from svcnet.feed import Entry, Known
 from svcnet.model.meta import Key
@@ -25,6 +25,8 @@ DEFAULT = name.label("default")
 DNS_VERSION = b"\x051.1.0"
 """TXT at dns-version.CLUSTER-DOMAIN: the specification that the names follow."""
 REFRESH_SECONDS, RETRY_SECONDS, EXPIRE_SECONDS = 7200, 1800, 86400
+TTL_SECONDS = 5
+"""Of answers, negative ones too, where nothing else is said (contract)."""
 NOTHING: RRsets = {}
 
 
@@ -35,6 +37,8 @@ class Shape(NamedTuple):
     cluster_domain: str = "cluster.local"
     reverse: tuple[Network, ...] = ()
     servers: tuple[str, ...] = ()
+    ttls: tuple[tuple[str, int], ...] = ()
+    """(zone, seconds); zone "" stands for those that are not named."""
 
 
 class Mount(NamedTuple):
@@ -43,8 +47,14 @@ class Mount(NamedTuple):
     suffix: bytes
     apex: bytes
     tree: Tree
+    ttl: int
+    """Seconds that its records live, and that names are known not to be there (RFC 2308)."""
     aliased: bool = False
     """Names are also looked for below `default`."""
+
+    def lives(self, rr: RR) -> int:
+        """The TTL of a record that is found here."""
+        return self.ttl if rr.ttl == ZONE_TTL else rr.ttl
 
 
 class Node(NamedTuple):
@@ -80,13 +90,16 @@ class Zone:
         self._home = name.label("svc") + domain
         self._server = name.relative("ns.dns") + domain
         self._hostmaster = name.label("hostmaster") + domain
+        ttls = {name.absolute(zone): seconds for zone, seconds in shape.ttls}
+        ttl = ttls.pop(name.ROOT, TTL_SECONDS)
+        of_domain = ttls.get(domain, ttl)
         for zone in map(name.absolute, shape.zones):
-            self._hang(Mount(zone, zone, self._services, aliased=True))
-        self._hang(Mount(self._home, domain, self._services, aliased=True))
-        self._hang(Mount(name.label("pod") + domain, domain, self._pods))
-        self._hang(Mount(domain, domain, _fixed(shape.servers)))
+            self._hang(Mount(zone, zone, self._services, ttls.get(zone, ttl), aliased=True))
+        self._hang(Mount(self._home, domain, self._services, of_domain, aliased=True))
+        self._hang(Mount(name.label("pod") + domain, domain, self._pods, of_domain))
+        self._hang(Mount(domain, domain, _fixed(shape.servers), of_domain))
         for zone in (z for network in shape.reverse for z in reverse_zones(network)):
-            self._hang(Mount(zone, zone, self._reverse))
+            self._hang(Mount(zone, zone, self._reverse, ttl))
 
     def change(self, rev: int, entries: Iterable[Entry], census: Iterable[Known] = ()) -> set[bytes]:
         """Replace these services, and this of the census; return the keys of trees that changed. O(what changed)."""
@@ -117,15 +130,15 @@ class Zone:
                 return self._look(mount, wanted[:at], wanted)
         return None
 
-    def soa(self, apex: bytes) -> RR:
-        """The SOA of a zone (RFC 1035 §3.3.13); its last number is the TTL of negative answers (RFC 2308)."""
-        numbers = (self.serial, REFRESH_SECONDS, RETRY_SECONDS, EXPIRE_SECONDS, TTL_SECONDS)
+    def soa(self, mount: Mount) -> RR:
+        """The SOA of a zone (RFC 1035 §3.3.13); its last number is the TTL of negative answers (RFC 2308 §4)."""
+        numbers = (self.serial, REFRESH_SECONDS, RETRY_SECONDS, EXPIRE_SECONDS, mount.ttl)
         data = self._server + self._hostmaster + b"".join(n.to_bytes(4) for n in numbers)
-        return RR(apex, SOA, TTL_SECONDS, data)
+        return RR(mount.apex, SOA, mount.ttl, data)
 
     def _look(self, mount: Mount, key: bytes, whole: bytes) -> Node:
         if not key and mount.suffix == mount.apex:
-            rrsets: RRsets = {SOA: (self.soa(mount.apex),), NS: (RR(mount.apex, NS, TTL_SECONDS, self._server),)}
+            rrsets: RRsets = {SOA: (self.soa(mount),), NS: (RR(mount.apex, NS, mount.ttl, self._server),)}
             return Node(mount, rrsets, True, (whole,))
         tree = mount.tree
         keys = (whole,) if tree is self._reverse else (key, key + DEFAULT) if mount.aliased and key else (key,)
@@ -183,6 +196,6 @@ def _only(rrs: Iterable[RR], reverse: bool) -> list[RR]:
 
 def _fixed(servers: Iterable[str]) -> Tree:
     tree = Tree()
-    here = [address_record(name.relative("ns.dns"), TTL_SECONDS, address) for address in servers]
-    tree.change((), [*here, RR(name.label("dns-version"), TXT, TTL_SECONDS, DNS_VERSION)])
+    here = [address_record(name.relative("ns.dns"), ZONE_TTL, address) for address in servers]
+    tree.change((), [*here, RR(name.label("dns-version"), TXT, ZONE_TTL, DNS_VERSION)])
     return tree

@@ -54,6 +54,8 @@ class Config:
     zone: tuple[str, ...]
     """Lower case, no dot at the end."""
     cluster_domain: str
+    dns_ttl: tuple[tuple[str, int], ...]
+    """(zone, seconds); zone "" stands for all that are not named."""
     dns_upstream: tuple[Listen, ...] | None
     """None: the servers of /etc/resolv.conf; (): `off`."""
     dns_allow: tuple[Network, ...]
@@ -125,6 +127,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("dns_listen", kind.DNS_LISTEN, "127.0.0.1:53", "where DNS answers, UDP and TCP; off: nowhere"),
     Option("zone", kind.NAMES, "svc", "short zones of service names"),
     Option("cluster_domain", kind.NAME, "cluster.local", "domain of the long service names"),
+    Option("dns_ttl", kind.DNS_TTL, "5", "how long answers may be kept, negative ones too", "seconds"),
     Option("dns_upstream", kind.DNS_UPSTREAM, "system", "where other names go; off: REFUSED"),
     Option("dns_allow", kind.ALLOWED, "everyone", "who may ask"),
     Option("dns_transfer_to", kind.ALLOWED, "127.0.0.0/8,::1/128", "who may transfer zones"),
@@ -195,6 +198,12 @@ def load_with_sources(
         values[option.name] = _parse(option, given.get(option.name), problems)
     if not problems and (values["etcd_cert"] is None) != (values["etcd_key"] is None):
         problems.append("--etcd-cert and --etcd-key: only one is given, expected both or neither")
+    zones = () if problems else (*values["zone"], values["cluster_domain"])
+    problems += [
+        f"{given['dns_ttl'].source}: {zone!r} is no zone, expected one of {', '.join(zones)}"
+        for zone, _ in values["dns_ttl"] or ()
+        if zones and zone and zone not in zones
+    ]
     if problems:
         raise ConfigError("\n".join(problems))
     sources = {o.name: given[o.name].source if o.name in given else "default" for o in OPTIONS}

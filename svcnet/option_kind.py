@@ -200,6 +200,26 @@ def whole(low: int, high: int) -> Kind:
     return Kind("N", f"a whole number from {low} to {high}", parse, toml=(int,))
 
 
+LONGEST_TTL_SECONDS = 3600
+
+
+def _ttls(text: str) -> tuple[tuple[str, int], ...]:
+    found: dict[str, int] = {}
+    for item in _items(text):
+        zone, _, seconds = item.rpartition("=")
+        name = _name(zone.strip()) if "=" in item else ""
+        if name in found:
+            raise ValueError(f"{item!r} is a second one for the same zone")
+        if not re.fullmatch(r"[0-9]{1,4}", seconds.strip(), re.ASCII) or int(seconds) > LONGEST_TTL_SECONDS:
+            raise ValueError(f"{seconds.strip()!r} is no number of seconds from 0 to {LONGEST_TTL_SECONDS}")
+        found[name] = int(seconds)
+    return tuple(found.items())
+
+
+def _show_ttls(value: tuple[tuple[str, int], ...]) -> str:
+    return ",".join(f"{zone}={seconds}" if zone else str(seconds) for zone, seconds in value)
+
+
 _CIDRS = "CIDRs separated by commas, or none"
 FLAG = Kind("", "true or false", _bool, lambda value: "true" if value else "false", (bool,))
 TEXT = Kind("TEXT", "text", str)
@@ -251,4 +271,11 @@ DNS_NOTIFY = Kind(
     _or("none", (), _dns_addresses),
     _show_or("none", (), _joined),
     (list,),
+)
+DNS_TTL = Kind(
+    "SECONDS[,ZONE=SECONDS…]",
+    "seconds, and ZONE=SECONDS where a zone differs, separated by commas",
+    _ttls,
+    _show_ttls,
+    (int, list),
 )

@@ -61,7 +61,7 @@ def server_address(_: click.Context, __: click.Parameter, given: str | None) -> 
 @click.option(
     "--at-server", metavar="ADDR[:PORT]", callback=server_address, help="Ask a DNS server instead of the records."
 )
-@with_config(*STORE, "zone", "cluster_domain", "cluster_cidr", "endpoint_deny")
+@with_config(*STORE, "zone", "cluster_domain", "dns_ttl", "cluster_cidr", "endpoint_deny")
 def resolve(loaded: Loaded, name: str, kind: str | None, namespace: str, at_server: Listen | None) -> int:
     """Print the records of NAME: tomcat, tomcat.default, tomcat.svc, _http._tcp.tomcat.svc, or an address."""
     kinds = (kind.upper(),) if kind else USUAL
@@ -164,7 +164,8 @@ def _responder(config: Config) -> "Responder":
     report(listing.problems)
     snapshot = View.of(listing, config.endpoint_deny).tracker.snapshot
     reverse = (*config.service_cidr, *config.cluster_cidr)
-    responder = Responder(Zone(Shape(config.zone, config.cluster_domain, reverse)), Networks(()), recursion=False)
+    shape = Shape(config.zone, config.cluster_domain, reverse, ttls=config.dns_ttl)
+    responder = Responder(Zone(shape), Networks(()), recursion=False)
     for frame in feed.whole(snapshot):
         responder.take(frame)
     return responder

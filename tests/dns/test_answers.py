@@ -189,14 +189,6 @@ def test_two_services_that_share_an_endpoint_are_both_its_names() -> None:
     assert asked.text(name, "PTR") == [f"{name} 5 IN PTR 10-1-1-2.b.default.svc.cluster.local."]
 
 
-def test_records_of_one_name_and_type_have_one_ttl_the_shorter() -> None:
-    notes = (("svcnet.dev/ttl", "60"),)
-    one, other = virtual("a", "10.0.0.5", port=80, notes=notes), virtual("b", "10.0.0.5", port=81)
-    name = "5.0.0.10.in-addr.arpa."
-    message = Asked(one, other).ask(name, "PTR")
-    assert sorted(lines(message.answer)) == [f"{name} 5 IN PTR {s}.default.svc.cluster.local." for s in ("a", "b")]
-
-
 def test_the_apex_has_soa_and_ns_whose_names_resolve() -> None:
     asked = Asked(TOMCAT)
     for apex in ("svc.", "cluster.local.", "0.10.in-addr.arpa."):
@@ -256,12 +248,6 @@ def test_before_the_first_records_the_server_fails_rather_than_denies() -> None:
     assert asked.text("5.0.0.10.in-addr.arpa.", "PTR") == ["SERVFAIL"]
     asked.change(TOMCAT)
     assert asked.text("tomcat.svc.") == ["SERVFAIL"]
-
-
-@pytest.mark.parametrize(("given", "ttl"), [("0", 0), ("3600", 3600), ("3601", 5), ("-1", 5), ("soon", 5)])
-def test_a_service_sets_its_ttl(given: str, ttl: int) -> None:
-    asked = Asked(virtual("tomcat", "10.0.0.5", notes=(("svcnet.dev/ttl", given),)))
-    assert asked.text("tomcat.svc.") == [f"tomcat.svc. {ttl} IN A 10.0.0.5"]
 
 
 def test_any_is_answered_with_one_record_that_says_no() -> None:

@@ -158,6 +158,11 @@ def test_variables_that_are_not_options_are_left_alone(name: str) -> None:
         ("status-listen", "127.0.0.1", "'127.0.0.1' has no port from 0 to 65535"),
         ("status-listen", "127.0.0.1:70000", "'127.0.0.1:70000' has no port from 0 to 65535"),
         ("status-listen", ":80", "'' is no IP address (did you mean 0.0.0.0:80?)"),
+        ("dns-ttl", "3601", "'3601' is no number of seconds from 0 to 3600"),
+        ("dns-ttl", "soon", "'soon' is no number of seconds from 0 to 3600"),
+        ("dns-ttl", "svc=", "'' is no number of seconds from 0 to 3600"),
+        ("dns-ttl", "=5", "'' is no DNS name"),
+        ("dns-ttl", "svc=5,svc=6", "'svc=6' is a second one for the same zone"),
         ("dns-listen", "localhost:53", "'localhost' is no IP address"),
         ("dns-listen", "[::1:53", "'[::1:53' is no [ADDR]:PORT"),
         ("dns-listen", "127.0.0.1:", "'127.0.0.1:' has no port from 0 to 65535"),
@@ -192,6 +197,11 @@ def test_half_of_a_client_certificate_is_refused() -> None:
     ]
 
 
+def test_a_ttl_is_for_a_zone_that_there_is() -> None:
+    assert refused({"dns-ttl": "5,corp=9"}) == ["--dns-ttl: 'corp' is no zone, expected one of svc, cluster.local"]
+    assert load({"zone": "corp", "dns-ttl": "5,corp=9"}, {}, "m1", no_file).dns_ttl == (("", 5), ("corp", 9))
+
+
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [
@@ -200,6 +210,9 @@ def test_half_of_a_client_certificate_is_refused() -> None:
         ("dns_upstream", "off", ()),
         ("dns_upstream", "9.9.9.9", (Listen("9.9.9.9", 53),)),
         ("dns_notify", "10.0.0.9:54", (Listen("10.0.0.9", 54),)),
+        ("dns_ttl", "5", (("", 5),)),
+        ("dns_ttl", "30, svc=0,Cluster.Local.=3600", (("", 30), ("svc", 0), ("cluster.local", 3600))),
+        ("dns_ttl", "svc=1", (("svc", 1),)),
         ("env_dir", "off", None),
         ("zone", "Svc.,corp", ("svc", "corp")),
         ("external_ips", "192.0.2.1", (ipaddress.ip_network("192.0.2.1/32"),)),
@@ -214,7 +227,9 @@ def test_values_are_parsed(name: str, text: str, value: object) -> None:
 
 
 def test_what_is_shown_reads_back_to_the_same_configuration() -> None:
-    first = load({"dns_listen": "off", "zone": "a,b", "env_dir": "off", "etcd_user": "u"}, {}, "m1", no_file)
+    first = load(
+        {"dns_listen": "off", "zone": "a,b", "env_dir": "off", "etcd_user": "u", "dns_ttl": "7,b=0"}, {}, "m1", no_file
+    )
     shown = {option.name: config.show(option, first) or None for option in OPTIONS}
     assert load(dict(shown), {}, "other", no_file) == first
 

@@ -5,6 +5,7 @@ namespace of the calling thread.
 """
 
 import errno
+import logging
 import re
 import shutil
 import subprocess
@@ -17,11 +18,15 @@ from svcnet.iptables.saved import Saved, parse
 from svcnet.iptables.watermark import LegacyWatermark, NftWatermark
 from svcnet.model.errors import KernelError, NotPermittedError
 
+log = logging.getLogger(__name__)
+
 LEGACY, NFT = "legacy", "nft"
 VARIANTS = (LEGACY, NFT)
 COMMANDS = {4: "iptables", 6: "ip6tables"}
 WAIT_SECONDS = 20
 """How long to wait for whoever holds the lock of the legacy tables; then the change is tried again later."""
+SILENT_SECONDS = 1.0
+"""After so long the log says what is waited for."""
 TABLES_IN_USE = {
     4: Path("/proc/thread-self/net/ip_tables_names"),
     6: Path("/proc/thread-self/net/ip6_tables_names"),
@@ -162,10 +167,17 @@ def _variant_of(path: str) -> str:
 
 
 def _run(command: Sequence[str], text: str) -> "subprocess.CompletedProcess[str]":
+    pipe = subprocess.PIPE
     try:
-        return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+            try:
+                said, errors = process.communicate(text, timeout=SILENT_SECONDS)
+            except subprocess.TimeoutExpired:
+                log.warning("waiting for program=%s: does another one hold the xtables lock?", command[0])
+                said, errors = process.communicate()
     except OSError as error:
         raise KernelError(f"{command[0]}: {error.strerror}") from error
+    return subprocess.CompletedProcess(command, process.returncode, said, errors)
 
 
 def _error(done: "subprocess.CompletedProcess[str]") -> Exception:

@@ -91,11 +91,8 @@ def test_a_start_without_the_right_names_it(minion: Minion) -> None:
 @kernel
 @needs_iptables
 def test_a_change_waits_for_the_lock_that_another_holds_while_the_daemon_lives_on(minion: Minion) -> None:
-    for command in ("iptables", "ip6tables"):
-        done = minion.run(f"{command}-legacy", "-A", "INPUT", "-j", "ACCEPT")
-        assert done.returncode == 0, done.stderr
-    lock = minion.root / "xtables.lock"
     minion.put(service("web", VIP), endpoints("web", A))
+    lock = use_legacy(minion)
     daemon = minion.daemon(IPTABLES, environ={"XTABLES_LOCKFILE": str(lock)}).ready()
     assert minion.ask(VIP) == A
     with held(lock):
@@ -103,8 +100,29 @@ def test_a_change_waits_for_the_lock_that_another_holds_while_the_daemon_lives_o
         daemon.until(lambda: waiting(daemon.pid))
         assert daemon.get("/healthz")[0] == 200
         assert minion.ask(VIP) == A
+        daemon.until(lambda: "does another one hold the xtables lock?" in daemon.log)
     assert minion.reaches(VIP, B)
     assert daemon.status()["last_error"] == ""
+
+
+@kernel
+@needs_iptables
+def test_a_start_that_waits_for_the_lock_says_so_and_goes_on(minion: Minion) -> None:
+    minion.put(service("web", VIP), endpoints("web", A))
+    lock = use_legacy(minion)
+    with held(lock):
+        daemon = minion.daemon(IPTABLES, environ={"XTABLES_LOCKFILE": str(lock)})
+        daemon.until(lambda: "does another one hold the xtables lock?" in daemon.log)
+    daemon.ready()
+    assert minion.ask(VIP) == A
+
+
+def use_legacy(minion: Minion) -> Path:
+    """Make the daemon use legacy tables, where others' rules are; a file for their lock."""
+    for command in ("iptables", "ip6tables"):
+        done = minion.run(f"{command}-legacy", "-A", "INPUT", "-j", "ACCEPT")
+        assert done.returncode == 0, done.stderr
+    return minion.root / "xtables.lock"
 
 
 @contextmanager

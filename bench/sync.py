@@ -1,4 +1,4 @@
-"""From records to packets at a size: first packet, one change, memory; and the chain-per-service shape beside it.
+"""From records to packets at a size: first packet, one change, memory, health; the chain-per-service shape beside it.
 
 Run by `bench/run.py --suite sync [--services N] [--endpoints E] [--changes C] [--chains N,N…]`. The daemon is pinned to
 the first core, the client to the last. Traffic goes to addresses of this namespace's loopback device alone.
@@ -19,10 +19,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from svcnet.bench import chains
+from svcnet.bench.health import ask as ask_health
+from svcnet.bench.health import asking
 from svcnet.bench.world import PORT, TARGET_PORT, one_endpoint, records, virtual_ip, write
 
 ANSWERING = ("192.0.2.21", "192.0.2.22")
 FIRST_PACKET_SECONDS = 300.0
+STATUS_PORT = 10256
 
 
 def prepare() -> None:
@@ -61,6 +64,7 @@ def daemon(directory: Path, state: Path, log: Path) -> Iterator[tuple[subprocess
     """svcnet-proxy on these records, pinned to the first core; with the time of its start."""
     command = [sys.executable, "-m", "svcnet.cli.daemon", f"--records=dir:{directory}", f"--state-dir={state}"]
     command += ["--service-cidr=10.0.0.0/14", "--node=m1", "--env-dir=off", "--mode=nftables", "--dns-listen=off"]
+    command.append(f"--status-listen=127.0.0.1:{STATUS_PORT}")
     with log.open("wb") as out:
         begin = time.perf_counter()
         process = subprocess.Popen(command, stdout=out, stderr=out, preexec_fn=lambda: os.sched_setaffinity(0, {0}))  # noqa: PLW1509 (one thread so far in the child's copy)
@@ -93,45 +97,87 @@ def one_change(directory: Path, i: int, ip: str) -> float:
     return time.perf_counter() - begin
 
 
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has taken: what other programs on the machine do not stretch."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def memory(pid: int) -> tuple[int, int]:
     """(resident now, highest) in MiB."""
     fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return int(fields["VmRSS"].split()[0]) // 1024, int(fields["VmHWM"].split()[0]) // 1024
 
 
-def svcnet_row(services: int, endpoints: int, changes: int, rounds: int) -> None:
+def fill(directory: Path, services: int, endpoints: int) -> tuple[int, tuple[int, int, int]]:
+    """Write every record; the number of files, and the services whose endpoint really answers."""
+    directory.mkdir()
+    count = 0
+    for record in records(services, endpoints):
+        write(directory, record)
+        count += 1
+    probes = (1, services // 2, services)
+    reset(directory, probes)
+    return count, probes
+
+
+def reset(directory: Path, probes: tuple[int, ...]) -> None:
+    """Let the probed services have one endpoint that answers."""
+    for i in probes:
+        write(directory, one_endpoint(i, ANSWERING[0]))
+
+
+def svcnet_row(temporary: Path, directory: Path, probes: tuple[int, int, int], changes: int, rounds: int) -> None:
     """Measure the daemon: a fresh state directory each round."""
     firsts: list[float] = []
     times: list[float] = []
     sizes: list[tuple[int, int]] = []
-    with tempfile.TemporaryDirectory() as temporary:
-        directory = Path(temporary, "records")
-        directory.mkdir()
-        everything = list(records(services, endpoints))
-        for record in everything:
-            write(directory, record)
-        count = len(everything)
-        del everything
-        probes = (1, services // 2, services)
-        for i in probes:
-            write(directory, one_endpoint(i, ANSWERING[0]))
-        for n in range(rounds):
-            subprocess.run(["nft", "flush", "ruleset"], check=True)
-            with daemon(directory, Path(temporary, f"state{n}"), Path(temporary, "log")) as (process, begin):
-                firsts.append(first_packet(process, begin, probes))
-                time.sleep(3)  # the daemon's imports and its first checkpoint are over then
-                for step in range(changes):
-                    times.append(one_change(directory, probes[step % 3], ANSWERING[(step // 3 + 1) % 2]))
-                    time.sleep(0.02)  # a quiet time before each change
-                sizes.append(memory(process.pid))
-            for i in probes:
-                write(directory, one_endpoint(i, ANSWERING[0]))
+    processors: list[float] = []
+    for n in range(rounds):
+        subprocess.run(["nft", "flush", "ruleset"], check=True)
+        with daemon(directory, temporary / f"state{n}", temporary / "log") as (process, begin):
+            firsts.append(first_packet(process, begin, probes))
+            processors.append(cpu_seconds(process.pid))
+            time.sleep(3)  # the daemon's imports and its first checkpoint are over then
+            for step in range(changes):
+                times.append(one_change(directory, probes[step % 3], ANSWERING[(step // 3 + 1) % 2]))
+                time.sleep(0.02)  # a quiet time before each change
+            sizes.append(memory(process.pid))
+        reset(directory, probes)
     times.sort()
-    p50, p99 = (times[int(len(times) * q)] * 1000 for q in (0.5, 0.99))
-    print(f"svcnet-proxy, {services} services x {endpoints} endpoints from {count} files, {rounds} rounds")
-    print(f"  exec to first packet  {statistics.median(firsts):.2f} s ({min(firsts):.2f}-{max(firsts):.2f})")
-    print(f"  rename to packet      p50 {p50:.1f} ms, p99 {p99:.1f} ms ({len(times)} changes)")
+    print(f"  exec to first packet  {spread(firsts)}, of which on the CPU {spread(processors)}")
+    if times:
+        p50, p99 = (times[int(len(times) * q)] * 1000 for q in (0.5, 0.99))
+        print(f"  rename to packet      p50 {p50:.1f} ms, p99 {p99:.1f} ms ({len(times)} changes)")
     print(f"  daemon memory         {max(s[0] for s in sizes)} MiB resident, {max(s[1] for s in sizes)} MiB at most")
+
+
+def spread(seconds: list[float]) -> str:
+    """Median and range."""
+    return f"{statistics.median(seconds):.2f} s ({min(seconds):.2f}-{max(seconds):.2f})"
+
+
+def health_row(temporary: Path, directory: Path, probes: tuple[int, int, int]) -> None:
+    """Give a daemon that runs all records at once, by one rename; ask /healthz all the while."""
+    subprocess.run(["nft", "flush", "ruleset"], check=True)
+    empty = temporary / "empty"
+    empty.mkdir()
+    with daemon(empty, temporary / "state-health", temporary / "log") as (process, _):
+        while not _answers():
+            time.sleep(0.05)
+        with asking(STATUS_PORT) as asked:
+            time.sleep(0.3)
+            begin = time.perf_counter()
+            directory.rename(empty / "all")
+            took = first_packet(process, begin, probes)
+            time.sleep(3)  # checkpoint and env files come after the packets, and count
+    print(f"  /healthz under a load {asked.heard}; its first packet after {took:.2f} s")
+
+
+def _answers() -> bool:
+    with contextlib.suppress(OSError):
+        return ask_health(STATUS_PORT)
+    return False
 
 
 def chains_row(services: int, endpoints: int, seconds: float) -> None:
@@ -161,7 +207,13 @@ def main() -> None:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     for ip in ANSWERING:
         serve(ip)
-    svcnet_row(options.services, options.endpoints, options.changes, options.rounds)
+    with tempfile.TemporaryDirectory() as name:
+        temporary, directory = Path(name), Path(name, "records")
+        count, probes = fill(directory, options.services, options.endpoints)
+        shape = f"{options.services} services x {options.endpoints} endpoints from {count} files"
+        print(f"svcnet-proxy, {shape}, {options.rounds} rounds", flush=True)
+        svcnet_row(temporary, directory, probes, options.changes, options.rounds)
+        health_row(temporary, directory, probes)
     for size in (int(n) for n in options.chains.split(",") if n):
         chains_row(size, options.endpoints, options.chains_seconds)
 

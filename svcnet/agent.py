@@ -6,6 +6,7 @@ what is served, the data path how; this module moves values between them and cat
 
 import asyncio
 import errno
+import gc
 import logging
 from collections.abc import Iterable
 
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT_QUIET_SECONDS = 2.0
 ENV_QUIET_SECONDS = 0.02
+MANY = 500
+"""More events or ports than this are worked on in a thread (up to here it is some 20 ms), so that health answers; what
+they brought stays for long, and later garbage collections, each a stop of the whole process, need not look at it."""
 
 
 class Agent:
@@ -175,7 +179,7 @@ class Agent:
             self.state.oldest_unapplied = since
             return
         held = self.tracker.held
-        delta = await asyncio.to_thread(self.tracker.fold, events) if len(events) > 5000 else self.tracker.fold(events)
+        delta = await asyncio.to_thread(self.tracker.fold, events) if len(events) > MANY else self.tracker.fold(events)
         if self.tracker.held and self.tracker.held != held:
             log.warning("held a list missing=%s known=%s: svcnet release", *self.tracker.held[:2])
         if not await self._carry_out(delta):
@@ -220,6 +224,8 @@ class Agent:
             ms = (end - begin) * 1000
             services = len(self.tracker.snapshot.services)
             log.info("synced rev=%s services=%s changes=%s ms=%.1f", delta.rev, services, changes, ms)
+        if changes > MANY:
+            gc.freeze()
         self._announce()
         self._queue_env(delta)
         self.checkpoint.poke()
@@ -244,15 +250,19 @@ class Agent:
             self._judge(plan)
             await self._sweep()
             return len(plan)
-        before = rows((*delta.removed, *(old for old, _ in delta.changed)), self.minion)
-        after = rows((*delta.added, *(new for _, new in delta.changed)), self.minion)
-        plan = diff(before, after)
+        many = len(delta.added) + len(delta.changed) + len(delta.removed) > MANY
+        plan = await asyncio.to_thread(self._plan, delta) if many else self._plan(delta)
         if len(plan) > self.parts.inline_changes:
             await asyncio.to_thread(path.apply, plan)
         elif plan:
             path.apply(plan)
         await self._clean(delta)
         return len(plan)
+
+    def _plan(self, delta: Delta) -> Plan[Frontend, Treatment]:
+        before = rows((*delta.removed, *(old for old, _ in delta.changed)), self.minion)
+        after = rows((*delta.added, *(new for _, new in delta.changed)), self.minion)
+        return diff(before, after)
 
     def _judge(self, plan: Plan[Frontend, Treatment]) -> None:
         """Count what an audit found: rows that were not as written."""

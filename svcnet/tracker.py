@@ -88,7 +88,7 @@ class Tracker:
 
     def records(self) -> Iterator[Record]:
         """Everything known, held records included."""
-        yield from self._records.values()
+        return iter(tuple(self._records.values()))  # a copy: a fold may run in another thread meanwhile
 
     def get(self, key: Key) -> Record | None:
         """One record."""

@@ -77,13 +77,14 @@ class ClaimFile:
 
     def save(self) -> None:
         """Replace the file. Only under the lock, after `load`."""
-        lines = ",\n".join(f"{_json(name)}: {_json(claim)}" for name, claim in self.claims.held.items())
-        cidrs = _json([str(cidr) for cidr in self.claims.allocation.cidrs])
+        encode = msgspec.json.Encoder().encode
+        lines = b",\n".join([encode(name) + b": " + encode(claim) for name, claim in self.claims.held.items()])
+        cidrs = encode([str(cidr) for cidr in self.claims.allocation.cidrs])
         temp = f"{self.path}.new"
         fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:
-            with os.fdopen(fd, "w", encoding="utf-8") as file:
-                file.write(f'{{"cidrs": {cidrs}, "claims": {{\n{lines}\n}}}}\n')
+            with os.fdopen(fd, "wb") as file:
+                file.write(b'{"cidrs": ' + cidrs + b', "claims": {\n' + lines + b"\n}}\n")
                 file.flush()
                 os.fsync(fd)
                 status = os.fstat(fd)
@@ -144,7 +145,3 @@ class ClaimFile:
         self.claims.lapsed &= held.keys()
         self.claims.changed = False
         return adopted
-
-
-def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()

@@ -10,7 +10,7 @@ deletion, a rename between two directories makes nothing, and a tree that is rem
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import NamedTuple
@@ -25,7 +25,13 @@ from svcnet.store.tree import Changes, Tree, blind_problems, read_file
 from svcnet.virtual_ip import Allocation
 
 CHUNK = 250
-"""Files read before the event loop gets a turn: some 10 ms."""
+"""Files read at once: some 10 ms."""
+FEW = 20
+"""More files, or services without a claim, are worked on in a thread. Reading gives the interpreter away four times a
+file: beside a busy thread the loop would wait for it again each time, and answer nobody meanwhile."""
+SETTLE_SHARE = 10
+"""While there is more to read, claims are written at most for one part of the time in so many: each writing is of all
+claims, and a tree that is moved in would be as many writings as it has chunks."""
 TICK_SECONDS = 1.0
 """How often the directory itself, and files that could not be read, are looked at: inotify says nothing of them."""
 DEAF_SECONDS = 2.0
@@ -65,6 +71,8 @@ class DirWatch:
         self._removals: dict[str, _Removal] = {}
         self._last_removal = 0.0
         self._grace: dict[str, float] = {}
+        self._settle_again = 0.0
+        """When claims may be written although there is more to read."""
 
     async def run(self) -> AsyncIterator[tuple[Event, ...]]:
         """Yield batches for ever. ConfigError at the first list when the claims belong to another service CIDR."""
@@ -96,7 +104,7 @@ class DirWatch:
         known = list(self.served.claims.held)
         paths = tree.files()
         for start in range(0, len(paths), CHUNK):
-            self._read(paths[start : start + CHUNK])
+            await self._read(paths[start : start + CHUNK])
             self.served.touch(self.catalog.take_touched())
             if batch := self._events(deletes=False):
                 yield batch
@@ -135,7 +143,7 @@ class DirWatch:
                 tick = now + TICK_SECONDS
                 self._tick(tree)
             while True:
-                self._read_dirty(now)
+                await self._read_dirty(now)
                 self._remove_due(tree, time.monotonic())
                 self.served.touch(self.catalog.take_touched())
                 await self._settle()
@@ -185,12 +193,12 @@ class DirWatch:
             with suppress(OSError, RecordError, ConfigError):
                 self.served.load()
 
-    def _read_dirty(self, now: float) -> None:
+    async def _read_dirty(self, now: float) -> None:
         """Read what may have changed; what is not there begins to linger."""
         chunk = list(islice(self._dirty, CHUNK))
         for path in chunk:
             del self._dirty[path]
-        for path in self._read(chunk):
+        for path in await self._read(chunk):
             if path in self.catalog.files and path not in self._removals:
                 self._removals[path] = _Removal(now, now + LINGER_SECONDS)
                 self._last_removal = now
@@ -199,8 +207,11 @@ class DirWatch:
             del self._removals[path]
             self.catalog.remove(path)
 
-    def _read(self, paths: Iterable[str]) -> list[str]:
+    async def _read(self, paths: Sequence[str]) -> list[str]:
         """Load files; return those that are not there."""
+        return await asyncio.to_thread(self._load, paths) if len(paths) > FEW else self._load(paths)
+
+    def _load(self, paths: Iterable[str]) -> list[str]:
         assert self._tree is not None
         missing = []
         for path in paths:
@@ -240,14 +251,14 @@ class DirWatch:
         served, file = self.served, self.served.file
         for _ in served.settle_held():
             await asyncio.sleep(0)
-        if served.is_settled:
+        begin = time.monotonic()
+        if served.is_settled or (self._dirty and begin < self._settle_again):
             return
         reason = ""
         try:
             await file.free()
-            with file.locked():
-                served.load()
-                served.settle(quiet=self._is_quiet())
+            # The thread has the lock all by itself: nothing that the loop does in between can wait for it in vain.
+            await asyncio.to_thread(self._claim) if len(served.unsettled) > FEW else self._claim()
         except (RecordError, ConfigError) as error:
             reason = str(error)
         except FileNotFoundError:
@@ -259,6 +270,14 @@ class DirWatch:
         self.catalog.reports.set(file.path, {file.path: reason} if reason else {})
         if reason:
             served.settle_unwritable(reason)
+        end = time.monotonic()
+        self._settle_again = end + SETTLE_SHARE * (end - begin)
+
+    def _claim(self) -> None:
+        served = self.served
+        with served.file.locked():
+            served.load()
+            served.settle(quiet=self._is_quiet())
 
     def _is_quiet(self) -> bool:
         return self._tree is not None and not (self._dirty or self._removals or self._tree.is_pending())

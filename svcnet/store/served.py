@@ -5,7 +5,7 @@ emitted. Must not know: where records and claims are kept. Claims change only fo
 changed: an endpoint never touches them.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from svcnet.model.claim import NOTHING, Resource, claim_id, claim_key
@@ -127,6 +127,11 @@ class Served(Generic[File]):
     def is_settled(self) -> bool:
         """Whether every service has what it holds or asks for."""
         return not self._unsettled
+
+    @property
+    def unsettled(self) -> Collection[Key]:
+        """The services that have not."""
+        return self._unsettled.keys()
 
     def settle_held(self) -> Iterator[None]:
         """Settle services that hold already what they ask for: it needs no lock. Yields between chunks."""

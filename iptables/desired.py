@@ -60,6 +60,9 @@ class Treatment(NamedTuple):
     pick: Pick = RANDOM
     ranges: tuple[str, ...] = ()
     """Sources that may come in; others are dropped. () is everyone."""
+    virtual: bool = True
+    """A virtual IP: its undefined ports are refused. False for addresses where others may listen: node ports,
+    external and load-balancer addresses."""
 
     def __str__(self) -> str:
         """One phrase for plans."""
@@ -105,15 +108,15 @@ def desired(port: ServedPort, minion: Minion) -> Desired:
     outside = _kind(Class.EXTERNAL_LOCAL if policy.external_local else Class.EXTERNAL, targets, local)
     found: Desired = {}
     if port.node_port:
-        treatment = Treatment(outside, key, *both)
+        treatment = Treatment(outside, key, *both, virtual=False)
         for address in minion.addresses:
             if (":" in address) == (key.family == 6):
                 found[Frontend(key.family, address, protocol, port.node_port)] = treatment
     for address in policy.load_balancer_ips:
         ranges = _ranges(policy.source_ranges, address, minion)
-        found[Frontend(key.family, address, protocol, key.port)] = Treatment(outside, key, *both, ranges)
+        found[Frontend(key.family, address, protocol, key.port)] = Treatment(outside, key, *both, ranges, virtual=False)
     for address in policy.external_ips:
-        found[Frontend(key.family, address, protocol, key.port)] = Treatment(outside, key, *both)
+        found[Frontend(key.family, address, protocol, key.port)] = Treatment(outside, key, *both, virtual=False)
     if port.virtual_ip:
         found[Frontend(key.family, port.virtual_ip, protocol, key.port)] = Treatment(inside, key, *both)
     return found

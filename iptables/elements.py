@@ -8,11 +8,23 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 from functools import cache
+from ipaddress import collapse_addresses, ip_address, ip_network, summarize_address_range
 from typing import NamedTuple
 
 from svcnet.iptables.desired import packed
 from svcnet.iptables.netlink import NLM_F_CREATE, attr, attributes, message, nest, text
-from svcnet.iptables.ruleset import TABLE
+from svcnet.iptables.ruleset import (
+    BEHIND,
+    CLASSES,
+    ENDPOINTS,
+    HERE,
+    MEMBERS,
+    PICKS,
+    SERVICES,
+    SHORT,
+    SOURCE_RANGES,
+    TABLE,
+)
 from svcnet.model.frontend import Frontend
 
 PROTOCOL_NUMBERS = {"tcp": 6, "udp": 17, "sctp": 132}
@@ -22,7 +34,7 @@ FAMILY_NUMBERS = {4: 2, 6: 10}
 
 NEWSETELEM, GETSETELEM, DELSETELEM = (10 << 8) + 12, (10 << 8) + 13, (10 << 8) + 14
 ELEM_LIST_TABLE, ELEM_LIST_SET, ELEM_LIST_ELEMENTS = 1, 2, 3
-ELEM_KEY, ELEM_DATA, ELEM_FLAGS = 1, 2, 3
+ELEM_KEY, ELEM_DATA, ELEM_FLAGS, ELEM_KEY_END = 1, 2, 3, 10
 LIST_ELEM, DATA_VALUE = 1, 1
 LIST_BYTES = 48_000
 """Elements a message: a nested attribute's length is 16 bit."""
@@ -38,7 +50,10 @@ _DATA_FRAME = struct.Struct("=4H")
 
 
 class Op(NamedTuple):
-    """Add (or delete) one element. To change an element's data, delete and add it in one batch."""
+    """Add (or delete) one element. To change an element's data, delete and add it in one batch.
+
+    The key of an interval (`source-ranges`) is its first key and its last, one behind the other.
+    """
 
     family: int
     table: str
@@ -81,6 +96,23 @@ def unslot(key: bytes) -> tuple[int, int]:
     return port_id, slot
 
 
+def range_keys(front: Frontend, ranges: Iterable[str]) -> tuple[bytes, ...]:
+    """Keys of `source-ranges`: networks as text, without those that others hold, as the kernel takes no overlap."""
+    start = address_key(front)
+    networks = [network for network in map(ip_network, ranges) if network.version == front.family]
+    return tuple(
+        start + n.network_address.packed + start + n.broadcast_address.packed
+        for n in collapse_addresses(networks)  # type: ignore[type-var]  # all are of one family
+    )
+
+
+def unrange(family: int, key: bytes) -> tuple[Frontend, tuple[str, ...]]:
+    """(frontend, networks as text) of a key of `source-ranges`."""
+    size, half = 4 if family == 4 else 16, len(key) // 2
+    first, last = (ip_address(key[end - size : end]) for end in (half, len(key)))
+    return frontend(family, key), tuple(map(str, summarize_address_range(first, last)))
+
+
 def target_data(address: str, port: int) -> bytes:
     """Data of `endpoints`."""
     return packed(address) + _PORT.pack(port)
@@ -110,6 +142,10 @@ def _frame(key_bytes: int, data_bytes: int) -> tuple[bytes, bytes]:
 
 def _element(op: Op) -> bytes:
     """One element; keys and data are multiples of 4 bytes, so nothing needs padding."""
+    if op.table == SOURCE_RANGES:
+        half = len(op.key) // 2
+        first, last = (attr(DATA_VALUE, key) for key in (op.key[:half], op.key[half:]))
+        return nest(LIST_ELEM, nest(ELEM_KEY, first) + nest(ELEM_KEY_END, last))
     if op.delete or not op.data:
         before, between = _frame(len(op.key), 0)
         return before + op.key + between
@@ -141,7 +177,7 @@ def _message(head: tuple[int, str, bool], run: list[bytes], seq: int) -> bytes:
 
 
 def elements(body: memoryview) -> Iterator[tuple[bytes, bytes]]:
-    """(key, data) of each element of one message of a dump; verdicts and interval ends come with empty data.
+    """(key, data) of each element of one message of a dump; verdicts with empty data, intervals with their last key.
 
     Reads at fixed places, as the kernel writes key before data (nf_tables_fill_setelem): a dump of 10,000 services
     has 120,000 elements, and walking every attribute took three times as long.
@@ -162,6 +198,36 @@ def _data_at(run: bytes, offset: int, end: int) -> bytes:
     if offset + 8 > end:
         return b""
     _, kind, size, value_kind = _DATA_FRAME.unpack_from(run, offset)
-    if kind & 0x3FFF != ELEM_DATA or value_kind & 0x3FFF != DATA_VALUE:
+    if kind & 0x3FFF not in {ELEM_DATA, ELEM_KEY_END} or value_kind & 0x3FFF != DATA_VALUE:
         return b""
     return run[offset + 8 : offset + 4 + size]
+
+
+def handle(value: int) -> str:
+    """A number as nft writes what goes through `meta priority`."""
+    return f"{value >> 16:x}:{value & 0xFFFF:x}"
+
+
+def element_text(op: Op) -> str:
+    """An element as nft text."""
+    if op.table in {SERVICES, CLASSES, BEHIND}:
+        front = frontend(op.family, op.key)
+        return f"{front.address} . {front.protocol} . {front.port} : {handle(unnumber(op.data))}"
+    if op.table in {SHORT, HERE}:
+        return f"{handle(unnumber(op.key))} : {handle(unnumber(op.data))}"
+    if op.table == SOURCE_RANGES:
+        front, networks = unrange(op.family, op.key)
+        return ", ".join(f"{front.address} . {front.protocol} . {front.port} . {n}" for n in networks)
+    if op.table in {ENDPOINTS, PICKS, MEMBERS}:
+        return _slot_text(op)
+    size = 4 if op.family == 4 else 16
+    return " . ".join(unpacked(op.key[i : i + size]) for i in range(0, len(op.key), size))
+
+
+def _slot_text(op: Op) -> str:
+    port_id, slot = unslot(op.key) if op.table != MEMBERS else (unnumber(op.key), 0)
+    key = handle(port_id) + (f" . {slot}" if op.table != MEMBERS else "")
+    if op.table == PICKS:
+        return f"{key} : {handle(unnumber(op.data))}"
+    address, port = untarget(op.data)
+    return f"{key} : {address} . {port}"

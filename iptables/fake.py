@@ -9,20 +9,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 
+from svcnet.iptables.classes import class_chain, fixed_codes
 from svcnet.iptables.elements import Op, number
 from svcnet.iptables.netlink import NetlinkError
 from svcnet.iptables.nft_text import schema_name
 from svcnet.iptables.ruleset import (
     CHAINS,
     CLUSTER_CIDR,
+    INNER,
     SERVICE_CIDR,
     TABLES,
     Chain,
-    Class,
     Parameters,
     base_chains,
-    class_chain,
-    fixed_codes,
 )
 
 Elements = dict[bytes, bytes]
@@ -76,7 +75,7 @@ class FakeKernel:
         return list(self._table(family).maps[table].items())
 
     def install(
-        self, parameters: Parameters, slots: Iterable[int], ops: Sequence[Op] = (), *, replace: bool = False
+        self, parameters: Parameters, codes: Iterable[int], ops: Sequence[Op] = (), *, replace: bool = False
     ) -> None:
         """Make or replace the table."""
         if parameters.family in self.tables and not replace:
@@ -85,15 +84,15 @@ class FakeKernel:
         table.networks = {SERVICE_CIDR: parameters.service_cidrs, CLUSTER_CIDR: parameters.cluster_cidrs}
         for chain in (*base_chains(parameters), Chain(schema_name(parameters), ())):
             table.chains[chain.name] = chain
-        for code, chain_name in fixed_codes():
-            table.maps[CHAINS][number(code)] = chain_name.encode()
-        _grow(table, parameters, slots)
+        for name, inner in ((CHAINS, False), (INNER, True)):
+            table.maps[name] = {number(code): chain.encode() for code, chain in fixed_codes(inner=inner)}
+        _grow(table, parameters, codes)
         self._carry_out(table, ops)
         self.tables[parameters.family] = table
 
-    def grow(self, parameters: Parameters, slots: Iterable[int]) -> None:
+    def grow(self, parameters: Parameters, codes: Iterable[int]) -> None:
         """Add class chains."""
-        _grow(self._table(parameters.family), parameters, slots)
+        _grow(self._table(parameters.family), parameters, codes)
 
     def commit(self, ops: Sequence[Op]) -> None:
         """All or nothing, over both families."""
@@ -134,8 +133,9 @@ class FakeKernel:
             table.change(op)
 
 
-def _grow(table: FakeTable, parameters: Parameters, slots: Iterable[int]) -> None:
-    for n in slots:
-        chain = class_chain(parameters, n)
+def _grow(table: FakeTable, parameters: Parameters, codes: Iterable[int]) -> None:
+    for code in codes:
+        chain = class_chain(parameters, code)
         table.chains[chain.name] = chain
-        table.maps[CHAINS][number(Class.CLUSTER.code(n))] = chain.name.encode()
+        for name in (CHAINS, INNER):
+            table.maps[name][number(code)] = chain.name.encode()

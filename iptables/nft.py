@@ -62,17 +62,17 @@ class NftKernel:
         return [element for body in self._dump(GETSETELEM, family, ask) for element in elements(body)]
 
     def install(
-        self, parameters: Parameters, slots: Iterable[int], ops: Sequence[Op] = (), *, replace: bool = False
+        self, parameters: Parameters, codes: Iterable[int], ops: Sequence[Op] = (), *, replace: bool = False
     ) -> None:
         """Make the table with these class chains, holding `ops`; `replace` an old one in the same commit."""
         ip = "ip" if parameters.family == 4 else "ip6"
         lines = [f"delete table {ip} {TABLE}"] if replace else []
-        self._run([*lines, *render(parameters, slots), *render_elements(ops)])
+        self._run([*lines, *render(parameters, codes), *render_elements(ops)])
         self.chains(parameters.family)
 
-    def grow(self, parameters: Parameters, slots: Iterable[int]) -> None:
-        """Add class chains for these numbers of slots."""
-        self._run(render_class_chains(parameters, slots))
+    def grow(self, parameters: Parameters, codes: Iterable[int]) -> None:
+        """Add the class chains of these codes."""
+        self._run(render_class_chains(parameters, codes))
         self.chains(parameters.family)
 
     def silence(self, family: int, chains: Iterable[str]) -> None:

@@ -6,23 +6,25 @@ Owns: the spelling of each statement. Knows no service: elements travel by netli
 from collections.abc import Iterable
 from hashlib import sha256
 
-from svcnet.iptables.elements import Op, frontend, unnumber, unpacked, unslot, untarget
+from svcnet.iptables.classes import FIRST_CODES, ServingClass, class_chain, fixed_codes
+from svcnet.iptables.elements import Op, element_text
 from svcnet.iptables.ruleset import (
     CHAINS,
-    CLASSES,
     CLUSTER_CIDR,
-    ENDPOINTS,
-    FIRST_COUNTS,
+    INNER,
+    LOCAL_SCOPE,
     SERVICE_CIDR,
-    SERVICES,
     TABLE,
     TABLES,
     Chain,
+    Choose,
     Class,
     ClearScratch,
     Dispatch,
     Drop,
     Field,
+    Forget,
+    FromHere,
     Goto,
     Load,
     Mark,
@@ -31,19 +33,34 @@ from svcnet.iptables.ruleset import (
     Pass,
     Protocols,
     Refuse,
+    Remember,
     Replying,
     Rule,
+    SetBits,
     Statement,
     TakeMark,
     Translate,
     Translated,
+    TranslateTo,
     Within,
     base_chains,
-    class_chain,
-    fixed_codes,
 )
 
 SCHEMA_PREFIX = "schema-"
+EVER_SECONDS = 3650 * 86_400
+"""How long "for ever" is: a note without a time could not get one when the service changes its mind."""
+OWNER_BITS = 0xFFFF0000 | LOCAL_SCOPE
+"""What of a member says whose it is: the service port's id and the scope."""
+SAMPLE_CODES = tuple(
+    ServingClass(kind, 1, pick).code()
+    for kind in (Class.CLUSTER, Class.INTERNAL_LOCAL, Class.EXTERNAL, Class.EXTERNAL_LOCAL)
+    for pick in ("random", "hash", "affinity")
+)
+"""One of each shape: their text is part of the schema."""
+
+
+def _ip(family: int) -> str:
+    return "ip" if family == 4 else "ip6"
 
 
 def _v6(family: int) -> str:
@@ -51,7 +68,7 @@ def _v6(family: int) -> str:
 
 
 def _fields(fields: Iterable[Field], family: int) -> str:
-    ip = "ip" if family == 4 else "ip6"
+    ip = _ip(family)
     return " . ".join(f.value.replace("%s", ip) for f in fields)
 
 
@@ -71,9 +88,9 @@ def _statement(s: Statement, family: int) -> str:
             return f"meta mark and {bit:#x} == {bit:#x} meta mark set meta mark xor {bit:#x}"
         case Translated():
             return "ct status dnat"
-        case Translate(table, slots, offset):
-            slot = f"numgen random mod {slots}" + (f" offset {offset}" if offset else "")
-            return f"dnat {'ip' if family == 4 else 'ip6'} to meta priority . {slot} map @{table}"
+        case Translate(table, slots, offset, hashed):
+            slot = f"jhash {_ip(family)} saddr mod {slots} seed 0x1" if hashed else f"numgen random mod {slots}"
+            return f"dnat {_ip(family)} to meta priority . {slot}{_offset(offset)} map @{table}"
         case Goto(chain):
             return f"goto {chain}"
         case Refuse(tcp):
@@ -88,6 +105,29 @@ def _statement(s: Statement, family: int) -> str:
             return "meta priority set 0:0"
         case Masquerade():
             return "masquerade fully-random"
+        case FromHere():
+            return "fib saddr type local"
+        case Choose() | SetBits() | Remember() | Forget() | TranslateTo():
+            return _sticky(s, family)
+
+
+def _sticky(s: Choose | SetBits | Remember | Forget | TranslateTo, family: int) -> str:
+    note = f"meta priority and {OWNER_BITS:#x} . {_ip(family)} saddr"
+    match s:
+        case Choose(table, slots, offset):
+            return f"meta priority set meta priority . numgen random mod {slots}{_offset(offset)} map @{table}"
+        case SetBits(bits):
+            return f"meta priority set meta priority or {bits:#x}"
+        case Remember(table, seconds):
+            return f"update @{table} {{ {note} timeout {seconds or EVER_SECONDS}s : meta priority }}"
+        case Forget(table):
+            return f"delete @{table} {{ {note} : meta priority }}"
+        case TranslateTo(table):
+            return f"dnat {_ip(family)} to meta priority map @{table}"
+
+
+def _offset(offset: int) -> str:
+    return f" offset {offset}" if offset else ""
 
 
 def render_rule(rule: Rule, family: int) -> str:
@@ -104,25 +144,30 @@ def _render_chain(chain: Chain, ip: str, family: int) -> list[str]:
     return lines + [f"add rule {ip} {TABLE} {chain.name} {render_rule(r, family)}" for r in chain.rules]
 
 
-def render_class_chains(parameters: Parameters, slots: Iterable[int]) -> list[str]:
-    """nft lines that add the class chains for these numbers of slots, and their entries in map `chains`."""
-    ip = "ip" if parameters.family == 4 else "ip6"
+def render_class_chains(parameters: Parameters, codes: Iterable[int]) -> list[str]:
+    """nft lines that add the chains of these codes, and their entries in maps `chains` and `inner-chains`."""
     lines: list[str] = []
-    for n in slots:
-        lines += _render_chain(class_chain(parameters, n), ip, parameters.family)
-        lines.append(f"add element {ip} {TABLE} {CHAINS} {{ {Class.CLUSTER.value:x}:{n:x} : goto cluster-{n} }}")
+    for code in codes:
+        chain = class_chain(parameters, code)
+        lines += _render_chain(chain, _ip(parameters.family), parameters.family)
+        lines += _render_codes(parameters, (CHAINS, INNER), code, chain.name)
     return lines
 
 
-def render(parameters: Parameters, slots: Iterable[int] = FIRST_COUNTS) -> list[str]:
+def _render_codes(parameters: Parameters, tables: Iterable[str], code: int, chain: str) -> list[str]:
+    what = f"{code >> 16:x}:{code & 0xFFFF:x} : goto {chain}"
+    return [f"add element {_ip(parameters.family)} {TABLE} {table} {{ {what} }}" for table in tables]
+
+
+def render(parameters: Parameters, codes: Iterable[int] = FIRST_CODES) -> list[str]:
     """nft lines that make the whole table, without services. Chains come before the rules that name them."""
-    ip = "ip" if parameters.family == 4 else "ip6"
+    ip = _ip(parameters.family)
     lines = [f"add table {ip} {TABLE}", f"add chain {ip} {TABLE} {schema_name(parameters)}"]
-    return lines + _render_tables(parameters) + _render_chains(parameters, slots)
+    return lines + _render_tables(parameters) + _render_chains(parameters, codes)
 
 
 def _render_tables(parameters: Parameters) -> list[str]:
-    ip = "ip" if parameters.family == 4 else "ip6"
+    ip = _ip(parameters.family)
     kind = "ipv4_addr" if parameters.family == 4 else "ipv6_addr"
     lines: list[str] = []
     for t in TABLES:
@@ -132,6 +177,8 @@ def _render_tables(parameters: Parameters) -> list[str]:
             shape = f"type {kind}; flags interval; auto-merge"
         elif t.data:
             shape += " : " + _fields(t.data, parameters.family)
+        if t.options:
+            shape += f"; {t.options}"
         lines.append(f"add {what} {ip} {TABLE} {t.name} {{ {shape}; }}")
     for name, cidrs in ((SERVICE_CIDR, parameters.service_cidrs), (CLUSTER_CIDR, parameters.cluster_cidrs)):
         if cidrs:
@@ -139,35 +186,25 @@ def _render_tables(parameters: Parameters) -> list[str]:
     return lines
 
 
-def _render_chains(parameters: Parameters, slots: Iterable[int]) -> list[str]:
-    ip = "ip" if parameters.family == 4 else "ip6"
+def _render_chains(parameters: Parameters, codes: Iterable[int]) -> list[str]:
+    ip = _ip(parameters.family)
     chains = base_chains(parameters)
     lines = [f"add chain {ip} {TABLE} {c.name}" for c in chains if not c.hook]
     for chain in chains:
         lines += _render_chain(chain, ip, parameters.family)
-    lines += render_class_chains(parameters, slots)
-    for code, name in fixed_codes():
-        lines.append(f"add element {ip} {TABLE} {CHAINS} {{ {code >> 16:x}:{code & 0xFFFF:x} : goto {name} }}")
+    lines += render_class_chains(parameters, codes)
+    for table, inner in ((CHAINS, False), (INNER, True)):
+        for code, name in fixed_codes(inner=inner):
+            lines += _render_codes(parameters, (table,), code, name)
     return lines
 
 
 def schema_name(parameters: Parameters) -> str:
     """Name of the empty chain that says which schema a table was made with; a table without it is replaced."""
-    text = "\n".join(_render_tables(parameters) + _render_chains(parameters, (1,)))
+    text = "\n".join(_render_tables(parameters) + _render_chains(parameters, SAMPLE_CODES))
     return SCHEMA_PREFIX + sha256(text.encode()).hexdigest()[:12]
 
 
 def render_elements(ops: Iterable[Op]) -> list[str]:
     """Additions as nft lines: for the one commit that replaces a table of another schema."""
-    return [f"add element {'ip' if op.family == 4 else 'ip6'} {TABLE} {op.table} {{ {_element(op)} }}" for op in ops]
-
-
-def _element(op: Op) -> str:
-    if op.table in {SERVICES, CLASSES}:
-        front, value = frontend(op.family, op.key), unnumber(op.data)
-        return f"{front.address} . {front.protocol} . {front.port} : {value >> 16:x}:{value & 0xFFFF:x}"
-    if op.table == ENDPOINTS:
-        (port_id, slot), (address, port) = unslot(op.key), untarget(op.data)
-        return f"{port_id >> 16:x}:{port_id & 0xFFFF:x} . {slot} : {address} . {port}"
-    size = 4 if op.family == 4 else 16
-    return " . ".join(unpacked(op.key[i : i + size]) for i in range(0, len(op.key), size))
+    return [f"add element {_ip(op.family)} {TABLE} {op.table} {{ {element_text(op)} }}" for op in ops]

@@ -7,24 +7,14 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from svcnet.iptables.adoption import adopt
+from svcnet.iptables.adoption import READ_BACK, adopt
+from svcnet.iptables.classes import FIRST_CODES, class_chain, codes_of, with_neighbours
 from svcnet.iptables.desired import Desired, Treatment
 from svcnet.iptables.elements import Op
+from svcnet.iptables.held import Phases, Unit
 from svcnet.iptables.nft_text import schema_name
-from svcnet.iptables.ruleset import (
-    CLASSES,
-    DISPATCH,
-    ENDPOINTS,
-    FIRST_COUNTS,
-    HAIRPINS,
-    LEAK_GUARD,
-    SERVICES,
-    VIRTUAL_IPS,
-    Parameters,
-    base_chains,
-    class_chain,
-)
-from svcnet.iptables.shadow import Phases, Shadow, Unit
+from svcnet.iptables.ruleset import DISPATCH, LEAK_GUARD, Parameters, base_chains
+from svcnet.iptables.shadow import Shadow
 from svcnet.model.frontend import Frontend
 from svcnet.plan import Plan, diff
 
@@ -32,9 +22,6 @@ log = logging.getLogger(__name__)
 
 COMMIT_OPS = 30_000
 """Operations a commit at most: the kernel holds its lock for the length of one (~40 ms at this size)."""
-NEIGHBOURS = 64
-"""Above this many slots a class chain is made for the very number, on demand (one nft run, about 6 ms)."""
-READ_BACK = (SERVICES, CLASSES, ENDPOINTS, VIRTUAL_IPS, HAIRPINS)
 
 
 class Kernel(Protocol):
@@ -49,12 +36,12 @@ class Kernel(Protocol):
         ...
 
     def install(
-        self, parameters: Parameters, slots: Iterable[int], ops: Sequence[Op] = (), *, replace: bool = False
+        self, parameters: Parameters, codes: Iterable[int], ops: Sequence[Op] = (), *, replace: bool = False
     ) -> None:
         """Make (or replace, in one commit) the table."""
         ...
 
-    def grow(self, parameters: Parameters, slots: Iterable[int]) -> None:
+    def grow(self, parameters: Parameters, codes: Iterable[int]) -> None:
         """Add class chains."""
         ...
 
@@ -109,8 +96,8 @@ class Nftables:
                 self._shadows[family], self._chains[family] = Shadow(family), set()
                 continue
             if not chains:
-                self._kernel.install(parameters, FIRST_COUNTS)
-            self._chains[family] = _counts(chains) or set(FIRST_COUNTS)
+                self._kernel.install(parameters, sorted(FIRST_CODES))
+            self._chains[family] = codes_of(chains) or set(FIRST_CODES)
             dumps = {t: self._kernel.dump(family, t) if chains else [] for t in READ_BACK}
             mine = {f: t for f, t in desired.items() if f.family == family}
             adopted = adopt(family, dumps, mine)
@@ -147,7 +134,7 @@ class Nftables:
             if not self._chains[family]:
                 count += self._replace(parameters, shadow, phases)
                 continue
-            self._grow(parameters, shadow.counts)
+            self._grow(parameters, shadow.codes)
             mine = [(op,) for op in garbage if op.family == family]
             # A packet looks up a number of slots, an id and a slot, one after the other: one that is on its way when a
             # commit lands must still find what it was sent to, so what nobody leads to any more goes in the next one.
@@ -176,19 +163,19 @@ class Nftables:
 
     def _replace(self, parameters: Parameters, shadow: Shadow, phases: Phases) -> int:
         """A table that is not as it should be, and all it translates, give way in one commit: no moment without."""
-        counts = _with_neighbours(shadow.counts, set())
+        codes = with_neighbours(shadow.codes) | FIRST_CODES
         ops = [op for unit in phases.units() for op in unit]
         log.info(
             "replaced a table of another schema or without its rules family=%s elements=%s", parameters.family, len(ops)
         )
-        self._kernel.install(parameters, sorted(counts), ops, replace=True)
-        self._chains[parameters.family] = counts
+        self._kernel.install(parameters, sorted(codes), ops, replace=True)
+        self._chains[parameters.family] = codes
         return len(ops)
 
-    def _grow(self, parameters: Parameters, counts: set[int]) -> None:
+    def _grow(self, parameters: Parameters, codes: set[int]) -> None:
         there = self._chains[parameters.family]
-        if not counts <= there:
-            missing = _with_neighbours(counts, there)
+        if not codes <= there:
+            missing = with_neighbours(codes - there) - there
             self._kernel.grow(parameters, sorted(missing))
             there |= missing
 
@@ -207,17 +194,5 @@ def batches(units: Iterable[Unit], limit: int) -> Iterator[list[Op]]:
 
 def _is_whole(parameters: Parameters, chains: Mapping[str, int]) -> bool:
     """Whether a table has our schema and all of its rules."""
-    wanted = (*base_chains(parameters), *(class_chain(parameters, n) for n in _counts(chains)))
+    wanted = (*base_chains(parameters), *(class_chain(parameters, code) for code in codes_of(chains)))
     return schema_name(parameters) in chains and all(chains.get(c.name) == len(c.rules) for c in wanted)
-
-
-def _counts(chains: Iterable[str]) -> set[int]:
-    return {int(n) for c in chains if (n := c.removeprefix("cluster-")).isdigit() and n != c}
-
-
-def _with_neighbours(counts: set[int], there: set[int]) -> set[int]:
-    """The numbers of slots to make chains for: while small, all up to the next power of two, as a scale-up goes on."""
-    size = FIRST_COUNTS[-1]
-    while size < min(max(counts, default=1), NEIGHBOURS):
-        size *= 2
-    return (counts | set(range(1, size + 1))) - there

@@ -4,6 +4,7 @@ Owns: the names and keys of every map, set and chain of table `svcnet` (docs/adr
 statements that rules are made of. Knows no service. A statement that is not in this file does not exist.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -14,16 +15,25 @@ SERVICES = "services"  # address . protocol . port → service-port id
 CLASSES = "classes"  # address . protocol . port → class : number of slots
 ENDPOINTS = "endpoints"  # service-port id . slot → address . port
 CHAINS = "chains"  # class : number of slots → class chain
+INNER = "inner-chains"  # the same for what is behind a gate, as a chain may not lead back to itself
+BEHIND = "behind"  # address . protocol . port → the class behind the check of source ranges
+SOURCE_RANGES = "source-ranges"  # address . protocol . port . client
+SHORT = "short"  # service-port id → class for pods and the minion itself, under externalTrafficPolicy Local
+HERE = "here"  # service-port id → class for everybody else
+PICKS = "picks"  # service-port id . slot → member
+MEMBERS = "members"  # member → address . port
+AFFINITY = "affinity"  # service-port id . client → member; rules fill it
 VIRTUAL_IPS = "virtual-ips"  # addresses that services hold: their undefined ports are refused
 HAIRPINS = "hairpins"  # address . the same address, of endpoints that may be clients of themselves here
 SERVICE_CIDR = "service-cidr"  # what nobody holds in it is dropped
 CLUSTER_CIDR = "cluster-cidr"  # pods: their source address is kept
 
 DISPATCH, REFUSE, DISCARD, LEAK_GUARD = "dispatch", "refuse", "discard", "leak-guard"
+EXTERNAL_LOCAL, RANGED, RANGED_LOCAL = "external-local", "ranged", "ranged-local"
 LOCAL_SCOPE = 0x8000
 """Slots of scope `local` (endpoints of this minion) begin here; those of scope `all` at 0."""
-FIRST_COUNTS = range(1, 17)
-"""Class chains for 1..16 slots exist from the start; more are made on demand."""
+MOST_CLIENTS = 1 << 20
+"""Clients with an endpoint of their own, over all services. One more is served, and not remembered."""
 
 
 class Field(Enum):
@@ -60,7 +70,7 @@ class Class(Enum):
     minion itself reach all (kube-proxy's short circuit)."""
 
     def code(self, slots: int = 0) -> int:
-        """The 32 bits that map `classes` holds; nft prints them as CLASS:SLOTS in hex."""
+        """The 32 bits that map `classes` holds; nft prints them as CLASS:SLOTS in hex. More kinds: classes.py."""
         return self.value << 16 | slots
 
 
@@ -121,11 +131,55 @@ class Replying:
 
 @dataclass(frozen=True)
 class Translate:
-    """Send the connection to one of the `slots` endpoints of the id in the scratch, at random."""
+    """Send the connection to one of the `slots` endpoints of the id in the scratch: at random, or by the client."""
 
     table: str
     slots: int
     offset: int = 0
+    hashed: bool = False
+
+
+@dataclass(frozen=True)
+class Choose:
+    """Put one of the `slots` members of the id in the scratch there, at random."""
+
+    table: str
+    slots: int
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class SetBits:
+    """Set bits of the scratch."""
+
+    bits: int
+
+
+@dataclass(frozen=True)
+class Remember:
+    """Note the member in the scratch as this client's, or begin its time anew (then the member stays as noted)."""
+
+    table: str
+    seconds: int
+
+
+@dataclass(frozen=True)
+class Forget:
+    """Take this client's note away, if there is one."""
+
+    table: str
+
+
+@dataclass(frozen=True)
+class TranslateTo:
+    """Send the connection to the member in the scratch; one that is gone ends the rule."""
+
+    table: str
+
+
+@dataclass(frozen=True)
+class FromHere:
+    """Go on if the source is an address of this minion."""
 
 
 @dataclass(frozen=True)
@@ -162,9 +216,10 @@ class Masquerade:
     """Give the connection an address of this minion as its source."""
 
 
-Match = Load | Dispatch | Within | Protocols | TakeMark | Translated | Replying
-Action = Mark | Translate | Goto | Refuse | Drop | Pass | ClearScratch | Masquerade
-Statement = Match | Action
+Match = Load | Dispatch | Within | Protocols | TakeMark | Translated | Replying | FromHere | Choose
+Action = Mark | Translate | TranslateTo | Goto | Refuse | Drop | Pass | ClearScratch | Masquerade
+Note = SetBits | Remember | Forget
+Statement = Match | Action | Note
 Rule = tuple[Statement, ...]
 
 
@@ -185,6 +240,9 @@ class Table:
     key: tuple[Field, ...]
     data: tuple[Field, ...] = ()
     interval: bool = False
+    """Networks, as the operator gave them."""
+    options: str = ""
+    """More of its declaration."""
 
 
 TABLES = (
@@ -192,6 +250,19 @@ TABLES = (
     Table(CLASSES, ADDRESS_KEY, (Field.SCRATCH,)),
     Table(ENDPOINTS, (Field.SCRATCH, Field.SLOT), (Field.DADDR, Field.NEW_DPORT)),
     Table(CHAINS, (Field.SCRATCH,), (Field.VERDICT,)),
+    Table(INNER, (Field.SCRATCH,), (Field.VERDICT,)),
+    Table(BEHIND, ADDRESS_KEY, (Field.SCRATCH,)),
+    Table(SOURCE_RANGES, (*ADDRESS_KEY, Field.SADDR), options="flags interval"),
+    Table(SHORT, (Field.SCRATCH,), (Field.SCRATCH,)),
+    Table(HERE, (Field.SCRATCH,), (Field.SCRATCH,)),
+    Table(PICKS, (Field.SCRATCH, Field.SLOT), (Field.SCRATCH,)),
+    Table(MEMBERS, (Field.SCRATCH,), (Field.DADDR, Field.NEW_DPORT)),
+    Table(
+        AFFINITY,
+        (Field.SCRATCH, Field.SADDR),  # nft 1.0.6 aborts on an update with an IPv6 address first
+        (Field.SCRATCH,),
+        options=f"size {MOST_CLIENTS}; flags dynamic,timeout",
+    ),
     Table(VIRTUAL_IPS, (Field.DADDR,)),
     Table(HAIRPINS, (Field.SADDR, Field.DADDR)),
     Table(SERVICE_CIDR, (Field.DADDR,), interval=True),
@@ -210,6 +281,27 @@ class Parameters:
     masquerade_bit: int = 14
 
 
+def _gates(parameters: Parameters) -> Iterator[Chain]:
+    """Chains that choose a class by the client. What is behind them is looked up in map INNER."""
+    bit = 1 << parameters.masquerade_bit
+    find = (Protocols(), Load(SERVICES, ADDRESS_KEY))
+    short = (*find, Load(SHORT, (Field.SCRATCH,)), Dispatch(INNER))
+    pods = ((Within((Field.SADDR,), CLUSTER_CIDR), *short),) if parameters.cluster_cidrs else ()
+    yield Chain(
+        EXTERNAL_LOCAL,
+        (
+            *pods,
+            (FromHere(), Mark(bit)),
+            (FromHere(), *short),
+            (*find, Load(HERE, (Field.SCRATCH,)), Dispatch(INNER)),
+            (Drop(),),
+        ),
+    )
+    check = (Within((*ADDRESS_KEY, Field.SADDR), SOURCE_RANGES, negated=True), Drop())
+    yield Chain(RANGED, (check, (Protocols(), Load(BEHIND, ADDRESS_KEY), Dispatch(INNER)), (Drop(),)))
+    yield Chain(RANGED_LOCAL, (check, (Goto(EXTERNAL_LOCAL),)))
+
+
 def base_chains(parameters: Parameters) -> tuple[Chain, ...]:
     """Every chain that does not depend on a number of slots."""
     bit = 1 << parameters.masquerade_bit
@@ -226,6 +318,7 @@ def base_chains(parameters: Parameters) -> tuple[Chain, ...]:
         ),
         Chain(REFUSE, ((Protocols(("tcp",)), Refuse(tcp=True)), (Refuse(tcp=False),))),
         Chain(DISCARD, ((Drop(),),)),
+        *_gates(parameters),
         # NAT hooks see the first packet of a connection alone; what conntrack calls invalid must not leave either.
         # A reply may go to a virtual IP: in userspace mode, and while it takes over, the minion's own clients have one.
         Chain(
@@ -243,20 +336,3 @@ def base_chains(parameters: Parameters) -> tuple[Chain, ...]:
             ("nat", "postrouting", 100),
         ),
     )
-
-
-def class_chain(parameters: Parameters, slots: int) -> Chain:
-    """The chain of class CLUSTER for services with that many slots."""
-    mark = Mark(1 << parameters.masquerade_bit)
-    rules: list[Rule] = []
-    if parameters.masquerade_all:
-        rules.append((mark,))
-    elif parameters.cluster_cidrs:
-        rules.append((Within((Field.SADDR,), CLUSTER_CIDR, negated=True), mark))
-    rules.append((Protocols(), Load(SERVICES, ADDRESS_KEY), Translate(ENDPOINTS, slots)))
-    return Chain(f"cluster-{slots}", tuple(rules))
-
-
-def fixed_codes() -> tuple[tuple[int, str], ...]:
-    """(code, chain) of the classes without slots."""
-    return ((Class.REFUSE.code(), REFUSE), (Class.DROP.code(), DISCARD))

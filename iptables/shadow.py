@@ -1,50 +1,61 @@
-"""What we wrote for one family, so that the kernel need not be asked: ids, slots, frontends, address sets.
+"""What we wrote for one family, so that the kernel need not be asked: ids, frontends, address sets.
 
 Owns: the step from a plan to element operations in an order that is safe to interrupt between commits
 (docs/adr/0001): slots before the ids that lead to them, ids before the classes that send traffic, and the way back
-for what goes. Does no I/O.
+for what goes. Does no I/O. Slots themselves are in held.py.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from svcnet.iptables.desired import Target, Treatment, packed
-from svcnet.iptables.elements import Op, address_key, number, slot_key, target_data
-from svcnet.iptables.ruleset import CLASSES, ENDPOINTS, HAIRPINS, SERVICES, VIRTUAL_IPS, Class
-from svcnet.iptables.slots import assign, shares
+from svcnet.iptables.classes import (
+    GATE_LOCAL,
+    GATE_RANGED,
+    GATE_RANGED_LOCAL,
+    ServingClass,
+)
+from svcnet.iptables.desired import LOCAL, RANDOM, SERVING, Pick, Treatment, packed
+from svcnet.iptables.elements import Op, address_key, number, range_keys
+from svcnet.iptables.held import Held, Phases, Unit, hairpin_keys, is_sticky
+from svcnet.iptables.ruleset import (
+    BEHIND,
+    CLASSES,
+    HAIRPINS,
+    HERE,
+    LOCAL_SCOPE,
+    SERVICES,
+    SHORT,
+    SOURCE_RANGES,
+    VIRTUAL_IPS,
+    Class,
+)
 from svcnet.model.frontend import Frontend
 from svcnet.model.snapshot import PortKey
 from svcnet.plan import Change
 
-Unit = tuple[Op, ...]
-"""Operations that must be in one commit."""
+GATES = frozenset({GATE_LOCAL, GATE_RANGED_LOCAL})
+"""Codes that look up maps `short` and `here`."""
+MOST_STICKY_IDS = 0xFFFF
 
 
 class Front(NamedTuple):
-    """What map `services` (0: nothing) and map `classes` (0: nothing) hold for a frontend."""
+    """What map `services` (0: nothing), `classes` (0: nothing), `behind` and `source-ranges` hold for a frontend."""
 
-    port_id: int
-    code: int
+    port_id: int = 0
+    code: int = 0
+    virtual: bool = False
+    behind: int = 0
+    ranges: tuple[bytes, ...] = ()
 
 
-class Phases(NamedTuple):
-    """Units in the order in which they may be committed."""
+NOTHING = Front()
 
-    slots: list[Unit]
-    ids: list[Unit]
-    classes: list[Unit]
-    leftovers: list[Unit]
 
-    def leading(self) -> Iterator[Unit]:
-        """All that traffic follows."""
-        for phase in (self.slots, self.ids, self.classes):
-            yield from phase
-
-    def units(self) -> Iterator[Unit]:
-        """All of them."""
-        yield from self.leading()
-        yield from self.leftovers
+def is_served(treatment: Treatment) -> bool:
+    """Whether an id and slots belong to it."""
+    targets = treatment.local if treatment.kind is Class.INTERNAL_LOCAL else treatment.targets
+    return treatment.kind in SERVING and bool(targets)
 
 
 class Shadow:
@@ -53,90 +64,128 @@ class Shadow:
     def __init__(self, family: int) -> None:
         self.family = family
         self.fronts: dict[Frontend, Front] = {}
-        self.slots: dict[int, list[bytes]] = {}
+        self.held = Held(family)
+        self.picks: dict[int, Pick] = {}
+        """By id, where it is not random."""
         self.owners: dict[PortKey, int] = {}
         self.names: dict[int, PortKey] = {}
         self.users: Counter[int] = Counter()
+        self.gated: Counter[int] = Counter()
+        """Frontends by id whose code looks up `short` and `here`."""
+        self.routes: dict[int, tuple[int, int]] = {}
+        """By id: codes in `short` and `here`."""
         self.virtual_ips: Counter[bytes] = Counter()
         self.hairpins: Counter[bytes] = Counter()
         self.hairpins_of: dict[int, frozenset[bytes]] = {}
-        self._next = 1
-        self._free: list[int] = []
+        self._next, self._next_sticky = 1, 1
+        self._free: dict[bool, list[int]] = {False: [], True: []}
         self._freed: list[int] = []
+        self._touched: set[int] = set()
         self._before: dict[tuple[str, bytes], int] = {}
         """How often an address was used before this plan, for those that it touches."""
-        self.counts: set[int] = set()
-        """The numbers of slots that the last `operations` need class chains for."""
+        self.codes: set[int] = set()
+        """The codes that the last `operations` need class chains for."""
 
-    def reserve(self, highest: int) -> None:
-        """Never give out an id up to `highest`: the kernel may still hold elements of it."""
-        self._next = max(self._next, highest + 1)
+    def reserve(self, port_id: int) -> None:
+        """Never give out an id up to this one: the kernel may still hold elements of it."""
+        if is_sticky(port_id):
+            self._next_sticky = max(self._next_sticky, (port_id >> 16) + 1)
+        else:
+            self._next = max(self._next, port_id + 1)
 
     def operations(self, changes: Iterable[Change[Frontend, Treatment]]) -> Phases:
         """Turn changes into operations, and remember them as done: a commit that fails makes this shadow stale."""
         phases = Phases([], [], [], [])
         done: set[int] = set()
-        self.counts = set()
+        self.codes = set()
         for change in changes:
-            before = self.fronts.get(change.key, Front(0, 0))
+            before = self.fronts.get(change.key, NOTHING)
             after = self._after(change, before, phases, done)
             self._point(change.key, before, after, phases)
+        for port_id in self._touched | (done & self.gated.keys()):
+            self._route(port_id, phases)
+        self._touched.clear()
         for counter, table in ((self.virtual_ips, VIRTUAL_IPS), (self.hairpins, HAIRPINS)):
             self._settle(counter, table, phases)
         # An id is free once its elements are gone, which is not before this batch is committed.
-        self._free += self._freed
+        for port_id in self._freed:
+            self._free[is_sticky(port_id)].append(port_id)
         self._freed.clear()
         return phases
 
     def _after(self, change: Change[Frontend, Treatment], before: Front, phases: Phases, done: set[int]) -> Front:
         wanted = change.after
         if wanted is None:
-            return Front(0, 0)
-        if wanted.kind is not Class.CLUSTER:
-            return Front(0, wanted.kind.code())
-        port_id = self._identify(wanted.owner, before)
-        if port_id not in done:
-            done.add(port_id)
-            self._fill(port_id, wanted.targets, phases)
-        return Front(port_id, wanted.kind.code(len(self.slots[port_id])))
+            return NOTHING
+        port_id = 0
+        if is_served(wanted):
+            port_id = self._identify(wanted, before)
+            if port_id not in done:
+                done.add(port_id)
+                self._fill(port_id, wanted, phases)
+        return self.front(change.key, wanted, port_id)
 
-    def _identify(self, owner: PortKey | None, before: Front) -> int:
-        known = self.owners.get(owner) if owner else before.port_id
-        if known:
+    def front(self, key: Frontend, wanted: Treatment, port_id: int) -> Front:
+        """What a treatment is in the kernel, once the slots of its id are filled."""
+        code = self._code(wanted.kind, port_id)
+        if not wanted.ranges or wanted.kind is Class.DROP:
+            return Front(port_id, code, wanted.virtual)
+        ranges = range_keys(key, wanted.ranges)
+        if code == GATE_LOCAL:
+            return Front(port_id, GATE_RANGED_LOCAL, wanted.virtual, 0, ranges)
+        return Front(port_id, GATE_RANGED, wanted.virtual, code, ranges)
+
+    def _code(self, kind: Class, port_id: int) -> int:
+        if not port_id:
+            return (Class.DROP if kind in LOCAL else Class.REFUSE if kind in SERVING else kind).code()
+        return GATE_LOCAL if kind is Class.EXTERNAL_LOCAL else self.chain_code(kind, port_id)
+
+    def chain_code(self, kind: Class, port_id: int) -> int:
+        """The code of the class chain for an id's slots of the kind's scope."""
+        slots = self.held.count(port_id, LOCAL_SCOPE if kind in LOCAL else 0)
+        pick = self.picks.get(port_id, RANDOM)
+        code = ServingClass(kind, slots, pick.kind, pick.seconds).code()
+        self.codes.add(code)
+        return code
+
+    def _identify(self, wanted: Treatment, before: Front) -> int:
+        owner, sticky = wanted.owner, wanted.pick.kind == "affinity"
+        known = self.owners.get(owner, 0) if owner else before.port_id
+        if known and is_sticky(known) == sticky:
             return known
-        if self._free:
-            port_id = self._free.pop()
-        else:
-            port_id, self._next = self._next, self._next + 1
+        port_id = self._new_id(sticky=sticky)
         if owner:
             self.own(owner, port_id)
         return port_id
+
+    def _new_id(self, *, sticky: bool) -> int:
+        free = self._free[sticky]
+        if sticky and self._next_sticky <= MOST_STICKY_IDS:
+            # Not those that are free, as long as there are others: their clients may still be remembered.
+            self._next_sticky += 1
+            return (self._next_sticky - 1) << 16
+        if free:
+            return free.pop(0 if sticky else -1)
+        if is_sticky(self._next):
+            self._next += 1
+        self._next += 1
+        return self._next - 1
 
     def own(self, owner: PortKey, port_id: int) -> None:
         """Record whose id this is."""
         self.owners[owner] = port_id
         self.names[port_id] = owner
 
-    def _fill(self, port_id: int, targets: tuple[Target, ...], phases: Phases) -> None:
-        old = self.slots.get(port_id, [])
-        new = assign(old, shares((target_data(t.address, t.port), t.weight) for t in targets))
-        self.slots[port_id] = new
-        self.counts.add(len(new))
-        family = self.family
-        for slot, (before, after) in enumerate(zip(old, new, strict=False)):
-            if before != after:
-                key = slot_key(port_id, slot)
-                phases.ids.append((Op(family, ENDPOINTS, key, delete=True), Op(family, ENDPOINTS, key, after)))
-        fresh = range(len(old), len(new))
-        if fresh:
-            phases.slots.append(tuple(Op(family, ENDPOINTS, slot_key(port_id, slot), new[slot]) for slot in fresh))
-        self._cut(port_id, len(new), len(old), phases)
-        self._hairpin(port_id, frozenset(packed(t.address) * 2 for t in targets if t.hairpin))
-
-    def _cut(self, port_id: int, first: int, end: int, phases: Phases) -> None:
-        """Delete slots from the last down, so that what an interruption leaves is 0..n without a hole."""
-        for slot in reversed(range(first, end)):
-            phases.leftovers.append((Op(self.family, ENDPOINTS, slot_key(port_id, slot), delete=True),))
+    def _fill(self, port_id: int, wanted: Treatment, phases: Phases) -> None:
+        pick = wanted.pick
+        if pick.kind == "affinity" and not is_sticky(port_id):
+            pick = RANDOM  # no id is left for it
+        if pick != RANDOM:
+            self.picks[port_id] = pick
+        elif self.picks:
+            self.picks.pop(port_id, None)
+        self.held.fill(port_id, wanted, pick, phases)
+        self._hairpin(port_id, hairpin_keys(wanted))
 
     def _hairpin(self, port_id: int, new: frozenset[bytes]) -> None:
         old = self.hairpins_of.get(port_id, frozenset())
@@ -151,22 +200,61 @@ class Shadow:
 
     def _point(self, front: Frontend, before: Front, after: Front, phases: Phases) -> None:
         key, family = address_key(front), self.family
-        if before.port_id != after.port_id:
-            change = _replace(family, SERVICES, key, before.port_id, after.port_id)
-            (phases.ids if after.port_id else phases.leftovers).append(change)
-            self.users[after.port_id] += 1
-            self._leave(before.port_id, phases)
-        if before.code != after.code:
-            phases.classes.append(_replace(family, CLASSES, key, before.code, after.code))
+        moved = before.port_id != after.port_id
+        ids = _replace(family, SERVICES, key, before.port_id, after.port_id) if moved else ()
+        classes = _replace(family, CLASSES, key, before.code, after.code)
+        behind = _replace(family, BEHIND, key, before.behind, after.behind)
+        if before.ranges != after.ranges:
+            self._limit(before.ranges, after.ranges, phases)
+        if moved and before.port_id and after.port_id:
+            phases.classes.append(ids + behind + classes)  # an old class may not fit the new id
+        else:
+            for unit, led in ((ids, after.port_id), (behind, after.behind)):
+                if unit:
+                    (phases.ids if led else phases.leftovers).append(unit)
+            if classes:
+                phases.classes.append(classes)
+        self._use(before, after, phases)
         address = packed(front.address)
-        if after.code and not before.code:
-            self._count(self.virtual_ips, VIRTUAL_IPS, address, 1)
-        if before.code and not after.code:
-            self._count(self.virtual_ips, VIRTUAL_IPS, address, -1)
-        if after == Front(0, 0):
+        was, held = bool(before.code and before.virtual), bool(after.code and after.virtual)
+        if was != held:
+            self._count(self.virtual_ips, VIRTUAL_IPS, address, held - was)
+        if after == NOTHING:
             self.fronts.pop(front, None)
         else:
             self.fronts[front] = after
+
+    def _limit(self, before: tuple[bytes, ...], after: tuple[bytes, ...], phases: Phases) -> None:
+        """All at once: the kernel takes no ranges that overlap, and nobody is let in or kept out in between."""
+        old, new = set(before), set(after)
+        unit = tuple(Op(self.family, SOURCE_RANGES, key, delete=True) for key in before if key not in new)
+        unit += tuple(Op(self.family, SOURCE_RANGES, key) for key in after if key not in old)
+        (phases.ids if after else phases.leftovers).append(unit)
+
+    def _use(self, before: Front, after: Front, phases: Phases) -> None:
+        """Count which ids lead where; the last frontend that leaves one takes its slots along."""
+        for front, step in ((after, 1), (before, -1)):
+            if front.code in GATES:
+                self.gated[front.port_id] += step
+                self._touched.add(front.port_id)
+        if before.port_id != after.port_id:
+            if after.port_id:
+                self.users[after.port_id] += 1
+            self._leave(before.port_id, phases)
+
+    def _route(self, port_id: int, phases: Phases) -> None:
+        """What maps `short` and `here` say of an id."""
+        old, new = self.routes.pop(port_id, (0, 0)), (0, 0)
+        if self.gated[port_id] > 0:
+            here = self.chain_code(Class.EXTERNAL_LOCAL, port_id) if self.held.count(port_id, LOCAL_SCOPE) else 0
+            new = self.routes[port_id] = (self.chain_code(Class.CLUSTER, port_id), here)
+        else:
+            del self.gated[port_id]
+        for table, before, after in zip((SHORT, HERE), old, new, strict=True):
+            if before != after:
+                # Without endpoints here, clients from outside are dropped: as with any other class, before slots go.
+                phase = phases.ids if after else phases.classes if new[0] else phases.leftovers
+                phase.append(_replace(self.family, table, number(port_id), before, after))
 
     def _count(self, counter: Counter[bytes], table: str, key: bytes, step: int) -> None:
         self._before.setdefault((table, key), counter[key])
@@ -193,15 +281,18 @@ class Shadow:
         if self.users[port_id] > 0:
             return
         del self.users[port_id]
-        self._cut(port_id, 0, len(self.slots.pop(port_id, ())), phases)
+        self.held.clear(port_id, phases)
         self._hairpin(port_id, frozenset())
+        self.picks.pop(port_id, None)
         owner = self.names.pop(port_id, None)
-        if owner:
+        if owner and self.owners.get(owner) == port_id:
             del self.owners[owner]
         self._freed.append(port_id)
 
 
 def _replace(family: int, table: str, key: bytes, before: int, after: int) -> Unit:
+    if before == after:
+        return ()
     unit: Unit = ()
     if before:
         unit += (Op(family, table, key, delete=True),)

@@ -11,8 +11,8 @@ MAX_SLOTS = 0x8000
 """Slots of one scope; more weight than this is scaled down, every endpoint keeping at least one slot."""
 
 
-def shares(weights: Iterable[tuple[bytes, int]]) -> Counter[bytes]:
-    """(target, weight ≥ 1) → number of slots a target, in lowest terms."""
+def shares(weights: Iterable[tuple[bytes, int]], most: int = MAX_SLOTS) -> Counter[bytes]:
+    """(target, weight ≥ 1) → number of slots a target, in lowest terms, `most` in all."""
     wanted: Counter[bytes] = Counter()
     for target, weight in weights:
         wanted[target] += weight
@@ -20,9 +20,9 @@ def shares(weights: Iterable[tuple[bytes, int]]) -> Counter[bytes]:
     if total == len(wanted):  # all weigh the same: what nearly every service is
         return wanted
     total //= divisor
-    if total <= MAX_SLOTS:
+    if total <= most:
         return Counter({t: w // divisor for t, w in wanted.items()})
-    spare = max(0, MAX_SLOTS - len(wanted))
+    spare = max(0, most - len(wanted))
     return Counter({t: 1 + (w // divisor - 1) * spare // total for t, w in wanted.items()})
 
 

@@ -15,23 +15,29 @@ from svcnet.iptables.fake import FakeKernel, FakeTable
 from svcnet.iptables.nft_text import render_rule
 from svcnet.iptables.ruleset import (
     ADDRESS_KEY,
-    CHAINS,
+    SOURCE_RANGES,
     Chain,
+    Choose,
     ClearScratch,
     Dispatch,
     Drop,
     Field,
+    Forget,
+    FromHere,
     Goto,
     Load,
     Mark,
     Masquerade,
     Protocols,
     Refuse,
+    Remember,
     Replying,
+    SetBits,
     Statement,
     TakeMark,
     Translate,
     Translated,
+    TranslateTo,
     Within,
 )
 from svcnet.model.frontend import Frontend
@@ -81,6 +87,12 @@ class End(NamedTuple):
     share: float
 
 
+class Fork(NamedTuple):
+    """Packets that a rule goes on with, each as likely."""
+
+    packets: list[Packet]
+
+
 class UnknownStatementError(Exception):
     """The tracer does not know what a statement does."""
 
@@ -121,34 +133,45 @@ def _hook(table: FakeTable, hook: str, packet: Packet, steps: list[str]) -> Iter
     yield from ends
 
 
-def _chain(table: FakeTable, chain: Chain, end: End, steps: list[str]) -> list[End]:
+def _chain(table: FakeTable, chain: Chain, end: End, steps: list[str], at: tuple[int, int] = (0, 0)) -> list[End]:
+    """What becomes of a packet from rule at[0] on, statement at[1] on."""
     packet = end.packet
-    for rule in chain.rules:
-        followed: str | None = None
-        for statement in rule:
+    for number_of, rule in list(enumerate(chain.rules))[at[0] :]:
+        first = at[1] if number_of == at[0] else 0
+        for position, statement in list(enumerate(rule))[first:]:
             result = _step(table, statement, packet)
             if result is None:
                 break
             if isinstance(result, Packet):
                 packet = result
                 continue
-            steps.append(f"{chain.name}: {render_rule(rule, packet.family)}")
-            if isinstance(result, str):
-                followed = result
-                break
-            return [End(e.verdict, e.packet, e.share * end.share) for e in result]
-        if followed is not None:
-            return _chain(table, table.chains[followed], End(end.verdict, packet, end.share), steps)
+            step = f"{chain.name}: {render_rule(rule, packet.family)}"
+            if step not in steps:
+                steps.append(step)
+            here = End(end.verdict, packet, end.share)
+            return _follow(table, chain, here, steps, result, (number_of, position + 1))
     return [End(end.verdict, packet, end.share)]
 
 
-def _step(table: FakeTable, s: Statement, p: Packet) -> Packet | str | list[End] | None:
-    """None: no match, next rule. Packet: go on in this rule. str: that chain. Ends: final."""
+def _follow(
+    table: FakeTable, chain: Chain, end: End, steps: list[str], result: "str | Fork | list[End]", after: tuple[int, int]
+) -> list[End]:
+    if isinstance(result, str):
+        return _chain(table, table.chains[result], end, steps)
+    if isinstance(result, Fork):
+        share = end.share / len(result.packets)
+        ways = (_chain(table, chain, End(end.verdict, p, share), steps, after) for p in result.packets)
+        return [way for ends in ways for way in ends]
+    return [End(e.verdict, e.packet, e.share * end.share) for e in result]
+
+
+def _step(table: FakeTable, s: Statement, p: Packet) -> "Packet | Fork | str | list[End] | None":
+    """None: no match, next rule. Packet, or several: go on in this rule. str: that chain. Ends: final."""
     match s:
-        case Load(name, key) if key == ADDRESS_KEY:
-            found = table.maps[name].get(address_key(Frontend(p.family, p.destination, p.protocol, p.port)))
+        case Load(name, key):
+            found = table.maps[name].get(_key(key, p))
             return None if found is None else replace(p, scratch=unnumber(found))
-        case Dispatch(name) if name == CHAINS:
+        case Dispatch(name):
             chain = table.maps[name].get(number(p.scratch))
             return None if chain is None else chain.decode()
         case Within(fields, name, negated):
@@ -165,23 +188,31 @@ def _step(table: FakeTable, s: Statement, p: Packet) -> Packet | str | list[End]
             return None  # what is traced opens a connection
         case ClearScratch():
             return replace(p, scratch=0)
+        case FromHere():
+            return p if p.outgoing else None
+        case SetBits(bits):
+            return replace(p, scratch=p.scratch | bits)
+        case Remember() | Forget():
+            return p  # tracing changes nothing
         case Goto(name):
             return name
         case _:
             return _final(table, s, p)
 
 
-def _final(table: FakeTable, s: Statement, p: Packet) -> list[End] | None:
+def _final(table: FakeTable, s: Statement, p: Packet) -> "Fork | list[End] | None":
     match s:
         case Translate(name, slots, offset):
-            ends = []
-            for slot in range(offset, offset + slots):
-                data = table.maps[name].get(slot_key(p.scratch, slot))
-                if data is None:
-                    raise UnknownStatementError(f"no slot {slot} of id {p.scratch}: a share of the connections is lost")
-                address, port = untarget(data)
-                ends.append(End("", replace(p, destination=address, port=port, translated=True), 1 / slots))
-            return ends
+            # A hash is as likely to be any slot as a random number, over all clients.
+            return [
+                End("", _sent(p, data), 1 / slots) for data in _slots(table, name, range(offset, offset + slots), p)
+            ]
+        case Choose(name, slots, offset):
+            members = _slots(table, name, range(offset, offset + slots), p)
+            return Fork([replace(p, scratch=unnumber(member)) for member in members])
+        case TranslateTo(name):
+            target = table.maps[name].get(number(p.scratch))
+            return None if target is None else [End("", _sent(p, target), 1.0)]
         case Refuse(tcp):
             return [End("refused", p, 1.0)] if not tcp or p.protocol == "tcp" else None
         case Drop():
@@ -191,9 +222,32 @@ def _final(table: FakeTable, s: Statement, p: Packet) -> list[End] | None:
     raise UnknownStatementError(str(s))
 
 
+def _slots(table: FakeTable, name: str, slots: range, p: Packet) -> list[bytes]:
+    found = table.maps[name]
+    for slot in slots:
+        if slot_key(p.scratch, slot) not in found:
+            raise UnknownStatementError(f"no slot {slot} of id {p.scratch}: a share of the connections is lost")
+    return [found[slot_key(p.scratch, slot)] for slot in slots]
+
+
+def _sent(p: Packet, data: bytes) -> Packet:
+    address, port = untarget(data)
+    return replace(p, destination=address, port=port, translated=True)
+
+
+def _key(fields: tuple[Field, ...], p: Packet) -> bytes:
+    if fields[:3] == ADDRESS_KEY:
+        return address_key(Frontend(p.family, p.destination, p.protocol, p.port)) + _key(fields[3:], p)
+    parts = {Field.SADDR: packed(p.source), Field.DADDR: packed(p.destination), Field.SCRATCH: number(p.scratch)}
+    return b"".join(parts[field] for field in fields)
+
+
 def _within(table: FakeTable, fields: tuple[Field, ...], name: str, p: Packet) -> bool:
-    values = {Field.SADDR: p.source, Field.DADDR: p.destination}
     if name in table.networks:
-        address = ip_address(values[fields[0]])
+        address = ip_address(p.source if fields[0] is Field.SADDR else p.destination)
         return any(address in ip_network(n) for n in table.networks[name])
-    return b"".join(packed(values[f]) for f in fields) in table.maps[name]
+    key = _key(fields, p)
+    if name == SOURCE_RANGES:
+        half = len(key)
+        return any(first[:half] <= key <= first[half:] for first in table.maps[name])
+    return key in table.maps[name]

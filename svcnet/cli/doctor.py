@@ -5,7 +5,7 @@ Owns: the command, the facts' way from the machine to the checks, and how findin
 
 import json
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import click
@@ -55,11 +55,10 @@ def collect(loaded: Loaded) -> Facts:
         report = fetch(config.status_listen)
     except SvcnetError as error:
         silence = str(error)
-    told = str((report or {}).get("mode") or "nftables")
     known = machine.routes(config.service_cidr, config.cluster_cidr)
     held = machine.rules() if config.mode != "none" else {"unread": {}}
     return Facts(
-        mode=told if config.mode == "auto" else config.mode,
+        mode=_mode(report, known, held) if config.mode == "auto" else config.mode,
         service_cidr=config.service_cidr,
         cluster_cidr=config.cluster_cidr,
         masquerade_all=config.masquerade_all,
@@ -75,6 +74,15 @@ def collect(loaded: Loaded) -> Facts:
         **known,
         **held,
     )
+
+
+def _mode(report: Mapping[str, Any] | None, routes: Mapping[str, Any], rules: Mapping[str, Any]) -> str:
+    """What the daemon says, or else what it has left in the kernel."""
+    if report is not None and report.get("mode"):
+        return str(report["mode"])
+    if any(way.kind == "local" for way in routes.get("ways", ())):
+        return "userspace"
+    return "iptables" if rules.get("own_chains") else "nftables"
 
 
 def _start(loaded: Loaded) -> str:

@@ -6,6 +6,7 @@ from svcnet.doctor.facts import KERNEL_MODES, Facts
 from svcnet.doctor.finding import Finding
 from svcnet.doctor.packet_filter import Chain, Fate, Network, Packet, Table, Verdict, base_chains, fate
 
+_PROTOCOLS = ("tcp", "udp")
 _HOOKS = {"kernel": ("forward", "output"), "userspace": ("input",)}
 
 
@@ -15,11 +16,11 @@ def examine(facts: Facts) -> Iterator[Finding]:
     for version in facts.versions:
         service = facts.of_version(version)
         for table, chain in base_chains(facts.tables, version, "filter", _HOOKS["kernel" if kernel else "userspace"]):
-            for packet in _packets(facts, version, chain.hook):
-                end = fate(table, chain, packet)
-                if end.verdict is Verdict.DROP:
-                    yield _finding(table, chain, end, service, kernel=kernel)
-                    break
+            ends = [fate(table, chain, packet) for packet in _packets(facts, version, chain.hook)]
+            dropped = [end for end in ends if end.verdict is Verdict.DROP]
+            if dropped:
+                first = min(dropped, key=lambda end: len(chain.rules) if end.place is None else end.place)
+                yield _finding(table, chain, first, service, kernel=kernel)
 
 
 def _packets(facts: Facts, version: int, hook: str) -> Iterator[Packet]:
@@ -27,11 +28,12 @@ def _packets(facts: Facts, version: int, hook: str) -> Iterator[Packet]:
     service = (facts.of_version(version),)
     pods = tuple(network for network in facts.cluster_cidr if network.version == version)
     if hook == "input":
-        yield Packet(version, "new", destinations=service, wanted=service, local=True)
-        return
-    yield Packet(version, "new", destinations=pods, wanted=service, translated=True)
-    if hook == "forward":
-        yield Packet(version, "established", sources=pods, wanted=service, translated=True)
+        first = Packet(version, "new", destinations=service, wanted=service, local=True)
+    else:
+        first = Packet(version, "new", destinations=pods, wanted=service, translated=True)
+    answer = first._replace(state="established", sources=first.destinations, destinations=())
+    for packet in (first, answer) if hook == "forward" else (first,):
+        yield from (packet._replace(protocol=protocol) for protocol in _PROTOCOLS)
 
 
 def _finding(table: Table, chain: Chain, end: Fate, service: Network, *, kernel: bool) -> Finding:

@@ -21,7 +21,8 @@ _PASSED_ON = frozenset(
 """Targets that let a packet go on, or concern its source alone."""
 _HOOKS = {"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}
 _NETWORKS = {"-s": Ask.SOURCE, "-d": Ask.DESTINATION, "--ctorigdst": Ask.WANTED}
-_SILENT = frozenset({"conntrack", "state", "comment", "addrtype"})
+_PROTOCOLS = {"6": "tcp", "17": "udp"}
+_SILENT = frozenset({"conntrack", "state", "comment", "addrtype", "tcp", "udp"})
 """Matches of `-m` that ask nothing by themselves."""
 _NO_QUESTION = frozenset(
     {"--comment", "--reject-with", "--to-destination", "--to-ports", "--log-prefix", "--log-level"}
@@ -100,6 +101,8 @@ def _question(flag: str, values: Sequence[str], *, negated: bool) -> Question | 
             return Question(Ask.OTHER)
     if flag in {"--ctstate", "--state"}:
         return Question(Ask.STATE, tuple(value.lower().split(",")), negated)
+    if flag == "-p":
+        return None if value == "all" else Question(Ask.PROTOCOL, (_PROTOCOLS.get(value, value),), negated)
     if flag == "--dst-type" and value == "LOCAL":
         return Question(Ask.LOCAL, (), negated)
     if flag in _NO_QUESTION or (flag == "-m" and value in _SILENT):

@@ -60,18 +60,27 @@ def rule(item: Mapping[str, Any]) -> Rule:
         elif name in _VERDICTS:
             verdict = _VERDICTS[name]
             target = (body or {}).get("target", "") if verdict in {Verdict.JUMP, Verdict.GOTO} else ""
-            if name == "reject" and isinstance(body, Mapping) and body.get("type") in _REJECT_VERSION:
-                # nft leaves `meta nfproto` out of its listing where this says it.
-                questions.append(Question(Ask.DESTINATION, (_EVERYTHING[_REJECT_VERSION[body["type"]]],)))
+            if name == "reject":
+                questions += _implied(body or {})
         elif name in {"xt", "vmap", "limit", "quota"}:
             questions.append(Question(Ask.OTHER))
     return Rule(tuple(questions), verdict, target, f"handle {item.get('handle', 0)}", int(item.get("handle", 0)))
 
 
+def _implied(reject: Mapping[str, Any]) -> list[Question]:
+    """What nft leaves out of its listing, as the kind of the reject says it."""
+    kind = reject.get("type")
+    if kind == "tcp reset":
+        return [Question(Ask.PROTOCOL, ("tcp",))]
+    if kind in _REJECT_VERSION:
+        return [Question(Ask.DESTINATION, (_EVERYTHING[_REJECT_VERSION[kind]],))]
+    return []
+
+
 def _question(body: Mapping[str, Any]) -> Question:
     left, right, negated = body.get("left"), body.get("right"), body.get("op") == "!="
     kind = _asked(left)
-    if kind is Ask.STATE:
+    if kind in {Ask.STATE, Ask.PROTOCOL}:
         return Question(kind, tuple(word for word in _values(right) if isinstance(word, str)), negated)
     if kind is Ask.LOCAL:
         return Question(kind, (), negated) if right == "local" else Question(Ask.OTHER)
@@ -94,6 +103,8 @@ def _asked(left: Any) -> Ask:
             return Ask.DESTINATION
         case {"ct": {"key": "ip daddr" | "ip6 daddr", "dir": "original"}}:
             return Ask.WANTED
+        case {"meta": {"key": "l4proto"}} | {"payload": {"protocol": "ip", "field": "protocol"}}:
+            return Ask.PROTOCOL
         case {"ct": {"key": "state" | "status"}}:
             return Ask.STATE
         case {"fib": {"result": "type", "flags": ["daddr"] | "daddr"}}:

@@ -36,9 +36,15 @@ class Ask(StrEnum):
     """The address that the connection's first packet was sent to (conntrack's original destination)."""
     STATE = "state"
     """Values: conntrack's states in small letters, and "dnat" for a translated destination."""
+    PROTOCOL = "protocol"
+    """Values: tcp, udp, … in small letters."""
     LOCAL = "local"
     """Whether the destination is an address of this machine."""
     OTHER = "other"
+
+
+NETWORKS = frozenset({Ask.SOURCE, Ask.DESTINATION, Ask.WANTED})
+"""Questions whose values are networks."""
 
 
 class Question(NamedTuple):
@@ -46,7 +52,7 @@ class Question(NamedTuple):
 
     ask: Ask
     values: tuple[Any, ...] = ()
-    """Networks, or states."""
+    """Networks, or words."""
     negated: bool = False
 
 
@@ -103,6 +109,7 @@ class Packet(NamedTuple):
     wanted: tuple[Network, ...] = ()
     translated: bool = False
     local: bool = False
+    protocol: str = ""
 
 
 class Fate(NamedTuple):
@@ -119,11 +126,8 @@ class Fate(NamedTuple):
 
 def answer(question: Question, packet: Packet) -> bool | None:
     """Whether it holds for all packets (True), for none (False), or that can't be told."""
-    if (
-        question.values
-        and question.ask is not Ask.STATE
-        and all(value.version != packet.version for value in question.values)
-    ):
+    networks = question.values if question.ask in NETWORKS else ()
+    if networks and all(network.version != packet.version for network in networks):
         return False  # it asks for the other IP version, whichever way
     found = _plain_answer(question, packet)
     return found if found is None or not question.negated else not found
@@ -132,6 +136,8 @@ def answer(question: Question, packet: Packet) -> bool | None:
 def _plain_answer(question: Question, packet: Packet) -> bool | None:
     if question.ask is Ask.STATE:
         return packet.state in question.values or (packet.translated and "dnat" in question.values)
+    if question.ask is Ask.PROTOCOL:
+        return packet.protocol in question.values if packet.protocol else None
     if question.ask is Ask.LOCAL:
         return packet.local
     known = {Ask.SOURCE: packet.sources, Ask.DESTINATION: packet.destinations, Ask.WANTED: packet.wanted}.get(

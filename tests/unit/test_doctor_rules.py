@@ -31,6 +31,11 @@ RULE = "-A FORWARD -m conntrack --ctorigdst 10.0.0.0/16 -j ACCEPT\n"
         (DROP + "-A FORWARD -g X\n-A FORWARD -j ACCEPT\n:X - [0:0]\n", "-I FORWARD 1 "),
         (DROP + "-A FORWARD ! -d 10.1.0.0/16 -j ACCEPT\n", "-A FORWARD"),
         (DROP + "-A FORWARD -m limit --limit 5/sec -j ACCEPT\n", "-A FORWARD"),
+        (DROP + "-A FORWARD -p tcp -j ACCEPT\n", "-A FORWARD"),
+        (
+            ":FORWARD ACCEPT [0:0]\n-A FORWARD -p 17 --dport 5 -j DROP\n-A FORWARD -p 6 -j DROP\n-A FORWARD -j DROP\n",
+            "-I FORWARD 2 ",
+        ),
         # The answers are stopped.
         (DROP + "-A FORWARD -m conntrack --ctstate NEW -j ACCEPT\n", "-A FORWARD"),
     ],
@@ -97,6 +102,8 @@ DADDR = {"payload": {"protocol": "ip", "field": "daddr"}}
         (match({"ct": {"key": "ip daddr", "dir": "original"}}, {"prefix": {"addr": "10.0.0.0", "len": 16}}), True),
         (match(DADDR, {"set": [{"prefix": {"addr": "10.0.0.0", "len": 8}}, "1.2.3.4"]}), True),
         (match(DADDR, {"range": ["10.2.0.0", "10.2.0.9"]}), False),
+        (match({"meta": {"key": "l4proto"}}, {"set": ["udp", "tcp"]}), True),
+        (match({"meta": {"key": "l4proto"}}, "icmp"), False),
         (match(DADDR, "10.1.0.9"), None),
         (match(DADDR, "10.1.0.9", "!="), None),
         (match(DADDR, "@somewhere"), None),
@@ -107,7 +114,7 @@ DADDR = {"payload": {"protocol": "ip", "field": "daddr"}}
     ],
 )
 def test_what_nft_asks_of_a_translated_packet(statement: dict[str, object], hit: bool | None) -> None:
-    packet = Packet(4, "new", destinations=(PODS,), wanted=(SERVICE,), translated=True)
+    packet = Packet(4, "new", destinations=(PODS,), wanted=(SERVICE,), translated=True, protocol="tcp")
     assert matches(nft_json.rule({"expr": [statement, {"accept": None}]}), packet) is hit
 
 

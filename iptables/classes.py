@@ -153,7 +153,7 @@ def _sticky(found: ServingClass, offset: int) -> list[Rule]:
     """
     find = (Protocols(), Load(SERVICES, ADDRESS_KEY))
     scope = (SetBits(offset),) if offset else ()
-    recall = (*scope, Load(AFFINITY, (Field.SCRATCH, Field.SADDR)))
+    recall = (*scope, Load(AFFINITY, (Field.SCRATCH, Field.CLIENT)))
     remember, go = Remember(AFFINITY, found.seconds), TranslateTo(MEMBERS)
     choose = Choose(PICKS, found.slots, offset)
     return [

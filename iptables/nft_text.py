@@ -68,8 +68,8 @@ def _v6(family: int) -> str:
 
 
 def _fields(fields: Iterable[Field], family: int) -> str:
-    ip = _ip(family)
-    return " . ".join(f.value.replace("%s", ip) for f in fields)
+    ip, client = _ip(family), "ip saddr" if family == 4 else "@nh,96,96"
+    return " . ".join(f.value.replace("%s", ip).replace("%c", client) for f in fields)
 
 
 def _statement(s: Statement, family: int) -> str:
@@ -112,7 +112,7 @@ def _statement(s: Statement, family: int) -> str:
 
 
 def _sticky(s: Choose | SetBits | Remember | Forget | TranslateTo, family: int) -> str:
-    note = f"meta priority and {OWNER_BITS:#x} . {_ip(family)} saddr"
+    note = f"meta priority and {OWNER_BITS:#x} . {_fields((Field.CLIENT,), family)}"
     match s:
         case Choose(table, slots, offset):
             return f"meta priority set meta priority . numgen random mod {slots}{_offset(offset)} map @{table}"

@@ -41,6 +41,9 @@ class Field(Enum):
 
     SADDR = "%s saddr"
     DADDR = "%s daddr"
+    CLIENT = "%c"
+    """Who a note is about: the IPv4 source, or the last 96 bits of the IPv6 one. With all of them nft 1.0.6 writes the
+    data over the key's end ("dynset update reg_key 1 … sreg_data 2": registers 2 and 9 share bytes)."""
     PROTO = "meta l4proto"
     DPORT = "th dport"
     SCRATCH = "meta priority"
@@ -259,7 +262,7 @@ TABLES = (
     Table(MEMBERS, (Field.SCRATCH,), (Field.DADDR, Field.NEW_DPORT)),
     Table(
         AFFINITY,
-        (Field.SCRATCH, Field.SADDR),  # nft 1.0.6 aborts on an update with an IPv6 address first
+        (Field.SCRATCH, Field.CLIENT),
         (Field.SCRATCH,),
         options=f"size {MOST_CLIENTS}; flags dynamic,timeout",
     ),

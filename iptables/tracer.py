@@ -238,7 +238,9 @@ def _sent(p: Packet, data: bytes) -> Packet:
 def _key(fields: tuple[Field, ...], p: Packet) -> bytes:
     if fields[:3] == ADDRESS_KEY:
         return address_key(Frontend(p.family, p.destination, p.protocol, p.port)) + _key(fields[3:], p)
-    parts = {Field.SADDR: packed(p.source), Field.DADDR: packed(p.destination), Field.SCRATCH: number(p.scratch)}
+    source = packed(p.source)
+    parts = {Field.SADDR: source, Field.DADDR: packed(p.destination), Field.SCRATCH: number(p.scratch)}
+    parts[Field.CLIENT] = source[-12:]
     return b"".join(parts[field] for field in fields)
 
 

@@ -28,15 +28,24 @@ class Networks:
 
     def __init__(self, networks: Iterable[Network]) -> None:
         self._masks: dict[int, tuple[tuple[int, int, Network], ...]] = {4: (), 6: ()}
+        self._first_bytes: set[str] = set()
+        """What an IPv4 address that may be in one begins with: most addresses are told apart by it alone."""
         for n in networks:
             self._masks[n.version] += ((int(n.netmask), int(n.network_address), n),)
+            if n.version == 4:
+                first = int(n.network_address) >> 24
+                self._first_bytes |= {str(byte) for byte in range(first, (int(n.broadcast_address) >> 24) + 1)}
 
     def holding(self, address: str) -> Network | None:
         """The network that an address is in, if any."""
-        family = 6 if ":" in address else 4
-        if not self._masks[family]:
+        if ":" not in address:
+            if address.partition(".")[0] not in self._first_bytes:
+                return None
+            family, value = 4, int.from_bytes(socket.inet_pton(socket.AF_INET, address))
+        elif not self._masks[6]:
             return None
-        value = int.from_bytes(socket.inet_pton(socket.AF_INET6 if family == 6 else socket.AF_INET, address))
+        else:
+            family, value = 6, int.from_bytes(socket.inet_pton(socket.AF_INET6, address))
         for mask, network, which in self._masks[family]:
             if value & mask == network:
                 return which
@@ -65,21 +74,20 @@ def endpoints_of(
     """Work out one port in one family: `sources` if there are any, else the pods that the selector matches."""
     sources = tuple(sources)
     left_out: list[LeftOut] = []
+    hints: dict[tuple[str, int], Hint] = {}
     if sources:
-        candidates, hints = _from_sources(port, family, sources), _hints(port, family, sources)
+        candidates = _from_sources(port, family, sources, hints)
     else:
-        candidates, hints = _from_pods(service, port, family, pods, site.zones, left_out), {}
-    found: dict[tuple[str, int], Endpoint] = {}
+        candidates = list(_from_pods(service, port, family, pods, site.zones, left_out))
+    allowed: list[Endpoint] = []
     for e in candidates:
         forbidden = site.deny.holding(e.address)
-        if forbidden is not None:
-            what = f"endpoint {e.address}:{e.port} of {service.key}"
-            left_out.append(LeftOut(what, f"address in {forbidden}, which is never served (--endpoint-deny)"))
+        if forbidden is None:
+            allowed.append(e)
             continue
-        known = found.get((e.address, e.port))
-        if known is None or (e.ready and not known.ready):
-            found[e.address, e.port] = e
-    whole = sorted(found.values())
+        what = f"endpoint {e.address}:{e.port} of {service.key}"
+        left_out.append(LeftOut(what, f"address in {forbidden}, which is never served (--endpoint-deny)"))
+    whole = sorted(_distinct(allowed))
     # A headless service is a set of names (DNS specification 1.1.0 §2.4): topology is for traffic that we place.
     narrowed = ({}, "") if service.headless else (hints, service.traffic_distribution)
     chosen = everywhere(whole, site.place, *narrowed)
@@ -92,11 +100,43 @@ def endpoints_of(
     return Found(tuple(chosen[:MOST_ENDPOINTS]), tuple(local[:MOST_ENDPOINTS]), tuple(dict.fromkeys(left_out)))
 
 
-def _from_sources(port: ServicePort, family: int, sources: Iterable[Source]) -> Iterator[Endpoint]:
+def _distinct(endpoints: list[Endpoint]) -> Iterable[Endpoint]:
+    """One an address and port, a ready one if there is any."""
+    if len({e.address for e in endpoints}) == len(endpoints):
+        return endpoints
+    found: dict[tuple[str, int], Endpoint] = {}
+    for e in endpoints:
+        known = found.get((e.address, e.port))
+        if known is None or (e.ready and not known.ready):
+            found[e.address, e.port] = e
+    return found.values()
+
+
+def _from_sources(
+    port: ServicePort, family: int, sources: Iterable[Source], hints: dict[tuple[str, int], Hint]
+) -> list[Endpoint]:
+    """The entries of a family that serve a port; what they say of whom they are meant for goes to `hints`.
+
+    The innermost loop of a daemon's start: everything in it is done for every endpoint of the cluster.
+    """
+    found: list[Endpoint] = []
+    new = tuple.__new__  # what Endpoint() does, without a Python function in between
     for source in sources:
         weights = _weights(source.meta.annotations)
         for entries, number in _joined(port, family, source):
-            yield from (_endpoint(e, number, weights) for e in entries if _of_family(e, family))
+            for e in entries:
+                if not e.addresses or (":" in e.addresses[0]) is not (family == 6):
+                    continue
+                address = e.addresses[0]
+                ready = e.ready is not False
+                serving = ready if e.serving is None else e.serving
+                weight = weights.get(address, 1) if weights else 1
+                end = e.terminating is True
+                values = (address, number, e.node, e.zone, ready, serving, end, weight, e.hostname, e.target)
+                found.append(new(Endpoint, values))
+                if e.for_nodes or e.for_zones:
+                    hints[address, number] = Hint(e.for_nodes, e.for_zones)
+    return found
 
 
 def _joined(port: ServicePort, family: int, source: Source) -> Iterator[tuple[tuple[SliceEndpoint, ...], int]]:
@@ -116,37 +156,6 @@ def _joined(port: ServicePort, family: int, source: Source) -> Iterator[tuple[tu
 def has_hints(source: Source) -> bool:
     """Whether an entry of a slice says whom it is meant for."""
     return isinstance(source, EndpointSlice) and any(e.for_zones or e.for_nodes for e in source.endpoints)
-
-
-def _hints(port: ServicePort, family: int, sources: Iterable[Source]) -> dict[tuple[str, int], Hint]:
-    found: dict[tuple[str, int], Hint] = {}
-    for source in filter(has_hints, sources):
-        for entries, number in _joined(port, family, source):
-            for e in entries:
-                if e.addresses and (e.for_nodes or e.for_zones):
-                    found[e.addresses[0], number] = Hint(e.for_nodes, e.for_zones)
-    return found
-
-
-def _of_family(e: SliceEndpoint, family: int) -> bool:
-    return bool(e.addresses) and (":" in e.addresses[0]) == (family == 6)
-
-
-def _endpoint(e: SliceEndpoint, number: int, weights: dict[str, int]) -> Endpoint:
-    address = e.addresses[0]
-    ready = e.ready is not False
-    return Endpoint(
-        address,
-        number,
-        e.node,
-        e.zone,
-        ready,
-        ready if e.serving is None else e.serving,
-        e.terminating is True,
-        weights.get(address, 1),
-        e.hostname,
-        e.target,
-    )
 
 
 def _from_pods(

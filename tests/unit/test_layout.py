@@ -28,6 +28,7 @@ DECIDING = {
     "balance",
     "pacing",
     "health",
+    "traffic",
 }
 """Modules of svcnet/ that decide and do no I/O."""
 CORE = {"model", "codec"} | DECIDING
@@ -53,6 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "lab": {"model"},
     "status": CORE | PARTS | {"store", "env", "agent"},
     "keeper": CORE,
+    "tally": CORE | {"iptables"},
     "parts": CORE | PARTS | {"store"},
     "agent": CORE | PARTS | SMALL | {"config", "checkpoint", "store", "env", "run", "status", "keeper", "parts"},
 }

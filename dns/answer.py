@@ -7,7 +7,7 @@ Names are compressed against the question alone, which stands at byte 12 of ever
 whoever asks, and in whatever case.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from svcnet.dns import name
@@ -90,20 +90,28 @@ def _negative(zone: Zone, wanted: bytes, node: Node, chain: list[RR], looked_at:
 
 def _positive(zone: Zone, wanted: bytes, chain: list[RR], rrs: list[RR], looked_at: list[bytes]) -> Answer:
     head = _written(chain, wanted)
-    parts = [_written([rr], wanted) for rr in rrs]
-    count = min(len(parts), ROTATIONS)
-    starts = [turn * len(parts) // count for turn in range(count)]
-    bodies = tuple(head + b"".join(parts[start:] + parts[:start]) for start in starts)
+    bodies = tuple(head + body for body in _turns(rrs, wanted))
     glue = list(_glue(zone, rrs, looked_at))
     return Answer(
         NOERROR,
         bodies,
-        len(chain) + len(parts),
+        len(chain) + len(rrs),
         extra=_written(glue, wanted),
         extras=len(glue),
         looked_at=tuple(looked_at),
         volatile=rrs[0].type == SOA,
     )
+
+
+def _turns(rrs: list[RR], wanted: bytes) -> Iterator[bytes]:
+    """The records as written, in each of several orders: nearest first, those that are as near in turn."""
+    by_rank: dict[int, list[bytes]] = {}
+    for rr in sorted(rrs, key=lambda rr: rr.rank):
+        by_rank.setdefault(rr.rank, []).append(_written([rr], wanted))
+    count = min(max(map(len, by_rank.values())), ROTATIONS)
+    for turn in range(count):
+        starts = [(group, turn * len(group) // count) for group in by_rank.values()]
+        yield b"".join(part for group, start in starts for part in group[start:] + group[:start])
 
 
 def _glue(zone: Zone, rrs: Iterable[RR], looked_at: list[bytes]) -> dict[RR, None]:

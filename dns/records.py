@@ -15,6 +15,7 @@ from svcnet.feed import Known
 from svcnet.model.meta import pair_get
 from svcnet.model.service import Service
 from svcnet.model.snapshot import Endpoint, ServedPort
+from svcnet.topology import Place
 
 A, NS, CNAME, SOA, HINFO, PTR, TXT, AAAA, SRV = 1, 2, 5, 6, 13, 12, 16, 28, 33
 TYPES = {"A": A, "NS": NS, "CNAME": CNAME, "SOA": SOA, "PTR": PTR, "TXT": TXT, "AAAA": AAAA, "SRV": SRV}
@@ -29,17 +30,29 @@ SRV_WEIGHT = 100
 """Of a virtual IP: there is one target, so any weight would do; CoreDNS' number."""
 
 
+NOWHERE = Place()
+NEAREST, NEAR, FAR = range(3)
+"""Ranks of addresses: of this minion, of its zone, the others."""
+
+
 class RR(NamedTuple):
-    """One resource record of class IN; `ttl` in seconds or ZONE_TTL, `data` as on the wire."""
+    """One resource record of class IN; `ttl` in seconds or ZONE_TTL, `data` as on the wire.
+
+    Those of a lower `rank` come first in an answer.
+    """
 
     owner: bytes
     type: int
     ttl: int
     data: bytes
+    rank: int = NEAREST
 
 
-def records_of(service: Service, ports: Iterable[ServedPort], home: bytes) -> frozenset[RR]:
-    """Return all records of one service. `home`: the whole name that targets end with (svc.cluster.local)."""
+def records_of(service: Service, ports: Iterable[ServedPort], home: bytes, place: Place = NOWHERE) -> frozenset[RR]:
+    """Return all records of one service.
+
+    `home`: the whole name that targets end with (svc.cluster.local); `place`: whose endpoints are near.
+    """
     ports = tuple(ports)
     try:
         owner = name.label(service.meta.name) + name.label(service.meta.namespace)
@@ -47,7 +60,7 @@ def records_of(service: Service, ports: Iterable[ServedPort], home: bytes) -> fr
             return frozenset({RR(owner, CNAME, ttl_of(service), name.absolute(service.external_name))})
     except ValueError:
         return frozenset()
-    one = (_headless if service.headless else _virtual)(service, owner, ports, home)
+    one = _headless(service, owner, ports, home, place) if service.headless else _virtual(service, owner, ports, home)
     reverse = _reverse(service, owner, ports, home)
     here = RR(owner, EXISTS, 0, b"")
     return frozenset(rr for rr in (here, *one, *reverse) if _fits(rr))
@@ -116,15 +129,25 @@ def _addresses(service: Service, ports: tuple[ServedPort, ...]) -> list[str]:
     return sorted({port.virtual_ip for port in ports if port.virtual_ip})
 
 
-def _headless(service: Service, owner: bytes, ports: tuple[ServedPort, ...], home: bytes) -> Iterator[RR]:
+def _headless(service: Service, owner: bytes, ports: tuple[ServedPort, ...], home: bytes, place: Place) -> Iterator[RR]:
     ttl = ttl_of(service)
+    ranks: dict[str, int] = {}
+    for endpoint in (e for port in ports for e in _used(port.endpoints)):
+        ranks[endpoint.address] = min(_rank(endpoint, place), ranks.get(endpoint.address, FAR))
+    for address, rank in ranks.items():
+        yield address_record(owner, ttl, address)._replace(rank=rank)
     for port in ports:
-        for endpoint in _used(port.endpoints):
-            yield address_record(owner, ttl, endpoint.address)
-            if endpoint.port:
-                target = endpoint_label(endpoint) + owner + home
-                yield from _srv(owner, port, ttl, endpoint.weight, endpoint.port, target)
+        for e in _used(port.endpoints) if port.key.port else ():
+            target = endpoint_label(e) + owner + home
+            for rr in _srv(owner, port, ttl, e.weight, e.port, target):
+                yield rr._replace(rank=ranks[e.address])
     yield from _endpoint_addresses(owner, ports, ttl)
+
+
+def _rank(endpoint: Endpoint, place: Place) -> int:
+    if endpoint.node and endpoint.node == place.node:
+        return NEAREST
+    return NEAR if endpoint.zone and endpoint.zone == place.zone else FAR
 
 
 def _used(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:

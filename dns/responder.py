@@ -39,6 +39,7 @@ class Responder:
     def take(self, frame: Whole | Change) -> None:
         """Follow the records."""
         if isinstance(frame, Whole):
+            self.zone.place = self.zone.place._replace(zone=frame.zone)
             self._answers.forget(self.zone.whole(frame.rev, frame.entries, frame.last, frame.census))
         else:
             self._answers.forget(self.zone.change(frame.rev, frame.entries, frame.census))

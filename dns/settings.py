@@ -20,6 +20,8 @@ class Settings(msgspec.Struct, frozen=True):
     """CIDRs whose reverse zones are ours."""
     servers: tuple[str, ...] = ()
     """Addresses of this server, as its NS says them."""
+    node: str = ""
+    """Which minion this is: its own endpoints come first."""
     ttls: tuple[tuple[str, int], ...] = ()
     """(zone, seconds), zone "" the others."""
     upstreams: tuple[tuple[str, int], ...] = ()
@@ -28,7 +30,8 @@ class Settings(msgspec.Struct, frozen=True):
     @property
     def shape(self) -> Shape:
         """The zones."""
-        return Shape(self.zones, self.cluster_domain, tuple(map(ip_network, self.reverse)), self.servers, self.ttls)
+        reverse = tuple(map(ip_network, self.reverse))
+        return Shape(self.zones, self.cluster_domain, reverse, self.servers, self.ttls, self.node)
 
     @property
     def allowed(self) -> Networks:

@@ -19,6 +19,7 @@ from svcnet.dns.records import NS, PTR, RR, SOA, TXT, ZONE_TTL, address_record, 
 from svcnet.dns.tree import RRsets, Tree
 from svcnet.feed import Entry, Known
 from svcnet.model.meta import Key
+from svcnet.topology import Place
 
 Network = IPv4Network | IPv6Network
 DEFAULT = name.label("default")
@@ -39,6 +40,8 @@ class Shape(NamedTuple):
     servers: tuple[str, ...] = ()
     ttls: tuple[tuple[str, int], ...] = ()
     """(zone, seconds); zone "" stands for those that are not named."""
+    node: str = ""
+    """The minion whose endpoints are near."""
 
 
 class Mount(NamedTuple):
@@ -74,6 +77,8 @@ class Zone:
         self.rev = 0
         self.serial = 0
         """Of every SOA; rises with every change (RFC 1982)."""
+        self.place = Place(shape.node)
+        """Where this server is. Another one needs a whole."""
         self.loaded = False
         """Nothing is known before the first whole."""
         self.mounts: dict[bytes, Mount] = {}
@@ -162,7 +167,7 @@ class Zone:
     def _take(self, entries: Iterable[Entry], census: Iterable[Known]) -> set[bytes]:
         touched: set[bytes] = set()
         for e in entries:
-            new = records_of(e.service, e.ports, self._home) if e.service else frozenset[RR]()
+            new = records_of(e.service, e.ports, self._home, self.place) if e.service else frozenset[RR]()
             touched |= self._replace(Key("Service", e.namespace, e.name), new)
         for known in census:
             new = known_records(known) if known.there else frozenset[RR]()

@@ -50,6 +50,8 @@ class Whole(msgspec.Struct, frozen=True, tag="whole"):
     entries: tuple[Entry, ...]
     last: bool = True
     census: tuple[Known, ...] = ()
+    zone: str = ""
+    """This minion's topology zone; whoever is told another one is told everything."""
 
 
 class Change(msgspec.Struct, frozen=True, tag="change"):
@@ -96,7 +98,7 @@ def whole(snapshot: Snapshot) -> Iterator[Whole]:
     none: list[Key] = []
     for at, (keys, known) in enumerate(zip_longest(services, census, fillvalue=none), 1):
         entries = tuple(entry(snapshot, key) for key in keys)
-        yield Whole(snapshot.rev, entries, at == number, tuple(Known(*key) for key in known))
+        yield Whole(snapshot.rev, entries, at == number, tuple(Known(*key) for key in known), snapshot.zone)
 
 
 def change(snapshot: Snapshot, keys: Iterable[Key]) -> Change:

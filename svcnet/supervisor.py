@@ -50,6 +50,7 @@ class Worker:
         self._snapshot: Snapshot | None = None
         self._dirty: set[Key] | None = None
         """None: it must be told everything."""
+        self._zone = ""
         self._wake = asyncio.Event()
 
     def publish(self, snapshot: Snapshot, keys: set[Key]) -> None:
@@ -134,6 +135,8 @@ class Worker:
         if snapshot is None:
             return iter(())
         self._dirty = set()
+        if snapshot.zone != self._zone:
+            self._zone, dirty = snapshot.zone, None
         if dirty is None or len(dirty) > max(feed.CHUNK, len(snapshot.services) // WHOLE_SHARE):
             return feed.whole(snapshot)
         return iter((feed.change(snapshot, dirty),)) if dirty else iter(())

@@ -157,6 +157,7 @@ class Tracker:
         self._zones[name] = zone
         if name == self._site.place.node:
             self._site = self._site._replace(place=Place(name, zone))
+            self.snapshot = structs.replace(self.snapshot, zone=zone)
         hinted = {s for s, sources in self._sources.items() if any(has_hints(source) for source in sources.values())}
         return {key for key in self._ports if key in hinted or key not in self._sources or self._prefers(key)}
 
@@ -209,7 +210,8 @@ class Tracker:
             for address in freed:
                 if address not in addresses:
                     queue |= dict.fromkeys(sorted(self._waiting.pop(address, ())))
-        self.snapshot = Snapshot(rev, services.finish(), ports.finish(), addresses.finish(), self.snapshot.census)
+        parts = {"services": services.finish(), "ports": ports.finish(), "by_address": addresses.finish()}
+        self.snapshot = structs.replace(self.snapshot, rev=rev, **parts)
         return structs.replace(self._delta(rev, before, dirty), census=census)
 
     def _counted(self) -> tuple[Key, ...]:

@@ -125,6 +125,7 @@ class NameService:
             cluster_domain=options.cluster_domain,
             reverse=tuple(map(str, (*options.service_cidr, *options.cluster_cidr))),
             servers=advertised(_reachable(listen.host) for listen in own),
+            node=options.node,
             ttls=options.dns_ttl,
             upstreams=upstreams(options.dns_upstream, own, _resolv_conf),
             allow=tuple(map(str, options.dns_allow)),

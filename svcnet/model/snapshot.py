@@ -84,6 +84,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     """(address, protocol, port) → who answers there."""
     census: Map[Key, bool] = Map()
     """Namespaces that exist, and addresses that pods have (kind Address; namespace, address): for DNS. All True."""
+    zone: str = ""
+    """This minion's topology zone."""
 
 
 class Delta(msgspec.Struct, frozen=True):

@@ -1,5 +1,6 @@
 """DNS of a whole daemon in a namespace: `dig` and dnspython ask, records change, workers and stores go away."""
 
+import json
 import os
 import signal
 import socket
@@ -186,6 +187,28 @@ def test_the_name_server_of_our_zones_is_no_loopback_address_where_others_may_as
     assert ask(minion, "ns.dns.cluster.local.") == ["192.0.2.1"]
     glue = minion.run("dig", "@127.0.0.1", "svc", "NS", "+noall", "+additional").stdout.split()
     assert glue == ["ns.dns.cluster.local.", "5", "IN", "A", "192.0.2.1"]
+
+
+def test_endpoints_of_the_minion_come_first_then_those_of_its_zone(minion: Minion) -> None:
+    for node, zone in (("here", "east"), ("near", "east"), ("far", "west")):
+        labels = {"topology.kubernetes.io/zone": zone}
+        record = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node, "labels": labels}}
+        (minion.records / f"{node}.json").write_text(json.dumps(record))
+    nodes = {"10.1.9.1": "far", "10.1.9.2": "near", "10.1.9.3": "here", "10.1.9.4": "far"}
+    for number, (address, node) in enumerate(nodes.items()):
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": f"db-{number}", "labels": {"app": "db"}},
+            "spec": {"nodeName": node, "containers": []},
+            "status": {"phase": "Running", "podIP": address},
+        }
+        (minion.records / f"pod-{number}.json").write_text(json.dumps(pod))
+    minion.put(service("db", clusterIP="None", selector={"app": "db"}))
+    daemon = minion.daemon(*HERE, "--node=here").ready()
+    daemon.until(lambda: len(ask(minion, "db.svc.")) == len(nodes))
+    for _ in range(4):
+        assert [nodes[address] for address in ask(minion, "db.svc.")] == ["here", "near", "far", "far"]
 
 
 def test_zones_have_the_names_of_the_options(minion: Minion) -> None:

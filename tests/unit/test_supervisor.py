@@ -18,6 +18,7 @@ from svcnet.endpoints import Networks
 from svcnet.feed import Change, Frame, Whole
 from svcnet.model.event import Delete, Put, Synced
 from svcnet.model.meta import Key, Meta
+from svcnet.model.node import Node
 from svcnet.model.service import Service, ServicePort
 from svcnet.model.snapshot import Delta
 from svcnet.supervisor import Crew, Program
@@ -50,7 +51,7 @@ class Scribe:
     def __init__(self, place: Path) -> None:
         self.place = place
         self.states: list[str] = []
-        self.tracker = Tracker(Networks(()))
+        self.tracker = Tracker(Networks(()), "m1")
         self.tracker.fold([Synced(1, frozenset())])
         self.rev = 1
 
@@ -131,6 +132,30 @@ def test_a_worker_is_greeted_then_told_the_whole_then_changes(tmp_path: Path) ->
             running.publish(scribe.tracker.snapshot, delta)
             await true(lambda: scribe.known(pid) == {"b": "10.0.0.2"})
             assert scribe.states == ["running"]
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_is_told_everything_when_the_minion_is_in_another_zone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        scribe = Scribe(tmp_path)
+        async with crew(scribe) as running:
+            delta = scribe.put("a", "10.0.0.1")
+            running.publish(scribe.tracker.snapshot, delta)
+            await true(scribe.pids)
+            (pid,) = scribe.pids()
+            await true(lambda: scribe.known(pid))
+            here = Node(Meta("m1", labels=(("topology.kubernetes.io/zone", "east"),)))
+            delta = scribe.tracker.fold([Put(here, 9)])
+            running.publish(scribe.tracker.snapshot, delta)
+            await true(lambda: len(scribe.frames(pid)) == 2)
+            last = scribe.frames(pid)[-1]
+            assert isinstance(last, Whole)
+            assert (last.zone, [e.name for e in last.entries]) == ("east", ["a"])
+            delta = scribe.put("b", "10.0.0.2")
+            running.publish(scribe.tracker.snapshot, delta)
+            await true(lambda: len(scribe.known(pid)) == 2)
+            assert isinstance(scribe.frames(pid)[-1], Change)
 
     asyncio.run(scenario())
 

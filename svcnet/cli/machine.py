@@ -37,8 +37,6 @@ _SETTINGS = (
 )
 _WITHOUT_PRIVILEGE = "not permitted", "denied", "must be root"
 _PRIVILEGE = "CAP_NET_ADMIN and CAP_NET_RAW (run as root)"
-_BUILT_IN = frozenset({"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"})
-_XTABLES = frozenset({"filter", "nat", "mangle", "raw", "security"})
 
 
 def settings(proc: Path = PROC) -> dict[str, Any]:
@@ -119,7 +117,7 @@ def rules() -> dict[str, Any]:
                 own.add(program)
     known = {(table.family, table.name) for table in tables if table.program.endswith("-nft")}
     try:
-        tables += [table for table in _nft_tables(known) if not _is_scaffold(table, known)]
+        tables += _nft_tables(known)
     except SvcnetError as error:
         unread.append(f"nft: {error}")
     said = {RULES: "; ".join(dict.fromkeys(unread))} if unread else {}
@@ -158,12 +156,6 @@ def _nft_tables(known: set[tuple[str, str]]) -> Iterable[Table]:
         found = nft_json.table(listing)
         if found is not None:
             yield found
-
-
-def _is_scaffold(table: Table, known: set[tuple[str, str]]) -> bool:
-    """An empty table that iptables-nft made, of which its save prints nothing."""
-    named = table.name in _XTABLES and table.family in {"ip", "ip6"} and bool(table.chains)
-    return bool(known) and named and table.chains.keys() <= _BUILT_IN
 
 
 def _decode(text: str) -> list[dict[str, Any]]:

@@ -3,10 +3,13 @@
 Owns: the namespaces beside the minion's, and the services. Everything that doctor looks at is as services need it.
 """
 
+import contextlib
+import io
 import json
 import sys
 from typing import Any, NamedTuple, Self
 
+from svcnet.cli import main
 from svcnet.lab import namespace
 from tests.flows.echo import Echo
 from tests.harness import client
@@ -59,6 +62,7 @@ class Said(NamedTuple):
     mend: dict[str, list[str]]
     """Check → commands of its findings, notes left out."""
     unread: dict[str, str]
+    """What could not be read; "": stderr."""
 
 
 class Ward:
@@ -129,31 +133,34 @@ class Ward:
         except OSError:
             return UNREACHABLE
 
-    def doctor(self, *options: str, wrap: tuple[str, ...] = ()) -> Said:
-        """Run it."""
-        done = self.minion.run(*wrap, *self.command(*options))
-        assert done.stdout, done.stderr
-        report: dict[str, Any] = json.loads(done.stdout)
-        mend = {
-            check["check"]: [c for f in check["findings"] if f["level"] == "finding" for c in f["mend"]]
-            for check in report["checks"]
-            if check["state"] == "finding"
-        }
-        return Said(
-            done.returncode,
-            {c["check"]: c["state"] for c in report["checks"]},
-            mend,
-            report["unread"] | {"": done.stderr},
-        )
-
-    def command(self, *options: str) -> tuple[str, ...]:
-        """What runs it, with the daemon's options."""
-        python = sys.executable
-        usual = (*self.minion.options(), "--cluster-cidr=10.1.0.0/24", "--dns-listen=off", "-o", "json")
-        return (python, "-m", "svcnet.cli.main", "doctor", *usual, *options)
+    def doctor(self, *wrap: str) -> Said:
+        """Run it with the daemon's options: in this process, as it runs often, or as one that `wrap` starts."""
+        command = ["doctor", *self.minion.options(), "--cluster-cidr=10.1.0.0/24", "--dns-listen=off", "-o", "json"]
+        if wrap:
+            done = self.minion.run(*wrap, sys.executable, "-m", "svcnet.cli.main", *command)
+            return _said(done.returncode, done.stdout, done.stderr)
+        return self.minion.inside(lambda: _run(command))
 
     def mend(self, commands: list[str]) -> None:
         """Type what doctor printed."""
         for command in commands:
             done = self.minion.run("sh", "-c", command)
             assert done.returncode == 0, (command, done.stderr)
+
+
+def _run(command: list[str]) -> Said:
+    with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(io.StringIO()) as errors:
+        code = main.run(main.svcnet, command)
+    return _said(code, output.getvalue(), errors.getvalue())
+
+
+def _said(code: int, output: str, errors: str) -> Said:
+    assert output, errors
+    report: dict[str, Any] = json.loads(output)
+    checks = report["checks"]
+    mend = {
+        check["check"]: [c for f in check["findings"] if f["level"] == "finding" for c in f["mend"]]
+        for check in checks
+        if check["state"] == "finding"
+    }
+    return Said(code, {c["check"]: c["state"] for c in checks}, mend, report["unread"] | {"": errors})

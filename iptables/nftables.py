@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 COMMIT_OPS = 30_000
 """Operations a commit at most: the kernel holds its lock for the length of one (~40 ms at this size)."""
+CREATES = 2_000
+"""Frontends at once of a plan that only adds, as the first one does."""
 
 
 class Kernel(Protocol):
@@ -130,18 +132,23 @@ class Nftables:
         garbage, self._garbage = self._garbage, []
         for family, parameters in self._parameters.items():
             shadow = self._shadows[family]
-            phases = shadow.operations(c for c in plan.changes() if c.key.family == family)
+            changes = [c for c in plan.changes() if c.key.family == family]
             if not self._chains[family]:
-                count += self._replace(parameters, shadow, phases)
+                count += self._replace(parameters, shadow, shadow.operations(changes))
                 continue
-            self._grow(parameters, shadow.codes)
             mine = [(op,) for op in garbage if op.family == family]
-            # A packet looks up a number of slots, an id and a slot, one after the other: one that is on its way when a
-            # commit lands must still find what it was sent to, so what nobody leads to any more goes in the next one.
-            for units in ([*mine, *phases.leading()], phases.leftovers):
-                for batch in batches(units, self._commit_ops):
-                    self._kernel.commit(batch)
-                    count += len(batch)
+            # Creates need not wait for one another; the operations of all of them would be most of a start's memory.
+            step = CREATES if len(changes) == len(plan.creates) else len(changes)
+            for at in range(0, max(len(changes), 1), max(step, 1)):
+                phases = shadow.operations(changes[at : at + step])
+                self._grow(parameters, shadow.codes)
+                # A packet looks up a number of slots, an id and a slot, one after the other: one that is on its way
+                # when a commit lands must still find what it was sent to, so what nobody leads to goes in the next.
+                for units in ([*mine, *phases.leading()], phases.leftovers):
+                    for batch in batches(units, self._commit_ops):
+                        self._kernel.commit(batch)
+                        count += len(batch)
+                mine = []
         return count
 
     def silence(self) -> bool:

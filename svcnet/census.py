@@ -4,13 +4,12 @@ Owns: the counts. A namespace exists when a Namespace record or any record in it
 while a pod of the namespace has it and has not ended.
 """
 
-from collections import Counter
-
 from svcnet.model.meta import Key
-from svcnet.model.node import Namespace
+from svcnet.model.node import Namespace, Node
 from svcnet.model.pod import Pod
 from svcnet.model.record import Record
 
+_NAMESPACE, _ADDRESS = "Namespace", "Address"
 ENDED = frozenset({"Succeeded", "Failed"})
 
 
@@ -18,29 +17,43 @@ class Census:
     """Told of every record that comes, changes or goes; says what is there for the first time, and no longer."""
 
     def __init__(self) -> None:
-        self._number: Counter[Key] = Counter()
+        self._number: dict[Key, int] = {}
         self._before: dict[Key, bool] = {}
 
     def note(self, old: Record | None, new: Record | None) -> None:
-        """A record was `old` and is `new`; None: absent."""
-        less, more = _what(old), _what(new)
-        for key in less ^ more:
-            self._before.setdefault(key, key in self._number)
-            self._number[key] += 1 if key in more else -1
-            if not self._number[key]:
-                del self._number[key]
+        """A record was `old` and is `new`, of the same key; None: absent."""
+        record = new or old
+        if record is None:
+            return
+        place = record.meta.name if isinstance(record, Namespace) else record.meta.namespace
+        step = (new is not None) - (old is not None)
+        if step and place and not isinstance(record, Node):
+            self._count(_NAMESPACE, "", place, step)
+        if isinstance(record, Pod):
+            had, has = _addresses(old), _addresses(new)
+            if had != has:
+                for address in had:
+                    self._count(_ADDRESS, place, address, -1)
+                for address in has:
+                    self._count(_ADDRESS, place, address, 1)
 
     def changes(self) -> dict[Key, bool]:
         """What came (True) and went since this was asked last: kind Namespace, or Address with the address as name."""
         before, self._before = self._before, {}
-        return {key: key in self._number for key, was in sorted(before.items()) if was != (key in self._number)}
+        return {key: not was for key, was in before.items() if was != (key in self._number)}
+
+    def _count(self, kind: str, namespace: str, name: str, step: int) -> None:
+        key = Key(kind, namespace, name)
+        number = self._number.get(key, 0)
+        if number in {0, -step}:  # it comes, or goes
+            self._before.setdefault(key, number > 0)
+        if number + step:
+            self._number[key] = number + step
+        else:
+            del self._number[key]
 
 
-def _what(record: Record | None) -> set[Key]:
-    if record is None:
-        return set()
-    place = record.meta.name if isinstance(record, Namespace) else record.key.namespace
-    found = {Key("Namespace", "", place)} if place else set()
-    if isinstance(record, Pod) and not record.deletion and record.phase not in ENDED:
-        found |= {Key("Address", place, address) for address in record.ips}
-    return found
+def _addresses(pod: Record | None) -> tuple[str, ...]:
+    if not isinstance(pod, Pod) or pod.deletion or pod.phase in ENDED:
+        return ()
+    return pod.ips

@@ -6,14 +6,16 @@ fills tables faster and more evenly, but moves clients of endpoints that stay.
 """
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import shake_128
-from math import log
+from itertools import compress
+from math import inf, log
+from operator import ge
 from struct import unpack
 
-SIZES = ((16, 251), (128, 2039), (0x8000, 16381))
-"""(endpoints at most, slots): prime, as is usual; more slots even shares out. Growing over a limit moves clients."""
+SIZES = ((8, 251), (64, 2039), (512, 8191), (0x8000, 16381))
+"""(endpoints at most, slots): the more slots, the evener the shares. Growing past a limit moves clients."""
 
 
 def size_for(endpoints: int) -> int:
@@ -22,9 +24,13 @@ def size_for(endpoints: int) -> int:
 
 
 @lru_cache(maxsize=512)
-def _scores(target: bytes, weight: int, size: int) -> "array[float]":
-    numbers = unpack(f"<{size}I", shake_128(target).digest(4 * size))
-    return array("d", (log((n + 0.5) / 2**32) / weight for n in numbers))
+def _scores(target: bytes, size: int) -> "array[int]":
+    return array("I", unpack(f"<{size}I", shake_128(target).digest(4 * size)))
+
+
+@lru_cache(maxsize=512)
+def _weighted(target: bytes, weight: int, size: int) -> "array[float]":
+    return array("d", (log((n + 0.5) / 2**32) / weight for n in _scores(target, size)))
 
 
 class Rendezvous:
@@ -33,32 +39,39 @@ class Rendezvous:
     def __init__(self) -> None:
         self._weights: dict[bytes, int] = {}
         self._owners: list[bytes] = []
-        self._best: array[float] = array("d")
+        self._best: list[float] = []
+        self._plain = True
+        """Whether all weigh the same: then scores are compared as they are, which the logarithm would not change."""
 
     def assign(self, weights: Mapping[bytes, int]) -> list[bytes]:
         """Targets with their weights (≥ 1) → the target of each slot."""
-        size = size_for(len(weights))
-        if size != len(self._owners):
-            self._weights, self._owners = {}, [b""] * size
-            self._best = array("d", [float("-inf")]) * size
+        size, plain = size_for(len(weights)), set(weights.values()) <= {1}
+        if (size, plain) != (len(self._owners), self._plain):
+            self._weights, self._owners, self._best = {}, [b""] * size, [-inf] * size
+            self._plain = plain
         gone = {t for t, w in self._weights.items() if weights.get(t) != w}
         fresh = {t: w for t, w in weights.items() if t in gone or t not in self._weights}
         self._weights = {t: w for t, w in self._weights.items() if t not in gone}
         if gone:
             self._give_up([slot for slot, owner in enumerate(self._owners) if owner in gone])
         for target, weight in fresh.items():
-            self._compete(target, weight, range(size))
+            scores = self._scores(target, weight)
+            self._compete(target, scores, list(compress(range(size), map(ge, scores, self._best))))
         self._weights |= fresh
         return list(self._owners)
 
+    def _scores(self, target: bytes, weight: int) -> Sequence[float]:
+        size = len(self._owners)
+        return _scores(target, size) if self._plain else _weighted(target, weight, size)
+
     def _give_up(self, slots: list[int]) -> None:
         for slot in slots:
-            self._best[slot], self._owners[slot] = float("-inf"), b""
+            self._best[slot], self._owners[slot] = -inf, b""
         for target, weight in self._weights.items():
-            self._compete(target, weight, slots)
+            self._compete(target, self._scores(target, weight), slots)
 
-    def _compete(self, target: bytes, weight: int, slots: "range | list[int]") -> None:
-        scores, best, owners = _scores(target, weight, len(self._owners)), self._best, self._owners
+    def _compete(self, target: bytes, scores: Sequence[float], slots: list[int]) -> None:
+        best, owners = self._best, self._owners
         for slot in slots:
             score = scores[slot]
             if score > best[slot] or (score == best[slot] and target > owners[slot]):

@@ -88,9 +88,9 @@ class End(NamedTuple):
 
 
 class Fork(NamedTuple):
-    """Packets that a rule goes on with, each as likely."""
+    """Packets that a rule goes on with, and how likely."""
 
-    packets: list[Packet]
+    packets: list[tuple[Packet, float]]
 
 
 class UnknownStatementError(Exception):
@@ -159,8 +159,7 @@ def _follow(
     if isinstance(result, str):
         return _chain(table, table.chains[result], end, steps)
     if isinstance(result, Fork):
-        share = end.share / len(result.packets)
-        ways = (_chain(table, chain, End(end.verdict, p, share), steps, after) for p in result.packets)
+        ways = (_chain(table, chain, End(end.verdict, p, end.share * n), steps, after) for p, n in result.packets)
         return [way for ends in ways for way in ends]
     return [End(e.verdict, e.packet, e.share * end.share) for e in result]
 
@@ -204,12 +203,11 @@ def _final(table: FakeTable, s: Statement, p: Packet) -> "Fork | list[End] | Non
     match s:
         case Translate(name, slots, offset):
             # A hash is as likely to be any slot as a random number, over all clients.
-            return [
-                End("", _sent(p, data), 1 / slots) for data in _slots(table, name, range(offset, offset + slots), p)
-            ]
+            found = _slots(table, name, range(offset, offset + slots), p)
+            return [End("", _sent(p, data), share) for data, share in found]
         case Choose(name, slots, offset):
             members = _slots(table, name, range(offset, offset + slots), p)
-            return Fork([replace(p, scratch=unnumber(member)) for member in members])
+            return Fork([(replace(p, scratch=unnumber(member)), share) for member, share in members])
         case TranslateTo(name):
             target = table.maps[name].get(number(p.scratch))
             return None if target is None else [End("", _sent(p, target), 1.0)]
@@ -222,12 +220,14 @@ def _final(table: FakeTable, s: Statement, p: Packet) -> "Fork | list[End] | Non
     raise UnknownStatementError(str(s))
 
 
-def _slots(table: FakeTable, name: str, slots: range, p: Packet) -> list[bytes]:
+def _slots(table: FakeTable, name: str, slots: range, p: Packet) -> list[tuple[bytes, float]]:
+    """(data, share) of slots that are as likely as each other."""
     found = table.maps[name]
     for slot in slots:
         if slot_key(p.scratch, slot) not in found:
             raise UnknownStatementError(f"no slot {slot} of id {p.scratch}: a share of the connections is lost")
-    return [found[slot_key(p.scratch, slot)] for slot in slots]
+    counts = Counter(found[slot_key(p.scratch, slot)] for slot in slots)
+    return [(data, count / len(slots)) for data, count in counts.items()]
 
 
 def _sent(p: Packet, data: bytes) -> Packet:

@@ -115,6 +115,8 @@ def fixed_chains(parameters: Parameters) -> Chains:
             "-m conntrack --ctstate INVALID -j DROP",
             # To a client of this minion that has a virtual IP itself: where userspace mode comes or goes.
             "-m conntrack --ctdir REPLY -j RETURN",
+            # To its listeners, of which the last clients still make use.
+            "-m conntrack --ctstate ESTABLISHED -m addrtype --dst-type LOCAL -j RETURN",
             f"-j {SERVICES}",
             "-j DROP",
         ),

@@ -111,6 +111,15 @@ class Iptables:
             self._watermark = self._tables.watermark()
         return count
 
+    def track(self) -> None:
+        """Where there are no chains, make those that no service changes; nothing leads there before the first sync.
+
+        The kernel tracks connections for their rules.
+        """
+        for family, parameters in self._parameters.items():
+            if not self._read(family).chains:
+                self._tables.restore(family, restore_text(Layout(parameters).everything({}), {}))
+
     def silence(self) -> bool:
         """Translate no new connection, and go on with those that are; False where there is nothing of ours.
 

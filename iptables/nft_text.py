@@ -38,6 +38,7 @@ from svcnet.iptables.ruleset import (
     Rule,
     SetBits,
     Statement,
+    Staying,
     TakeMark,
     Translate,
     Translated,
@@ -97,6 +98,8 @@ def _statement(s: Statement, family: int) -> str:
             return "reject with tcp reset" if tcp else f"reject with icmp{_v6(family)} type port-unreachable"
         case Replying():
             return "ct direction reply"
+        case Staying():
+            return 'oifname "lo"'
         case Pass():
             return "accept"
         case Drop():

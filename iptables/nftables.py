@@ -151,6 +151,15 @@ class Nftables:
                 mine = []
         return count
 
+    def track(self) -> None:
+        """Where there is no table, make one that drops and translates nothing: the kernel tracks connections for it.
+
+        The first sync replaces it in one commit.
+        """
+        for family in self._parameters:
+            if not self._kernel.chains(family):
+                self._kernel.install(Parameters(family), ())
+
     def silence(self) -> bool:
         """Translate no new connection, and go on with those that are; False where there is no table of ours.
 

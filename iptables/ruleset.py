@@ -200,6 +200,11 @@ class Refuse:
 
 
 @dataclass(frozen=True)
+class Staying:
+    """Go on if the packet does not leave this minion."""
+
+
+@dataclass(frozen=True)
 class Pass:
     """Leave this hook's chain: nothing more is done to the packet here."""
 
@@ -219,7 +224,7 @@ class Masquerade:
     """Give the connection an address of this minion as its source."""
 
 
-Match = Load | Dispatch | Within | Protocols | TakeMark | Translated | Replying | FromHere | Choose
+Match = Load | Dispatch | Within | Protocols | TakeMark | Translated | Replying | Staying | FromHere | Choose
 Action = Mark | Translate | TranslateTo | Goto | Refuse | Drop | Pass | ClearScratch | Masquerade
 Note = SetBits | Remember | Forget
 Statement = Match | Action | Note
@@ -324,9 +329,10 @@ def base_chains(parameters: Parameters) -> tuple[Chain, ...]:
         *_gates(parameters),
         # NAT hooks see the first packet of a connection alone; what conntrack calls invalid must not leave either.
         # A reply may go to a virtual IP: in userspace mode, and while it takes over, the minion's own clients have one.
+        # After it they are still connected to its listeners for a while.
         Chain(
             LEAK_GUARD,
-            ((Replying(), Pass()), (Within((Field.DADDR,), SERVICE_CIDR), Drop())),
+            ((Replying(), Pass()), (Staying(), Pass()), (Within((Field.DADDR,), SERVICE_CIDR), Drop())),
             ("filter", "postrouting", 0),
         ),
         Chain(

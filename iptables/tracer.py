@@ -34,6 +34,7 @@ from svcnet.iptables.ruleset import (
     Replying,
     SetBits,
     Statement,
+    Staying,
     TakeMark,
     Translate,
     Translated,
@@ -185,6 +186,8 @@ def _step(table: FakeTable, s: Statement, p: Packet) -> "Packet | Fork | str | l
             return p if p.translated else None
         case Replying():
             return None  # what is traced opens a connection
+        case Staying():
+            return None  # and is on its way out
         case ClearScratch():
             return replace(p, scratch=0)
         case FromHere():

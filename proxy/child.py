@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from svcnet.pacing import Backoff
+from svcnet.proxy.left import Kept
 from svcnet.proxy.wire import Inbox, send
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,14 @@ class Child:
             if self._socket is not None:
                 self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join()
+
+    def leave(self) -> Kept | None:
+        """Let it serve on for the next program of this process, if it answers; start no other."""
+        self._stopping.set()
+        with self._lock:
+            self.tell([({"stay": True}, ())])
+            there = self._socket
+        return Kept(self.pid, there) if self.confirm() and there is not None else None
 
     def tell(self, messages: Sequence[Message]) -> None:
         """Send messages. One that is just being started gets everything anyway. Call it with the lock held."""

@@ -139,6 +139,12 @@ class UdpDoor:
         for flow in [f for f in self._flows.values() if f.backend not in weights]:
             flow.end()
 
+    def probe(self, idle_seconds: int) -> None:
+        """Flows have no way to ask."""
+
+    def let_in(self) -> None:
+        """Nobody waits: what came was sent on."""
+
     def close(self) -> None:
         """Serve no more."""
         for flow in list(self._flows.values()):

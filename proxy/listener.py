@@ -27,6 +27,14 @@ class Door(Protocol):
         """Send what is new to these."""
         ...
 
+    def probe(self, idle_seconds: int) -> None:
+        """Ask each client that is idle for so long whether it is there."""
+        ...
+
+    def let_in(self) -> None:
+        """Take who waits."""
+        ...
+
     def close(self) -> None:
         """Serve no more."""
         ...
@@ -94,6 +102,18 @@ class TcpDoor:
     def update(self, weights: Weights) -> None:
         """New connections go to these; those that are open stay where they are."""
         self._picker.update(weights)
+
+    def probe(self, idle_seconds: int) -> None:
+        """Ask each client that is idle for so long whether it is there."""
+        for relay in self._relays:
+            relay.probe(idle_seconds)
+
+    def let_in(self) -> None:
+        """Take all clients from the queue."""
+        before = -1
+        while before != self._place.counters.connections:
+            before = self._place.counters.connections
+            self.accept()
 
     def close(self) -> None:
         """Accept no more; open connections go on."""

@@ -48,6 +48,11 @@ class Relay:
         self._place.loop.add(self.client.sock.fileno(), self._on_client)
         self._obey(self.session.begin())
 
+    def probe(self, idle_seconds: int) -> None:
+        """Let the kernel ask the client, from when nothing was said for so long; keepalive is on, as the listener's."""
+        with suppress(OSError):  # it has ended
+            self.client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle_seconds)
+
     def _on_client(self, events: int) -> None:
         client, server = self.client, self.server
         client.notice(events)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from svcnet.model.frontend import Frontend
 from svcnet.proxy import route
 from svcnet.proxy.child import Child, Message
+from svcnet.proxy.left import Left
 from svcnet.proxy.listening import close_listener, most_listeners, open_listener, raise_limit, why_not
 from svcnet.proxy.route import Network
 from svcnet.proxy.row import Weights
@@ -96,6 +97,12 @@ class Userspace:
             for child in self._children:
                 child.confirm()
         return len(drops) + len(told)
+
+    def leave(self) -> Left:
+        """Let the workers serve on, with their listeners, for the next program of this process, which comes at once."""
+        self._stopping.set()
+        started = self._children if self._retrying is not None else ()
+        return Left(kept for child in started if (kept := child.leave()) is not None)
 
     def stop(self) -> None:
         """End the workers and close the listeners; the route stays."""

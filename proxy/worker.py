@@ -4,7 +4,9 @@ Owns: the process. FD is its end of the socket to the daemon, from which listene
 that does, or with its parent. Never reads a store, opens no listener of its own.
 
 A message has `put`, rows of [id, protocol, [[address, port, weight], …], listener], where listener says whether its
-socket comes with it; `drop`, ids; and `ack`, a number that comes back when all of it is in force.
+socket comes with it; `drop`, ids; and `ack`, a number that comes back when all of it is in force. `stay`: outlive the
+thread that started us; `probe`: let connections that are idle for so many seconds send a packet; `drain`: accept no
+more, and end with the last connection.
 """
 
 import contextlib
@@ -27,6 +29,8 @@ from svcnet.proxy.row import Backend
 from svcnet.proxy.wire import Inbox, send
 
 _PR_SET_PDEATHSIG = 1
+DRAINED_SECONDS = 0.05
+"""How often a worker that accepts no more looks whether connections are left."""
 
 
 class Worker:
@@ -66,8 +70,28 @@ class Worker:
             if listener:
                 self._open(ident, protocol, socket.socket(fileno=next(given)))
             self._doors[ident].update({Backend(address, port): weight for address, port, weight in rows})
+        if "stay" in message:
+            end_with_parent(0)
+        for door in self._doors.values() if "probe" in message else ():
+            door.probe(message["probe"])
+        if "drain" in message:
+            self._close_all()
         if "ack" in message:  # when the sockets that were dropped are closed
             self._loop.again(partial(self._confirm, message["ack"]))
+
+    def _close_all(self) -> None:
+        """Serve who is here, or waits to be accepted, and nobody else."""
+        for door in self._doors.values():
+            door.let_in()
+            door.close()
+        self._doors.clear()
+        self._end_when_empty()
+
+    def _end_when_empty(self) -> None:
+        if self._place.counters.active:
+            self._loop.later(DRAINED_SECONDS, self._end_when_empty)
+        else:
+            self._loop.stop()
 
     def _confirm(self, number: int) -> None:
         with contextlib.suppress(OSError):  # the daemon is gone, which the next read will tell
@@ -80,10 +104,15 @@ class Worker:
         self._doors[ident] = UdpDoor(self._place, sock) if udp else TcpDoor(self._place, self._hall, sock)
 
 
+def end_with_parent(number: int) -> None:
+    """Ask for a signal at the end of the thread that started us; 0: for none."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library: the end of the socket ends us too
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+
+
 def main() -> None:
     """Entry point."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library: the end of the socket ends us too
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the daemon blocks some while it starts
     for number in (signal.SIGINT, signal.SIGHUP):  # meant for the daemon, which a terminal would not tell apart
         signal.signal(number, signal.SIG_IGN)

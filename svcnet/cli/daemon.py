@@ -35,6 +35,7 @@ from svcnet.env import EnvFiles
 from svcnet.instance import DataPathClaim, StateClaim
 from svcnet.model.errors import SvcnetError
 from svcnet.parts import Parts
+from svcnet.proxy.left import Left
 from svcnet.sd_notify import Notifier, watchdog_seconds
 from svcnet.status.gather import gather
 from svcnet.status.metrics import Metrics
@@ -254,7 +255,7 @@ def serve(flags: Mapping[str, Any]) -> None:
         removed = remove_all()
         click.echo("\n".join(f"removed {what}" for what in removed) or "nothing of svcnet in the kernel", err=True)
         return
-    chosen = vet(options)
+    chosen = vet(options, Left.from_environment(os.environ))
     claims: list[StateClaim | DataPathClaim] = [
         StateClaim(options.state_dir)
     ]  # given up when the process ends, not before
@@ -264,9 +265,11 @@ def serve(flags: Mapping[str, Any]) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.disable()  # a load makes a million objects and no garbage; on again after the first sync
     again = asyncio.run(_run(options, chosen, reload))
-    chosen.stop()
-    if again:
+    if not again:
+        chosen.stop()
+    else:
         log.info("starting again with the changed configuration")
+        chosen.leave().pass_on(os.environ)
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 (the same program; rules stay)
 
 

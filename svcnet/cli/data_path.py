@@ -22,9 +22,13 @@ from svcnet.iptables.xtables import Xtables, foreign_rules, installed, require_p
 from svcnet.model.errors import ConfigError, KernelError, NotPermittedError, SvcnetError
 from svcnet.model.snapshot import LeftOut
 from svcnet.proxy import route
+from svcnet.proxy.left import Left
 from svcnet.status.gather import Mode
 
 log = logging.getLogger(__name__)
+
+NOBODY = Left()
+"""No workers of an earlier program."""
 
 
 class Chosen(NamedTuple):
@@ -41,16 +45,22 @@ class Chosen(NamedTuple):
     """The states of the processes that belong to it."""
     stop: Callable[[], None] = lambda: None
     """Ends them."""
+    leave: Callable[[], Left] = Left
+    """Instead, before this process becomes another program: those that serve until that does."""
 
 
-def choose(config: Config) -> Chosen:
-    """Try what `--mode` asks for; `auto` takes the first that works. NotPermittedError or SvcnetError says why none."""
+def choose(config: Config, left: Left = NOBODY) -> Chosen:
+    """Try what `--mode` asks for; `auto` takes the first that works. NotPermittedError or SvcnetError says why none.
+
+    `left` serves until the first sync is done, and those connected to it as long as they are.
+    """
     if config.mode == "none":
+        left.end()
         return Chosen(Mode("none", "--mode none: no data path"), None, None)
     if config.mode == "auto":
-        return _first(config)
+        return _first(config, left)
     refuse_unbuilt(config)
-    return _ATTEMPTS[config.mode](config, f"--mode {config.mode}")
+    return _ATTEMPTS[config.mode](config, left, f"--mode {config.mode}")
 
 
 def refuse_unbuilt(config: Config) -> None:
@@ -92,12 +102,12 @@ def parameters(config: Config) -> tuple[Parameters, ...]:
     )
 
 
-def _first(config: Config) -> Chosen:
+def _first(config: Config, left: Left) -> Chosen:
     refused: list[str] = []
     missing = False
     for name, attempt in _ATTEMPTS.items():
         try:
-            return attempt(config, "; ".join([f"auto: {name} is the first that works", *refused]))
+            return attempt(config, left, "; ".join([f"auto: {name} is the first that works", *refused]))
         except NotPermittedError as error:
             missing = True
             refused.append(f"{name}: {error}")
@@ -107,15 +117,15 @@ def _first(config: Config) -> Chosen:
     raise kind("; ".join([*refused, "--mode none runs without a data path"]))
 
 
-def _nftables(config: Config, reason: str) -> Chosen:
+def _nftables(config: Config, left: Left, reason: str) -> Chosen:
     kernel = NftKernel()
     kernel.chains(4)  # the cheapest request that needs the privilege
     path = Nftables(kernel, parameters(config))
-    succession = Succession(path, _predecessors("nftables"), partial(_open_table, kernel, config))
-    return Chosen(Mode("nftables", reason), succession, _flows(config))
+    succession = Succession(path, _predecessors("nftables", left=left), partial(_before_nftables, path, left))
+    return Chosen(Mode("nftables", reason), succession, _flows(config), leave=lambda: left)
 
 
-def _iptables(config: Config, reason: str) -> Chosen:
+def _iptables(config: Config, left: Left, reason: str) -> Chosen:
     require_privilege()
     variants = installed()
     tables, warning = select(variants, foreign_rules(variants))
@@ -124,21 +134,24 @@ def _iptables(config: Config, reason: str) -> Chosen:
     for cidr in config.service_cidr:
         tables.probe(cidr.version)
     path = Iptables(tables, parameters(config))
-    succession = Succession(path, _predecessors(f"iptables {tables.variant}"))
-    return Chosen(Mode("iptables", f"{reason}; {tables.variant} tables"), succession, _flows(config), inline_changes=0)
+    others = _predecessors(f"iptables {tables.variant}", left=left)
+    succession = Succession(path, others, partial(_track, path, left) if left.serve() else lambda: None)
+    mode = Mode("iptables", f"{reason}; {tables.variant} tables")
+    return Chosen(mode, succession, _flows(config), inline_changes=0, leave=lambda: left)
 
 
-def _userspace(config: Config, reason: str) -> Chosen:
+def _userspace(config: Config, left: Left, reason: str) -> Chosen:
     route.require(config.service_cidr)
     path = UserspacePath(config.service_cidr, config.proxy_workers)
     return Chosen(
         Mode("userspace", f"{reason}; at most {path.proxy.most_frontends} ports, by ulimit -Hn"),
-        Succession(path, _predecessors("userspace", partial(_flows, config))),
+        Succession(path, _predecessors("userspace", partial(_flows, config)), left.end),  # its listeners hold the ports
         None,
         inline_changes=0,  # it waits for the workers
         left_out=path.left_out,
         states=path.states,
         stop=path.proxy.stop,
+        leave=path.proxy.leave,
     )
 
 
@@ -146,19 +159,24 @@ def _flows(config: Config) -> Conntrack:
     return Conntrack(Networks(config.service_cidr))
 
 
-def _open_table(kernel: NftKernel, config: Config) -> None:
-    """Beside the rules of iptables: a table that drops nothing yet, which the first sync replaces in one commit.
+def _before_nftables(path: Nftables, left: Left) -> None:
+    """Beside rules of iptables, or workers: a table that drops nothing yet.
 
     Where there is no table, the first sync makes one that drops what it does not translate, and fills it then.
     """
-    if not any(x.save(family).chains for x in _variants().values() for family in (4, 6)):
-        return
-    for cidr in config.service_cidr:
-        if not kernel.chains(cidr.version):
-            kernel.install(Parameters(cidr.version), ())
+    if left.serve() or any(x.save(family).chains for x in _variants().values() for family in (4, 6)):
+        _track(path, left)
 
 
-def _predecessors(but: str = "", flows: Callable[[], Conntrack] | None = None) -> list[Predecessor]:
+def _track(path: Nftables | Iptables, left: Left) -> None:
+    """What conntrack has seen being opened is never translated later; what it sees later, in the middle, would be."""
+    path.track()
+    left.stir()
+
+
+def _predecessors(
+    but: str = "", flows: Callable[[], Conntrack] | None = None, left: Left = NOBODY
+) -> list[Predecessor]:
     """What every path of ours, `but` one, may have left in this network namespace.
 
     `flows`, where the next path has no rules: then those of the old one translate what is open through it until that
@@ -166,7 +184,7 @@ def _predecessors(but: str = "", flows: Callable[[], Conntrack] | None = None) -
     """
     found = {
         "nftables": _rules("nftables table svcnet", _table(Nftables.remove), _table(Nftables.silence), flows),
-        "userspace": Predecessor("local routes of userspace mode", route.remove),
+        "userspace": _routes(left),
     }
     for name, tables in _variants().items():
         old = Iptables(tables, ())
@@ -194,6 +212,12 @@ def _rules(
     return Predecessor(what, remove, silence_and_sweep, is_used)
 
 
+def _routes(left: Left) -> Predecessor:
+    """Workers that serve need them for their clients."""
+    what = "local routes of userspace mode"
+    return Predecessor(what, route.remove, left.drain, left.serve) if left.serve() else Predecessor(what, route.remove)
+
+
 def _table(act: Callable[[Nftables], bool]) -> Callable[[], bool]:
     def try_it() -> bool:
         try:
@@ -214,7 +238,7 @@ def _variants() -> dict[str, Xtables]:
         return {}
 
 
-_ATTEMPTS: dict[str, Callable[[Config, str], Chosen]] = {
+_ATTEMPTS: dict[str, Callable[[Config, Left, str], Chosen]] = {
     "nftables": _nftables,
     "iptables": _iptables,
     "userspace": _userspace,

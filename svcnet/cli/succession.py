@@ -53,12 +53,12 @@ class Succession:
     """`path`, and the end of all others after its first sync. `prepare` runs before that."""
 
     def __init__(
-        self, path: Successor, predecessors: Sequence[Predecessor], prepare: Callable[[], None] = lambda: None
+        self, path: Successor, predecessors: Sequence[Predecessor], prepare: Callable[[], object] = lambda: None
     ) -> None:
         self.name = path.name
         self._path = path
         self._left = list(predecessors)
-        self._prepare: Callable[[], None] | None = prepare
+        self._prepare: Callable[[], object] | None = prepare
 
     def look(self, desired: Desired) -> Desired:
         """What is in force of `path`; changes nothing."""

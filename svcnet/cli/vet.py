@@ -7,10 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from svcnet.cli.context import open_store
-from svcnet.cli.data_path import Chosen, choose, refuse_unbuilt
+from svcnet.cli.data_path import NOBODY, Chosen, choose, refuse_unbuilt
 from svcnet.config import Config
 from svcnet.model.errors import ConfigError, RecordError
 from svcnet.overlap import check, read_machine
+from svcnet.proxy.left import Left
 from svcnet.store.claim_file import ClaimFile
 from svcnet.virtual_ip import Allocation
 
@@ -24,8 +25,8 @@ def vet_options(config: Config) -> None:
     _refuse(check(config.service_cidr, (), (), (), config.cluster_cidr))
 
 
-def vet(config: Config) -> Chosen:
-    """Look at this machine too; return the data path that works here.
+def vet(config: Config, left: Left = NOBODY) -> Chosen:
+    """Look at this machine too; return the data path that works here. `left`: see `choose`.
 
     ConfigError: virtual IPs would hide what the machine reaches, or the records' virtual IPs come from another range.
     NotPermittedError, SvcnetError: no data path works, and why.
@@ -37,7 +38,7 @@ def vet(config: Config) -> Chosen:
     if scheme == "dir" and Path(path).is_dir():
         with suppress(OSError, RecordError):  # the store will say so, and the last good state serves
             ClaimFile(path, Allocation(config.service_cidr)).load()
-    return choose(config)
+    return choose(config, left)
 
 
 def _refuse(clashes: list[str]) -> None:

@@ -90,8 +90,8 @@ class Conversation:
 class Call:
     """A TCP connection to a virtual IP that stays open: both of its ends, so that no byte needs another program."""
 
-    def __init__(self, address: str, endpoint: tuple[str, int], port: int = PORT) -> None:
-        self._listener = socket.create_server(endpoint)
+    def __init__(self, address: str, listener: socket.socket, port: int = PORT) -> None:
+        self._listener = listener
         self._listener.settimeout(LONG_SECONDS)
         self._client = opened(address, "tcp")
         self._client.settimeout(LONG_SECONDS)

@@ -6,6 +6,7 @@ on any machine, and nothing is behind it. (Over lo the kernel would send no ICMP
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -25,6 +26,9 @@ A6, B6 = "fd00:99::21", "fd00:99::22"
 """Addresses where something answers on port 8080."""
 SERVICE_CIDRS = "10.0.0.0/16,fd00:10::/112"
 VIP, VIP6 = "10.0.0.5", "fd00:10::5"
+
+MINION_END, POD = ("192.0.2.129/30", "fd00:98::1/64"), ("192.0.2.130/30", "fd00:98::2/64")
+"""Both ends of the link to a pod."""
 
 TREE = Path(__file__).parents[2]
 
@@ -51,6 +55,7 @@ class Minion:
         self._inside = ThreadPoolExecutor(1, initializer=self.enter)
         self._echo = Echo()
         self._daemons: list[Daemon] = []
+        self._pods: list[str] = []
 
     def __enter__(self) -> Self:
         """Make it."""
@@ -69,6 +74,7 @@ class Minion:
         """End what runs here and take it down."""
         for daemon in self._daemons:
             daemon.kill()
+        namespace.delete(self._pods)
         self._echo.__exit__()
         self._inside.shutdown()
         namespace.delete([self.name])
@@ -180,13 +186,28 @@ class Minion:
         """A UDP socket of this namespace."""
         return self.inside(lambda: client.Conversation(address))
 
-    def call(self, address: str, endpoint: str, port: int) -> client.Call:
-        """A TCP connection of this namespace that stays open, to a port of `endpoint` where nothing else listens."""
-        return self.inside(lambda: client.Call(address, (endpoint, port)))
+    def call(self, address: str, endpoint: str, port: int, pod: str = "") -> client.Call:
+        """A TCP connection of here, or of a pod, that stays open; on `port` of the endpoint nothing else listens."""
+        listener = self.inside(lambda: socket.create_server((endpoint, port)))
+        return namespace.inside(pod or self.name, lambda: client.Call(address, listener, port))
 
-    def hammer(self, address: str) -> client.Hammer:
-        """A client that never stops."""
-        return client.Hammer(address, self.enter)
+    def hammer(self, address: str, pod: str = "") -> client.Hammer:
+        """A client that never stops, here or in a pod."""
+        return client.Hammer(address, lambda: namespace.enter(pod or self.name))
+
+    def pod(self) -> str:
+        """Make a namespace that has this one as its way to everywhere."""
+        name = f"{self.name}-pod"
+        namespace.add([name])
+        self._pods.append(name)
+        namespace.run_batches([(self.name, [f"link add pod type veth peer name eth0 netns {name}"])])
+        ends = (self.name, "pod", MINION_END, POD), (name, "eth0", POD, MINION_END)
+        for where, link, here, there in ends:
+            lines = [f"link set {link} up", *(f"addr add {a} dev {link} nodad" for a in here if ":" in a)]
+            lines += [f"addr add {a} dev {link}" for a in here if ":" not in a]
+            lines += [f"route add default via {a.partition('/')[0]}" for a in there] if where == name else []
+            namespace.run_batches([(where, lines)])
+        return name
 
 
 def clean_environment() -> dict[str, str]:

@@ -1,6 +1,8 @@
 """The daemon on iptables, as a client and an operator see it: starts, changes, switches of mode, damage, cleanup."""
 
 import signal
+from contextlib import ExitStack
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -12,12 +14,10 @@ from tests.harness.until import until
 pytestmark = [pytest.mark.kernel, pytest.mark.needs("iptables")]
 
 WEB = service("web", VIP, VIP6, ipFamilyPolicy="RequireDualStack")
-TALK_PORT = 8081
-TALK = (
-    service("talk", "10.0.0.9", ports=[{"name": "tcp", "port": 80, "targetPort": TALK_PORT, "protocol": "TCP"}]),
-    endpoints("talk", A) | {"ports": [{"name": "tcp", "port": TALK_PORT, "protocol": "TCP"}]},
-)
-"""A service that leads to a port where nothing answers by itself."""
+TALK_VIP, TALK_PORTS = "10.0.0.9", (8081, 8082)
+_PORTS = [{"name": f"p{port}", "port": port, "protocol": "TCP"} for port in TALK_PORTS]
+TALK = service("talk", TALK_VIP, ports=_PORTS), endpoints("talk", A) | {"ports": _PORTS}
+"""A service that leads to ports where nothing answers by itself."""
 IPTABLES, NFTABLES, USERSPACE = "--mode=iptables", "--mode=nftables", "--mode=userspace"
 VARIANTS = ("legacy", "nft")
 
@@ -32,9 +32,14 @@ def choose(minion: Minion, variant: str) -> None:
         assert done.returncode == 0, done.stderr
 
 
-def left(minion: Minion, variant: str) -> bool:
-    """Whether there are rules of ours."""
-    return "SVCNET-" in rules(minion, variant) or "svcnet" in minion.ruleset()
+def in_force(minion: Minion, variant: str) -> set[str]:
+    """The modes that have something in the kernel."""
+    there = {
+        "nftables": "table ip svcnet" in minion.ruleset(),
+        "iptables": "SVCNET-" in rules(minion, variant),
+        "userspace": bool(minion.run("ip", "route", "show", "table", "local", "proto", "115").stdout),
+    }
+    return {mode for mode, is_there in there.items() if is_there}
 
 
 def rules(minion: Minion, variant: str) -> str:
@@ -150,7 +155,7 @@ def test_userspace_takes_over_fails_no_client_and_leaves_nothing_of_the_old(
         until(lambda: four.answers > 20 and six.answers > 20)
         assert first.stop() == 0
         second = minion.daemon(USERSPACE).ready()
-        until(lambda: not left(minion, variant))
+        until(lambda: in_force(minion, variant) == {"userspace"})
         asked = four.answers, six.answers
         until(lambda: four.answers > asked[0] + 50 and six.answers > asked[1] + 50)
     assert minion.reaches(VIP, A, B)
@@ -167,7 +172,7 @@ def test_what_is_open_goes_on_in_userspace_mode_and_the_rules_end_with_it(
     choose(minion, variant)
     minion.put(*TALK, WEB, endpoints("web", A))
     first = minion.daemon(old).ready()
-    with minion.call("10.0.0.9", A, TALK_PORT) as call, minion.conversation(VIP) as talk:
+    with minion.call(TALK_VIP, A, TALK_PORTS[0]) as call, minion.conversation(VIP) as talk:
         assert [call.say("before"), talk.say()] == ["before", A]
         first.stop()
         second = minion.daemon(USERSPACE).ready()
@@ -175,8 +180,47 @@ def test_what_is_open_goes_on_in_userspace_mode_and_the_rules_end_with_it(
         minion.put(endpoints("web", B))
         second.until(lambda: talk.say() == B)  # UDP has no end that rules could wait for
         assert call.say("after") == "after"
-        assert left(minion, variant)
-    second.until(lambda: not left(minion, variant))
+        assert len(in_force(minion, variant)) == 2
+    second.until(lambda: in_force(minion, variant) == {"userspace"})
+
+
+SWITCHES = [
+    (variant, old, new)
+    for old, new in permutations(["nftables", "iptables", "userspace"], 2)
+    for variant in (VARIANTS if "iptables" in (old, new) else VARIANTS[:1])
+]
+
+
+@pytest.mark.parametrize(("variant", "old", "new"), SWITCHES)
+def test_a_reload_in_another_mode_fails_no_client_and_cuts_no_connection(
+    minion: Minion, variant: str, old: str, new: str
+) -> None:
+    """Of the minion itself and of a pod; the connections say nothing while the mode changes."""
+    choose(minion, variant)
+    minion.put(*TALK, WEB, endpoints("web", A, B), endpoints("web", A6, B6))
+    config, pod = minion.root / "svcnet.toml", minion.pod()
+    config.write_text(f'mode = "{old}"\n')
+    daemon = minion.daemon(f"--config={config}").ready()
+    hammers = [minion.hammer(address, where) for address in (VIP, VIP6) for where in ("", pod)]
+    with ExitStack() as clients:
+        here, there = (
+            clients.enter_context(minion.call(TALK_VIP, A, port, where))
+            for port, where in zip(TALK_PORTS, ("", pod), strict=True)
+        )
+        for hammer in hammers:
+            clients.enter_context(hammer)
+        until(lambda: all(hammer.answers > 20 for hammer in hammers))
+        assert [here.say("before"), there.say("it")] == ["before", "it"]
+        config.write_text(f'mode = "{new}"\n')
+        daemon.signal(signal.SIGHUP)
+        daemon.until(lambda: daemon.status()["mode"] == new)
+        daemon.ready()
+        asked = [hammer.answers for hammer in hammers]
+        until(lambda: all(hammer.answers > before + 50 for hammer, before in zip(hammers, asked, strict=True)))
+        assert [here.say("after"), there.say("all")] == ["after", "all"]
+    daemon.until(lambda: in_force(minion, variant) == {new})
+    assert "shop" in rules(minion, variant)
+    assert daemon.status()["last_error"] == ""
 
 
 def test_rules_in_the_other_tables_give_way_too(minion: Minion) -> None:

@@ -194,10 +194,10 @@ def test_cleanup_removes_the_routes(minion: Minion) -> None:
         assert "proto 115" not in minion.run("ip", family, "route", "show", "table", "local").stdout
 
 
-def is_translated_by_netfilter(minion: Minion) -> bool:
+def is_translated(minion: Minion, *, by_netfilter: bool) -> bool:
     programs = ("iptables-legacy-save", "iptables-nft-save")
     text = "".join(minion.run(program).stdout for program in programs if shutil.which(program))
-    return "svcnet" in f"{text}{minion.ruleset()}".lower()
+    return ("svcnet" in f"{text}{minion.ruleset()}".lower()) == by_netfilter
 
 
 @pytest.mark.parametrize("other", ["nftables", "iptables"])
@@ -207,5 +207,6 @@ def test_modes_take_each_others_place(minion: Minion, other: str) -> None:
         daemon = minion.daemon(f"--mode={mode}").ready()
         assert minion.reaches(VIP, A, B)
         assert ("proto 115" in minion.run("ip", "route", "show", "table", "local").stdout) == (mode == "userspace")
-        assert is_translated_by_netfilter(minion) == (mode != "userspace")
+        # Rules stay until the last connection through them is over.
+        daemon.until(partial(is_translated, minion, by_netfilter=mode != "userspace"))
         daemon.stop()

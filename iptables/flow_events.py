@@ -14,16 +14,22 @@ import sys
 from typing import NamedTuple, Self
 
 from svcnet.iptables.elements import FAMILY_NUMBERS
-from svcnet.iptables.netlink import NETLINK_NETFILTER, attributes, kernel_error
+from svcnet.iptables.netlink import NETLINK_NETFILTER, kernel_error
 
 GROUP_NEW, GROUP_DESTROY = 1, 3
 DELETED = 2
 """IPCTNL_MSG_CT_DELETE, the low byte of such a message's type."""
-CTA_STATUS, CTA_COUNTERS_ORIG, CTA_COUNTERS_REPLY, CTA_ID, COUNTERS_BYTES = 3, 9, 10, 12, 2
+CTA_STATUS = 3
+COUNTERS_SIZE = 4 + 2 * 12
+COUNTERS_HEADS = (struct.pack("=HH", COUNTERS_SIZE, 0x8000 | 9), struct.pack("=HH", COUNTERS_SIZE, 0x8000 | 10))
+"""How CTA_COUNTERS_ORIG begins, and CTA_COUNTERS_REPLY right behind it; each holds packets and bytes, 64 bit."""
+_SUMS = struct.Struct("> 20x Q 20x Q")
+ID_HEAD = struct.pack("=HH", 8, 12)
+"""How CTA_ID begins."""
 DST_NAT = 1 << 5
 """IPS_DST_NAT: the destination was translated."""
 ROOM_BYTES = 16 << 20
-"""Events that wait: about 15,000."""
+"""Events that wait: about 26,000."""
 EVENT_BYTES = 4096
 SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NETLINK_DROP_MEMBERSHIP = 270, 1, 2
 SO_ATTACH_FILTER, SO_RCVBUFFORCE, SO_MEMINFO, MEMINFO_DROPS = 26, 33, 55, 8
@@ -81,14 +87,13 @@ def read_event(data: bytes) -> Event | None:
 
 
 def counted(data: bytes, offset: int) -> tuple[int, int, int]:
-    """(bytes in, bytes out, name)."""
-    parts = dict(attributes(data, offset))
-    name = int.from_bytes(parts.get(CTA_ID, b""), "big")
-    return _bytes(parts.get(CTA_COUNTERS_ORIG)), _bytes(parts.get(CTA_COUNTERS_REPLY)), name
-
-
-def _bytes(counters: memoryview | None) -> int:
-    return int.from_bytes(dict(attributes(counters)).get(COUNTERS_BYTES, b""), "big") if counters else 0
+    """(bytes in, bytes out, name), 0 for what is not there. By what they begin with: half the time of a walk."""
+    name, sums = data.find(ID_HEAD, offset), data.find(COUNTERS_HEADS[0], offset)
+    number = int.from_bytes(data[name + 4 : name + 8], "big") if name > 0 else 0
+    if sums < 0 or data[sums + COUNTERS_SIZE :][:4] != COUNTERS_HEADS[1]:
+        return 0, 0, number
+    bytes_in, bytes_out = _SUMS.unpack_from(data, sums)
+    return bytes_in, bytes_out, number
 
 
 class FlowEvents:

@@ -66,6 +66,8 @@ class Config:
     env_dir: Path | None
     """None is `off`."""
     status_listen: Listen
+    traffic_series: int
+    """Most services, and most endpoints, of which traffic is counted by itself; 0: none is counted."""
     state_dir: Path
     cleanup: bool
 
@@ -136,6 +138,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("proxy_workers", kind.whole(1, 256), "1", "proxy worker processes", "processes"),
     Option("env_dir", kind.PATH_OR_OFF, "/run/svcnet/env", "where NAMESPACE.env files are kept; off: nowhere"),
     Option("status_listen", kind.LISTEN, "127.0.0.1:10256", "status page, health, metrics"),
+    Option(
+        "traffic_series",
+        kind.whole(0, 100_000),
+        "2000",
+        "most services and endpoints with traffic metrics of their own; 0: no traffic is counted",
+        "series",
+    ),
     Option("state_dir", kind.PATH, "/var/lib/svcnet/state", "last-good checkpoint, lock, control socket"),
     Option(
         "cleanup",

@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable, Mapping
+from functools import partial
 from typing import Any
 
 import click
@@ -40,7 +41,9 @@ from svcnet.sd_notify import Notifier, watchdog_seconds
 from svcnet.status.gather import gather
 from svcnet.status.metrics import Metrics
 from svcnet.status.report import OFF, RUNNING, Report
+from svcnet.tally import Tally
 from svcnet.tracker import Tracker
+from svcnet.traffic import Traffic
 
 log = logging.getLogger("svcnet.daemon")
 
@@ -64,6 +67,7 @@ class Daemon:
         self.parts_state = {"data path": RUNNING if chosen.path else OFF, "dns": OFF}
         self.names = NameService(options, self._on_dns) if options.dns_listen else None
         self.metrics = Metrics()
+        self.tally = self._accounts()
         self.ready = asyncio.Event()
         self._loaded = asyncio.Event()
         """The first sync is done, or not to be waited for any longer."""
@@ -82,12 +86,20 @@ class Daemon:
                 foreign=chosen.path.changed_by_others if chosen.path else None,
                 unserved=chosen.left_out,
                 env=env,
-                followers=(self.names,) if self.names else (),
+                followers=tuple(f for f in (self.names, self.tally) if f is not None),
                 state_dir=options.state_dir,
                 on_ready=self._on_ready,
             )
         )
         self._again = asyncio.Event()
+
+    def _accounts(self) -> Tally | None:
+        """Who counts traffic: where the kernel carries it, unless the operator wants no such metrics."""
+        self.parts_state["traffic"] = OFF
+        if self.chosen.flows is None or not self.options.traffic_series:
+            return None
+        self.metrics.traffic = Traffic(self.options.traffic_series)
+        return Tally(self.metrics.traffic, partial(self.parts_state.__setitem__, "traffic"))
 
     def report(self) -> Report:
         """What /status says now."""
@@ -111,6 +123,7 @@ class Daemon:
             self._serve_status(),
             self._watchdog(),
             self._answer_names(),
+            self._count_traffic(),
             self._follow_addresses(),
         )
         tasks = [asyncio.create_task(part) for part in parts]
@@ -197,6 +210,15 @@ class Daemon:
             await self.whereabouts.run(self.agent.relocate)
         except OSError as error:
             log.warning("changes of the machine's addresses go unnoticed why=%s", error)
+
+    async def _count_traffic(self) -> None:
+        if self.tally is None:
+            return
+        try:
+            await self.tally.run(self._loaded)
+        except Exception as error:  # the supervisor: no fault of a part may end the daemon
+            log.exception("traffic")
+            self.parts_state["traffic"] = f"failed: {error}"
 
     async def _watchdog(self) -> None:
         seconds = watchdog_seconds(os.environ)

@@ -4,13 +4,15 @@ Owns: the names of the metrics (docs/contract.md lists them). Must not count any
 """
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import svcnet
 from svcnet.status.metrics import Metrics
 from svcnet.status.report import RUNNING, Report
+from svcnet.status.traffic_exposition import traffic_metrics
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
     from prometheus_client.metrics_core import Metric
 
 
@@ -28,10 +30,29 @@ class Exposition:
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Return (body, Content-Type) in the form that an Accept header asks for."""
+        return self.collect().render(accept)
+
+    def collect(self) -> "Collected":
+        """What there is at this moment; the text of thousands of series takes long, and may be made in a thread."""
+        return Collected(list(self.registry.collect()))
+
+
+class Collected:
+    """Metrics that no longer change."""
+
+    def __init__(self, families: "list[Metric]") -> None:
+        self._families = families
+
+    def collect(self) -> "list[Metric]":
+        """As a registry, to prometheus_client."""
+        return self._families
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """Return (body, Content-Type)."""
         from prometheus_client.exposition import choose_encoder  # noqa: PLC0415 - as above
 
         encode, content_type = choose_encoder(accept)
-        return encode(self.registry), content_type
+        return encode(cast("CollectorRegistry", self)), content_type
 
 
 class _Source:
@@ -43,7 +64,10 @@ class _Source:
     def collect(self) -> "Iterator[Metric]":
         """Yield every metric of this moment."""
         report = self._exposition.report()
-        yield from _counted(self._exposition.metrics)
+        metrics = self._exposition.metrics
+        yield from _counted(metrics)
+        if metrics.traffic is not None:
+            yield from traffic_metrics(metrics.traffic)
         yield from _reported(report)
 
 

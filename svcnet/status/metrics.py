@@ -6,6 +6,10 @@ its first moment, and pays for that import (140 ms) only when `/metrics` is firs
 
 from bisect import bisect_left
 from itertools import accumulate
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from svcnet.traffic import Traffic
 
 BUCKETS = tuple(0.001 * 2**power for power in range(15))
 """Upper bounds in seconds, 1 ms to 16.4 s: those of kube-proxy's sync_proxy_rules_duration_seconds."""
@@ -42,6 +46,8 @@ class Metrics:
         self.failures = 0
         self.flows = 0
         self.renders = 0
+        self.traffic: Traffic | None = None
+        """The accounts, where traffic is counted."""
 
     def synced(self, seconds: float, changes: int, rev: int, now: float) -> None:  # noqa: ARG002 - the report has rev
         """Count a sync that went through: how long, how many service ports changed, to which revision, Unix time."""

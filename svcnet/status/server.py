@@ -92,11 +92,14 @@ class StatusServer:
         return _text("\n".join(lines) + "\n", report.ready)
 
     async def _metrics(self, request: "web.Request") -> "web.Response":
+        import asyncio  # noqa: PLC0415 - loaded by whoever runs this
+
         from aiohttp import web  # noqa: PLC0415 - loaded by start()
 
         if self._exposition is None:
             self._exposition = Exposition(self._counts, self._report)
-        body, content_type = self._exposition.render(request.headers.get("Accept", ""))
+        collected = self._exposition.collect()
+        body, content_type = await asyncio.to_thread(collected.render, request.headers.get("Accept", ""))
         return web.Response(body=body, headers=HEADERS | {"Content-Type": content_type})
 
     async def _status(self, _request: "web.Request") -> "web.Response":

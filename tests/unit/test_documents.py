@@ -11,6 +11,7 @@ from svcnet.config import OPTIONS
 from svcnet.status.exposition import Exposition
 from svcnet.status.metrics import Metrics
 from svcnet.status.report import Report
+from svcnet.traffic import Traffic
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTRACT = (ROOT / "docs" / "contract.md").read_text()
@@ -28,7 +29,10 @@ def test_the_contract_names_every_command(command: str) -> None:
 
 
 def metric_names() -> set[str]:
-    text = Exposition(Metrics(), lambda: Report(node="m1", mode="none")).render("")[0].decode()
+    metrics = Metrics()
+    metrics.traffic = Traffic()
+    metrics.traffic.bytes_known = True
+    text = Exposition(metrics, lambda: Report(node="m1", mode="none")).render("")[0].decode()
     return {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE svcnet_")}
 
 

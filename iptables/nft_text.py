@@ -48,7 +48,7 @@ from svcnet.iptables.ruleset import (
 )
 
 SCHEMA_PREFIX = "schema-"
-EVER_SECONDS = 3650 * 86_400
+EVER = "3650d"
 """How long "for ever" is: a note without a time could not get one when the service changes its mind."""
 OWNER_BITS = 0xFFFF0000 | LOCAL_SCOPE
 """What of a member says whose it is: the service port's id and the scope."""
@@ -122,7 +122,8 @@ def _sticky(s: Choose | SetBits | Remember | Forget | TranslateTo, family: int) 
         case SetBits(bits):
             return f"meta priority set meta priority or {bits:#x}"
         case Remember(table, seconds):
-            return f"update @{table} {{ {note} timeout {seconds or EVER_SECONDS}s : meta priority }}"
+            timeout = f"{seconds}s" if seconds else EVER
+            return f"update @{table} {{ {note} timeout {timeout} : meta priority }}"
         case Forget(table):
             return f"delete @{table} {{ {note} : meta priority }}"
         case TranslateTo(table):

@@ -18,6 +18,8 @@ from svcnet.topology import Hint, Place, everywhere, here
 
 MOST_ENDPOINTS = 0x8000
 """Slots of one scope (docs/adr/0001): the rest of a service's endpoints is left out, with the reason."""
+MOST_WITH_AFFINITY = 0xFFF
+"""The same with session affinity (docs/adr/0012)."""
 
 Network = IPv4Network | IPv6Network
 Source = EndpointSlice | Endpoints
@@ -94,10 +96,11 @@ def endpoints_of(
     local = (
         here(whole, site.place) if "Local" in {service.internal_traffic_policy, service.external_traffic_policy} else []
     )
-    if len(chosen) > MOST_ENDPOINTS:
-        what = f"{len(chosen) - MOST_ENDPOINTS} endpoints of {service.key} {port.protocol.lower()}/{port.port}"
-        left_out.append(LeftOut(what, f"a service port has at most {MOST_ENDPOINTS} endpoints"))
-    return Found(tuple(chosen[:MOST_ENDPOINTS]), tuple(local[:MOST_ENDPOINTS]), tuple(dict.fromkeys(left_out)))
+    most = MOST_ENDPOINTS if service.session_affinity == "None" else MOST_WITH_AFFINITY
+    if len(chosen) > most:
+        what = f"{len(chosen) - most} endpoints of {service.key} {port.protocol.lower()}/{port.port}"
+        left_out.append(LeftOut(what, f"a service port has at most {most} endpoints"))
+    return Found(tuple(chosen[:most]), tuple(local[:most]), tuple(dict.fromkeys(left_out)))
 
 
 def _distinct(endpoints: list[Endpoint]) -> Iterable[Endpoint]:

@@ -33,6 +33,8 @@ _SETTINGS = (
     "net/bridge/bridge-nf-call-ip*tables",
     "net/netfilter/nf_conntrack_max",
     "net/netfilter/nf_conntrack_count",
+    "net/netfilter/nf_conntrack_acct",
+    "net/netfilter/nf_conntrack_events",
     "net/netfilter/nf_conntrack_tcp_be_liberal",
 )
 _WITHOUT_PRIVILEGE = "not permitted", "denied", "must be root"

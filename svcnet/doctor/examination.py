@@ -4,7 +4,17 @@ from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
-from svcnet.doctor import bridge, connection_table, filtering, forwarding, ports, reachability, reverse_path, service
+from svcnet.doctor import (
+    bridge,
+    connection_table,
+    filtering,
+    forwarding,
+    ports,
+    reachability,
+    reverse_path,
+    service,
+    traffic,
+)
 from svcnet.doctor import translation as nat
 from svcnet.doctor.facts import KERNEL_MODES, ROUTES, RULES, Facts
 from svcnet.doctor.finding import Finding, Level
@@ -55,6 +65,7 @@ CHECKS: tuple[Check, ...] = (
     Check("bridge", "pods of one bridge reach each other", bridge.examine),
     Check("rp_filter", "answers may take another way", reverse_path.examine, DATA_PATHS),
     Check("conntrack", "the connection table has room", connection_table.examine),
+    Check("traffic", "the kernel tells what traffic there is", traffic.examine),
     Check("ports", "node ports are nobody else's", ports.examine, DATA_PATHS),
     Check("programs", "what the mode calls is installed", service.programs, frozenset({"iptables"})),
     Check("names", "this machine asks svcnet for names", service.names, EVERY),

@@ -5,6 +5,7 @@ import socket
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from svcnet.iptables import flow_events
 from svcnet.lab import namespace
 from tests.harness.daemon import Daemon
 from tests.harness.files import endpoints, service
@@ -124,3 +125,28 @@ def test_none_is_counted_where_the_operator_wants_none(minion: Minion) -> None:
     assert minion.ask(VIP) == A
     assert daemon.status()["parts"]["traffic"] == "off"
     assert "svcnet_service_" not in daemon.get("/metrics")[1]
+
+
+def test_events_that_nobody_had_room_for_are_counted(minion: Minion, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow_events, "ROOM_BYTES", 1 << 14)
+    minion.put(WEB, endpoints("web", A))
+    minion.daemon("--mode=nftables", "--traffic-series=0").caught_up()
+    count = 300
+    with minion.inside(flow_events.FlowEvents) as events:
+        for _ in range(count):
+            minion.ask(VIP)
+        seen, more = events.read(2 * count)
+        assert not more
+        assert 0 < len(seen) < count
+        assert len(seen) + events.lost == count
+        minion.ask(VIP)
+        assert len(events.read(2)[0]) == 1
+
+
+def test_flows_that_nobody_translated_reach_no_one(minion: Minion) -> None:
+    minion.put(WEB, endpoints("web", A))
+    minion.daemon("--mode=nftables", "--traffic-series=0").caught_up()
+    with minion.inside(flow_events.FlowEvents) as events:
+        assert minion.ask(A, port=8080) == A
+        assert minion.ask(VIP) == A
+        assert len(events.read(9)[0]) == 1

@@ -83,6 +83,17 @@ def test_ports_behind_which_no_pod_is_need_no_hairpin(link: Link) -> None:
     assert found(replace(SOUND, links=(*SOUND.links, link)), "bridge").state is State.OK
 
 
+def test_settings_without_which_traffic_is_not_counted_are_notes() -> None:
+    bytes_off = found(with_settings(net__netfilter__nf_conntrack_acct="0"), "traffic")
+    assert (bytes_off.state, bytes_off.findings[0].mend) == (
+        State.NOTE,
+        ("sysctl -w net.netfilter.nf_conntrack_acct=1",),
+    )
+    nothing = found(with_settings(net__netfilter__nf_conntrack_events="0"), "traffic")
+    assert (nothing.state, nothing.findings[0].mend) == (State.NOTE, ("sysctl -w net.netfilter.nf_conntrack_events=2",))
+    assert found(with_settings(net__netfilter__nf_conntrack_events="1"), "traffic").state is State.OK
+
+
 def test_bridged_packets_past_netfilter_are_told_once_there_are_two_pods() -> None:
     off = replace(SOUND, settings={**SOUND.settings, "net/bridge/bridge-nf-call-iptables": "0"})
     assert one(off, "bridge").mend == ("sysctl -w net.bridge.bridge-nf-call-iptables=1",)

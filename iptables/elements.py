@@ -99,7 +99,7 @@ def unslot(key: bytes) -> tuple[int, int]:
 def range_keys(front: Frontend, ranges: Iterable[str]) -> tuple[bytes, ...]:
     """Keys of `source-ranges`: networks as text, without those that others hold, as the kernel takes no overlap."""
     start = address_key(front)
-    networks = [network for network in map(ip_network, ranges) if network.version == front.family]
+    networks = [network for network in (ip_network(r, strict=False) for r in ranges) if network.version == front.family]
     return tuple(
         start + n.network_address.packed + start + n.broadcast_address.packed
         for n in collapse_addresses(networks)  # type: ignore[type-var]  # all are of one family

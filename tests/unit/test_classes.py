@@ -113,7 +113,7 @@ def test_with_masquerade_all_everything_is_masqueraded() -> None:
 @pytest.mark.parametrize("targets", [(11, 3), ()])
 def test_who_is_not_in_the_ranges_is_dropped_before_all_else(policy: str, targets: tuple[int, ...]) -> None:
     kernel = FakeKernel()
-    ranges = ("198.51.100.0/25", "198.51.100.0/24", "192.0.2.1/32")
+    ranges = ("198.51.100.0/25", "198.51.100.9/24", "192.0.2.1/32")
     path(kernel).sync(service("web", 1, targets, ranges=ranges, policy=policy))
     inside = reached(kernel, "203.0.113.1", 80, "198.51.100.200")
     assert inside == (reached(kernel, MINION, 30001) if targets else "refused")

@@ -81,6 +81,7 @@ class Traffic:
         self._accounts: dict[ServiceId, _Account] = {}
         self._endpoints = 0
         self._other, self._other_endpoints = Total(), Total()
+        self._leading: dict[PortKey, set[tuple[str, int]]] = {}
         self.bytes_known = False
         """Whether bytes were ever counted: the operator decides."""
         self.lost = 0
@@ -105,6 +106,7 @@ class Traffic:
             port = self._port(seen)
             if port is not None:
                 self._add(port, seen)
+        self._leading.clear()
 
     def services(self) -> Iterator[tuple[ServiceId, Total]]:
         """Every service with traffic, in the order of their first; OTHER last, if there is any."""
@@ -131,7 +133,14 @@ class Traffic:
         # On any address of the minion: where such a flow leads says that we sent it there, and not another program.
         key = here.get((NODE_PORT[family], protocol, port))
         served = ports.get(key) if key is not None else None
-        return served if served is not None and seen.backend in _backends(served) else None
+        return served if served is not None and self._leads(served, seen.backend) else None
+
+    def _leads(self, port: ServedPort, backend: tuple[str, int]) -> bool:
+        """Whether it is an endpoint of this service now; one with thousands is gone through once a `count`."""
+        backends = self._leading.get(port.key)
+        if backends is None:
+            backends = self._leading[port.key] = _backends(port)
+        return backend in backends
 
     def _add(self, port: ServedPort, seen: Seen) -> None:
         mine = ServiceId.of(port.key)
@@ -140,7 +149,7 @@ class Traffic:
             account = self._accounts[mine] = _Account()
         (account.total if account else self._other).add(seen)
         total = account.endpoints.get(seen.backend) if account else None
-        if total is None and seen.backend not in _backends(port):
+        if total is None and not self._leads(port, seen.backend):
             return  # it went meanwhile: its service has it
         if total is None and account and self._endpoints < self._most:
             total = account.endpoints[seen.backend] = Total()

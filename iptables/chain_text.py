@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import NamedTuple
 
-from svcnet.iptables.desired import Target, Treatment
+from svcnet.iptables.desired import SERVING, Treatment
 from svcnet.iptables.prefix_tree import ROOT, WIDTH, Prefix
 from svcnet.iptables.ruleset import Class, Parameters
 from svcnet.model.frontend import Frontend
@@ -59,11 +59,11 @@ def jump(target: str) -> str:
 def chain_name(text: str) -> str:
     """SVCNET-TEXT, or where that is too long a hash of it. No colon: nft could not read its own listing again."""
     name = PREFIX + text.replace(":", "_")
-    return name if len(name) <= NAME_LENGTH else PREFIX + _digest(text)
+    return name if len(name) <= NAME_LENGTH else PREFIX + digest(text)
 
 
 def address_name(address: str) -> str:
-    """The chain of one virtual IP: its ports."""
+    """The chain of one address: its ports; in the filter table those that are not simply refused."""
     return chain_name(address)
 
 
@@ -127,40 +127,45 @@ def fixed_chains(parameters: Parameters) -> Chains:
     }
 
 
-def service_chains(front: Frontend, treatment: Treatment, masquerade_bit: int) -> Chains:
-    """The chain of a frontend with its endpoints, and one for each that may be its own client; () if it has none."""
-    if treatment.kind is not Class.CLUSTER:
-        return {}
-    chains: Chains = {}
-    lines = [f"-j {MASQ}"]
-    left = sum(t.weight for t in treatment.targets)
-    for target in treatment.targets:
-        lines.append(f"-p {front.protocol}{_chance(target.weight, left)}{_weight(target)} {_action(front, target)}")
-        left -= target.weight
-        if target.hairpin:
-            bit = f"{1 << masquerade_bit:#x}"
-            itself = f"-s {target.address}/{WIDTH[front.family]} -j MARK --set-xmark {bit}/{bit}"
-            chains[Chain(NAT, _endpoint_name(front, target))] = (itself, f"-p {front.protocol} {_dnat(target)}")
-    chains[Chain(NAT, service_name(front))] = tuple(lines)
-    return chains
-
-
 def address_lines(fronts: Mapping[Frontend, Treatment]) -> Lines:
-    """The ports of one virtual IP. Those that lead nowhere are listed too: the filter table refuses them."""
+    """The ports of one address. Those that lead nowhere are listed too: the filter table refuses or drops them."""
     return tuple(
-        f"{_port(front)} -m comment --comment {_label(treatment)} "
-        + (f"-g {service_name(front)}" if treatment.kind is Class.CLUSTER else "-j RETURN")
-        for front, treatment in sorted(fronts.items())
+        f"{port_match(front)} -m comment --comment {_label(treatment)} "
+        + (f"-g {service_name(front)}" if treatment.kind in SERVING else "-j RETURN")
+        for front, treatment in sorted(fronts.items(), key=_by_front)
     )
 
 
-def dropped_lines(fronts: Mapping[Frontend, Treatment]) -> Lines:
-    """The ports of one virtual IP about which nothing is said."""
-    return tuple(
-        f"-d {front.address}/{WIDTH[front.family]} {_port(front)} -j DROP"
-        for front, treatment in sorted(fronts.items())
-        if treatment.kind is Class.DROP
-    )
+def filter_lines(fronts: Mapping[Frontend, Treatment]) -> Lines:
+    """What the filter table says of one address that is more than "refuse it all"; () if that is all, or nothing is.
+
+    Packets that nat translated have another destination by now: only what nat left alone comes here.
+    """
+    lines: list[str] = []
+    whole = is_virtual(fronts)
+    for front, treatment in sorted(fronts.items(), key=_by_front):
+        where = f"-d {front.address}/{WIDTH[front.family]} {port_match(front)}"
+        refused = treatment.kind is Class.REFUSE
+        if treatment.ranges:
+            lines += [f"-s {r} {where} -g {REFUSE}" for r in treatment.ranges if refused]
+            lines.append(f"{where} -j DROP")
+        elif _is_silent(treatment):
+            lines.append(f"{where} -j DROP")
+        elif refused and not whole:
+            lines.append(f"{where} -g {REFUSE}")
+    if lines and whole:
+        lines.append(f"-j {REFUSE}")
+    return tuple(lines)
+
+
+def is_virtual(fronts: Mapping[Frontend, Treatment]) -> bool:
+    """Whether an address is a virtual IP: all that is not translated is refused, undefined ports too."""
+    return any(treatment.virtual for treatment in fronts.values())
+
+
+def port_match(front: Frontend) -> str:
+    """The protocol and port of a frontend, as a match."""
+    return f"-p {front.protocol} -m {front.protocol} --dport {front.port}"
 
 
 def node_line(family: int, child: Prefix, target: str) -> str:
@@ -195,36 +200,19 @@ def restore_text(
     return "\n".join([*parts, ""]) if parts else ""
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
+    """Sixteen characters that stand for a text too long for a name."""
     return b32encode(sha256(text.encode()).digest()[:10]).decode()
 
 
-def _endpoint_name(front: Frontend, target: Target) -> str:
-    return f"{PREFIX}EP-{_digest(f'{front}>{target.address},{target.port}')}"
+def _is_silent(treatment: Treatment) -> bool:
+    """EXTERNAL_LOCAL without endpoints here: what its chain did not translate came from outside."""
+    kind = treatment.kind
+    return kind is Class.DROP or (kind is Class.EXTERNAL_LOCAL and not treatment.local)
 
 
-def _action(front: Frontend, target: Target) -> str:
-    return f"-g {_endpoint_name(front, target)}" if target.hairpin else _dnat(target)
-
-
-def _dnat(target: Target) -> str:
-    host = f"[{target.address}]" if ":" in target.address else target.address
-    return f"-j DNAT --to-destination {host}:{target.port}"
-
-
-def _chance(weight: int, left: int) -> str:
-    """Of those that come this far; the kernel counts in 2⁻³¹, and prints that."""
-    if weight == left:
-        return ""
-    return f" -m statistic --mode random --probability {round(2**31 * weight / left) / 2**31:.11f}"
-
-
-def _weight(target: Target) -> str:
-    return "" if target.weight == 1 else f" -m comment --comment weight={target.weight}"
-
-
-def _port(front: Frontend) -> str:
-    return f"-p {front.protocol} -m {front.protocol} --dport {front.port}"
+def _by_front(item: tuple[Frontend, Treatment]) -> Frontend:
+    return item[0]
 
 
 def _label(treatment: Treatment) -> str:

@@ -4,7 +4,7 @@ Owns: the behaviour that tests stand on: all or nothing a table, chains that mus
 An option that we never write is an error. Knows nothing of services.
 """
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from copy import deepcopy
 from ipaddress import ip_address, ip_network
 from itertools import pairwise
@@ -26,6 +26,10 @@ class Packet(NamedTuple):
     destination: str
     protocol: str
     port: int
+    source: str = ""
+    """"": somewhere that no rule names."""
+    outgoing: bool = False
+    """Made on this machine."""
 
 
 class FakeTables:
@@ -36,6 +40,7 @@ class FakeTables:
         self.tables: dict[int, dict[str, Rules]] = {
             family: {table: {chain: [] for chain in chains} for table, chains in BUILT_IN.items()} for family in (4, 6)
         }
+        self.ipsets: dict[str, int] = {}
         self.log: list[str] = []
         self.reads = 0
         self.others = 0
@@ -63,9 +68,25 @@ class FakeTables:
                 table, work = line[1:], deepcopy(self.tables[family][line[1:]])
             elif line == "COMMIT":
                 _check_targets(work)
+                self._check_sets(work)
                 self.tables[family][table] = work
             elif not _carry_out(work, line):
                 raise RuleMissingError(f"line {number} failed: {line}")
+
+    def sets(self, family: int) -> frozenset[str]:
+        """Ours of a family."""
+        return frozenset(name for name, of in self.ipsets.items() if of == family)
+
+    def make_sets(self, family: int, names: Iterable[str]) -> None:
+        """Make them."""
+        self.ipsets |= dict.fromkeys(names, family)
+
+    def drop_sets(self, names: Iterable[str]) -> None:
+        """Refuses one that a rule names."""
+        for name in names:
+            if any(name in words for words in self._rules()):
+                raise KernelError(f"Set {name} cannot be destroyed: it is in use by a kernel component")
+            del self.ipsets[name]
 
     def watermark(self) -> Hashable:
         """Changes so far."""
@@ -81,6 +102,16 @@ class FakeTables:
             else:
                 ends.add(end)
         return frozenset(ends)
+
+    def _rules(self) -> Iterator[list[str]]:
+        chains = (chain for family in self.tables.values() for table in family.values() for chain in table.values())
+        yield from (rule.split() for chain in chains for rule in chain)
+
+    def _check_sets(self, work: Rules) -> None:
+        for words in (rule.split() for rules in work.values() for rule in rules):
+            for option, name in pairwise(words):
+                if option in {"--match-set", "--add-set"} and name not in self.ipsets:
+                    raise KernelError(f"Set {name} doesn't exist.")
 
     def _lines(self, family: int) -> Iterator[str]:
         for table, chains in self.tables[family].items():
@@ -153,13 +184,13 @@ def _walk(chains: Rules, chain: str, packet: Packet) -> Iterator[str]:
                 continue
             if "passed" in inner:
                 yield "passed"
-        elif target in {"MARK", "MASQUERADE"}:
+        elif target in {"MARK", "MASQUERADE", "SET"}:
             continue
         elif target == "RETURN":
             yield "passed"
         else:
             raise KernelError(f"unknown target: {rule}")
-        if "--probability" not in words:
+        if not {"--probability", "--cluster-hash-seed"} & set(words):
             return
     yield "passed"
 
@@ -176,7 +207,11 @@ def _matches(words: list[str], packet: Packet) -> bool:
                 return False
             case "--ctstate" if value != "NEW":
                 return False
-            case "-s" | "--ctdir":
+            case "-s" if not packet.source or ip_address(packet.source) not in ip_network(value):
+                return False
+            case "--src-type" if not packet.outgoing:
+                return False
+            case "--ctdir" | "--match-set":
                 return False
             case _:
                 continue

@@ -6,7 +6,7 @@ Owns: when to read, in what order a load goes in, and our jumps in the built-in 
 
 import logging
 import threading
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from svcnet.iptables.chain_text import FILTER, JUMPS, NAT, Chain, jump, restore_text
@@ -36,6 +36,18 @@ class Tables(Protocol):
 
     def restore(self, family: int, text: str) -> None:
         """Carry a text of iptables-restore out, all of a table or nothing."""
+        ...
+
+    def sets(self, family: int) -> frozenset[str] | None:
+        """Our ipsets of a family; None where there is no program for them."""
+        ...
+
+    def make_sets(self, family: int, names: Iterable[str]) -> None:
+        """Make ipsets, those that are there stay as they are; of clients' addresses, with room for a million."""
+        ...
+
+    def drop_sets(self, names: Iterable[str]) -> None:
+        """Delete ipsets that no rule names."""
         ...
 
     def watermark(self) -> Hashable:
@@ -69,7 +81,12 @@ class Iptables:
 
     def look(self, desired: Desired) -> Desired:
         """What is in force, in the plan's terms; changes nothing. For `svcnet plan`."""
-        return {f: t for family in self._parameters for f, t in current(family, self._read(family), desired).items()}
+        found: Desired = {}
+        for family, parameters in self._parameters.items():
+            layout = Layout(parameters)
+            layout.everything(desired)
+            found |= current(family, self._read(family), desired, layout)
+        return found
 
     def sync(self, desired: Desired) -> Plan[Frontend, Treatment]:
         """Make the tables equal to `desired`, whatever they held: chains that differ, all others stay as they are."""
@@ -83,12 +100,15 @@ class Iptables:
         before: Desired = {}
         for family, parameters in self._parameters.items():
             saved = self._read(family)
-            before |= current(family, saved, desired)
             layout = Layout(parameters)
             wanted = layout.everything(desired)
+            before |= current(family, saved, desired, layout)
+            sets = self._tables.sets(family) or frozenset()
+            self._tables.make_sets(family, layout.sets - sets)
             edit: Edit = {chain: lines for chain, lines in wanted.items() if saved.chains.get(chain) != lines}
             edit |= dict.fromkeys(saved.chains.keys() - wanted.keys())
             self._load(family, edit, _jump_edits(saved))
+            self._tables.drop_sets(sets - layout.sets)
             self._layouts[family] = layout
             if edit:
                 log.info("wrote chains family=%s variant=%s chains=%s", family, self._tables.variant, len(edit))
@@ -104,9 +124,11 @@ class Iptables:
         count = 0
         with self._at_work:
             for family, layout in self._layouts.items():
-                edit = layout.apply(c for c in plan.changes() if c.key.family == family)
+                edit, needed, unneeded = layout.apply(c for c in plan.changes() if c.key.family == family)
+                self._tables.make_sets(family, needed)
                 # That packets still come to us costs nothing to ask in the same restore.
                 self._tables.restore(family, restore_text(edit, {}, JUMPS))
+                self._tables.drop_sets(unneeded)
                 count += len(edit)
             self._watermark = self._tables.watermark()
         return count
@@ -207,4 +229,5 @@ def _remove(tables: Tables, family: int) -> bool:
     if set(edits) - {NAT, FILTER}:
         raise KernelError(f"our chains are jumped to from table {', '.join(sorted(set(edits) - {NAT, FILTER}))}")
     tables.restore(family, text)
+    tables.drop_sets(tables.sets(family) or ())
     return True

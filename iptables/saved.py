@@ -7,8 +7,9 @@ misunderstanding here costs one more rewrite and never a wrong rule.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from svcnet.iptables.chain_text import FILTER, JUMPS, NAT, PREFIX, REFUSE, SERVICES, Chain, jump
-from svcnet.iptables.desired import Desired, Target, Treatment
+from svcnet.iptables.chain_text import FILTER, JUMPS, NAT, PREFIX, SERVICES, Chain, jump
+from svcnet.iptables.desired import SERVING, Desired, Target, Treatment
+from svcnet.iptables.layout import Layout
 from svcnet.iptables.prefix_tree import WIDTH
 from svcnet.iptables.ruleset import Class
 from svcnet.model.frontend import Frontend
@@ -64,24 +65,35 @@ def parse(text: str) -> Saved:
     return saved
 
 
-def current(family: int, saved: Saved, desired: Mapping[Frontend, Treatment]) -> Desired:
-    """The frontends that work. `desired` lends the owners: the kernel knows addresses."""
+def current(family: int, saved: Saved, desired: Mapping[Frontend, Treatment], layout: Layout) -> Desired:
+    """The frontends that work; `layout` holds the wanted ones.
+
+    What is written exactly as we would is as wanted; of the rest the plan says what can be read: kind and endpoints.
+    """
     if not saved.whole:
         return {}
     found: Desired = {}
-    refusing = _leaves(family, saved, FILTER)
+    filtered = {address for _, address in _leaves(family, saved, FILTER)}
     for chain, address in _leaves(family, saved, NAT):
-        if (REFUSE, address) not in refusing:
-            continue
         for line in saved.chains.get(Chain(NAT, chain), ()):
             words = line.split()
             front = Frontend(family, address, _after(words, "-p"), int(_after(words, "--dport") or 0))
-            owner = desired[front].owner if front in desired else None
+            wanted = desired.get(front)
+            if wanted is not None:
+                reached = address in filtered or not _is_filtered(wanted)
+                if reached and all(saved.chains.get(c) == lines for c, lines in layout.of(front)):
+                    found[front] = wanted
+                    continue
             kind = _kind(_after(words, "--comment"))
-            targets = _targets(saved, _after(words, "-g")) if kind is Class.CLUSTER else ()
-            if kind is not Class.CLUSTER or targets:
-                found[front] = Treatment(kind, owner, targets)
+            targets = _targets(saved, _after(words, "-g")) if kind in SERVING else ()
+            there = Treatment(kind, wanted.owner if wanted else None, targets)
+            if there != wanted and (targets or kind not in SERVING):
+                found[front] = there
     return found
+
+
+def _is_filtered(treatment: Treatment) -> bool:
+    return treatment.virtual or treatment.kind not in SERVING or bool(treatment.ranges)
 
 
 def _leaves(family: int, saved: Saved, table: str) -> set[tuple[str, str]]:

@@ -9,12 +9,13 @@ import logging
 import re
 import shutil
 import subprocess
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from svcnet.iptables.netlink import NetlinkError
 from svcnet.iptables.saved import Saved, parse
+from svcnet.iptables.service_text import SET_PREFIX
 from svcnet.iptables.watermark import LegacyWatermark, NftWatermark
 from svcnet.model.errors import KernelError, NotPermittedError
 
@@ -37,6 +38,10 @@ CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}
 PROBE = "*nat\n-A POSTROUTING -j MASQUERADE --random-fully\nCOMMIT\n*filter\nCOMMIT\n"
 """What a kernel and programs must know."""
 SBIN = "/usr/sbin:/sbin"
+SET_FAMILIES = {4: "inet", 6: "inet6"}
+MOST_CLIENTS = 1 << 20
+"""Of one endpoint that stay with it; one more is served, and not remembered."""
+NO_IPSET = "the program ipset is missing (Debian: apt install ipset)"
 
 
 class RuleMissingError(NetlinkError):
@@ -53,6 +58,7 @@ class Xtables:
     def __init__(self, variant: str, programs: Mapping[str, str]) -> None:
         self.variant = variant
         self._programs = programs
+        self._ipset = _which("ipset")
         self._watermark: LegacyWatermark | NftWatermark | None = None
 
     def save(self, family: int) -> Saved:
@@ -68,6 +74,35 @@ class Xtables:
         """Carry a text out: all of a table or nothing. Waits for the lock."""
         if text:
             self._restore(family, text)
+
+    def sets(self, family: int) -> frozenset[str] | None:
+        """The ipsets of a family whose names are ours; None without the program."""
+        if self._ipset is None:
+            return None
+        done = _run([self._ipset, "save"], "")
+        if done.returncode:
+            raise _error(done)
+        created = (line.split() for line in done.stdout.splitlines() if line.startswith(f"create {SET_PREFIX}"))
+        return frozenset(words[1] for words in created if SET_FAMILIES[family] in words)
+
+    def make_sets(self, family: int, names: Iterable[str]) -> None:
+        """Make ipsets, those that are there stay as they are."""
+        shape = f"hash:ip family {SET_FAMILIES[family]} hashsize 64 maxelem {MOST_CLIENTS} timeout 0"
+        self._restore_sets(f"create {name} {shape}" for name in sorted(names))
+
+    def drop_sets(self, names: Iterable[str]) -> None:
+        """Delete ipsets that no rule names."""
+        self._restore_sets(f"destroy {name}" for name in sorted(names))
+
+    def _restore_sets(self, lines: Iterable[str]) -> None:
+        text = "\n".join(lines)
+        if not text:
+            return
+        if self._ipset is None:
+            raise KernelError(NO_IPSET)
+        done = _run([self._ipset, "restore", "-exist"], text + "\n")
+        if done.returncode:
+            raise _error(done)
 
     def probe(self, family: int) -> None:
         """KernelError, with the reason, where this kernel has no such tables. Changes no rule."""

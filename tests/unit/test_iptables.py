@@ -308,7 +308,7 @@ def test_a_layout_forgets_what_went() -> None:
     layout = Layout(PARAMETERS[0])
     four: Desired = {front: t for front, t in WORLD.items() if front.family == 4}
     written = all_chains(layout.everything(four))
-    edit = layout.apply(diff(four, {}).changes())
+    edit = layout.apply(diff(four, {}).changes()).edit
     assert {chain.name for chain, lines in edit.items() if lines is None} == {
         name for name in written if name[7:8].isdigit() or name.startswith("SVCNET-EP-")
     }

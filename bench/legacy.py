@@ -105,7 +105,7 @@ class World:
     def edit(self, turn: int) -> Edit:
         """The chains of one service."""
         front = list(self._desired)[turn * 37 % len(self._desired)]
-        return self._layout.apply([Change(front, self._desired[front], self._desired[front])])
+        return self._layout.apply([Change(front, self._desired[front], self._desired[front])]).edit
 
     def by_restore(self, edit: Edit) -> float:
         """Seconds, with the check for our jumps that the data path makes."""

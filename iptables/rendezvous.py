@@ -36,7 +36,9 @@ def _weighted(target: bytes, weight: int, size: int) -> "array[float]":
 class Rendezvous:
     """The table of one service port and scope. Changes of one endpoint cost its own slots."""
 
-    def __init__(self) -> None:
+    def __init__(self, slots: int = 0) -> None:
+        """`slots`: so many; 0: as suits the number of endpoints."""
+        self._slots = slots
         self._weights: dict[bytes, int] = {}
         self._owners: list[bytes] = []
         self._best: list[float] = []
@@ -45,7 +47,8 @@ class Rendezvous:
 
     def assign(self, weights: Mapping[bytes, int]) -> list[bytes]:
         """Targets with their weights (≥ 1) → the target of each slot."""
-        size, plain = size_for(len(weights)), set(weights.values()) <= {1}
+        size = self._slots or size_for(len(weights))
+        plain = set(weights.values()) <= {1}
         if (size, plain) != (len(self._owners), self._plain):
             self._weights, self._owners, self._best = {}, [b""] * size, [-inf] * size
             self._plain = plain

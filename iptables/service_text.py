@@ -9,7 +9,7 @@ from typing import NamedTuple
 from svcnet.iptables.chain_text import MASQ, NAT, PREFIX, Chain, Chains, chain_name, digest, service_name
 from svcnet.iptables.desired import SERVING, Target, Treatment
 from svcnet.iptables.prefix_tree import WIDTH
-from svcnet.iptables.rendezvous import owners
+from svcnet.iptables.rendezvous import Rendezvous
 from svcnet.iptables.ruleset import Class, Parameters
 from svcnet.model.frontend import Frontend
 
@@ -95,7 +95,7 @@ class _Service:
 
     def _hashed(self, targets: tuple[Target, ...], part: str) -> list[str]:
         by_key = {f"{t.address},{t.port}".encode(): t for t in targets}
-        table = owners({key: t.weight for key, t in by_key.items()}, HASH_FANOUT**HASH_DEPTH)
+        table = Rendezvous(HASH_FANOUT**HASH_DEPTH).assign({key: t.weight for key, t in by_key.items()})
         return self._buckets(table, by_key, f"{part}h")
 
     def _buckets(self, table: list[bytes], by_key: dict[bytes, Target], part: str) -> list[str]:

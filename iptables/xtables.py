@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from svcnet.iptables.netlink import NetlinkError
+from svcnet.iptables.ruleset import MOST_CLIENTS
 from svcnet.iptables.saved import Saved, parse
 from svcnet.iptables.service_text import SET_PREFIX
 from svcnet.iptables.watermark import LegacyWatermark, NftWatermark
@@ -39,8 +40,6 @@ PROBE = "*nat\n-A POSTROUTING -j MASQUERADE --random-fully\nCOMMIT\n*filter\nCOM
 """What a kernel and programs must know."""
 SBIN = "/usr/sbin:/sbin"
 SET_FAMILIES = {4: "inet", 6: "inet6"}
-MOST_CLIENTS = 1 << 20
-"""Of one endpoint that stay with it; one more is served, and not remembered."""
 NO_IPSET = "the program ipset is missing (Debian: apt install ipset)"
 
 

@@ -78,7 +78,7 @@ def slots(first: int, end: int) -> Iterator[Op]:
 
 
 def measure(elements: int, size: int, later: int) -> tuple[float, float, float, float]:
-    """A map of `size` (0: without), grown to `later` (0: not): load ms, longest commit ms, kernel MiB, one change µs."""
+    """A map of `size` (0: none), grown to `later` (0: not): load ms, longest commit ms, kernel MiB, one change µs."""
     given = SCHEMA % (f"size {size};" if size else "")
     subprocess.run(["nft", "-f", "-"], input=given, text=True, check=True)
     with Socket() as sock:

@@ -4,7 +4,7 @@ Owns: the words, and the comparison of what was expected with what was seen. Mus
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 Verdict = Literal["answered", "refused", "dropped"]
@@ -30,6 +30,8 @@ class Expectation:
 
     verdict: Verdict
     arrivals: Mapping[Arrival, int] = field(default_factory=dict)
+    stays: bool = False
+    """All of a client's connections end at one of the arrivals, whichever."""
 
     def __or__(self, other: "Expectation") -> "Expectation":
         """Either of two ends."""
@@ -60,6 +62,11 @@ def to(*places: str, source: Source = "kept") -> Expectation:
         place, _, weight = text.partition("*")
         arrivals[Arrival(place, source)] = int(weight or 1)
     return Expectation("answered", arrivals)
+
+
+def one_of(*places: str, source: Source = "kept") -> Expectation:
+    """One of these HOST:PORT is reached, and only that one however often."""
+    return replace(to(*places, source=source), stays=True)
 
 
 def untouched(place: str) -> Expectation:
@@ -99,12 +106,18 @@ class Case(NamedTuple):
 
 def complaint(expected: Expectation, seen: Seen) -> str:
     """What is wrong, or ""."""
+    if expected.stays and not seen.exact:
+        known = seen.verdicts == {expected.verdict} and seen.arrivals.keys() <= expected.arrivals.keys()
+        if known and len(seen.arrivals) == 1:
+            return ""
+        wanted = ", ".join(sorted(map(str, expected.arrivals)))
+        return f"expected one of {wanted}; saw {_sentence(seen.verdicts, seen.arrivals)}"
     if seen.verdicts != {expected.verdict} or seen.arrivals.keys() != expected.arrivals.keys():
         wanted = _sentence({expected.verdict}, expected.arrivals)
         return f"expected {wanted}; saw {_sentence(seen.verdicts, seen.arrivals)}"
     total = sum(expected.arrivals.values())
     for arrival, weight in expected.arrivals.items():
-        if seen.exact and abs(seen.arrivals[arrival] - weight / total) > SHARE_TOLERANCE:
+        if seen.exact and not expected.stays and abs(seen.arrivals[arrival] - weight / total) > SHARE_TOLERANCE:
             return f"{arrival}: expected a share of {weight}/{total}, saw {seen.arrivals[arrival]:.3f}"
     return ""
 

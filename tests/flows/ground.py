@@ -14,7 +14,7 @@ from typing import Self, TypeVar
 
 from svcnet.lab import namespace
 from tests.flows.echo import Echo
-from tests.flows.places import CROWD_CIDRS, LISTENING, PLACES, SERVICE_CIDRS
+from tests.flows.places import CROWD_CIDRS, EXTERNAL_CIDRS, LISTENING, PLACES, SERVICE_CIDRS
 
 Result = TypeVar("Result")
 
@@ -109,7 +109,6 @@ def _member_lines(member: str) -> list[str]:
         lines.append(f"addr add {places[member]}/{LENGTH[family]} dev eth0" + " nodad" * (family == 6))
         gateway = places[MINION] if family == 4 else ROUTER
         lines.append(f"route add {EVERYTHING[family]} via {gateway} dev eth0 onlink")
-        also = {CROWD: CROWD_CIDRS, "stranger": SERVICE_CIDRS}.get(member)
-        if also:
-            lines.append(f"route add local {also[family]} dev lo")
+        also = {CROWD: (CROWD_CIDRS,), "stranger": (SERVICE_CIDRS, EXTERNAL_CIDRS)}.get(member, ())
+        lines += [f"route add local {cidrs[family]} dev lo" for cidrs in also]
     return lines

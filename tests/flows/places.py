@@ -18,6 +18,7 @@ _TWINS = {
     "192.168.50.": "fd00:50::",
     "203.0.113.": "2001:db8:1::",
     "198.51.100.": "2001:db8:2::",
+    "192.0.2.": "2001:db8:3::",
     "127.0.0.": "::",
     "169.254.169.": "fe80::",
 }
@@ -30,6 +31,8 @@ def twin(address: str) -> str:
     return str(ip_address(_TWINS[prefix + dot] + last))
 
 
+EXTERNAL_CIDRS = {4: "198.51.100.64/26", 6: "2001:db8:2::80/121"}
+"""What records may claim as external and load-balancer addresses."""
 CROWD = tuple(range(129, 199))
 """Last numbers of the pods `crowd-1` … `crowd-70` on the other minion."""
 CROWD_CIDRS = {4: "10.244.2.128/25", 6: "fd00:244:2::100/120"}
@@ -46,6 +49,17 @@ _PLACES = {
     "stranger": "198.51.100.7",
     # An address of the service CIDR that no record has.
     "nobody": "10.0.0.250",
+    # Addresses that records claim, and those that they may not; behind the default route the stranger has them all.
+    "external-ip": "198.51.100.80",
+    "keeping-ip": "198.51.100.81",
+    "empty-ip": "198.51.100.82",
+    "balancer": "198.51.100.90",
+    "closed-balancer": "198.51.100.91",
+    "open-balancer": "198.51.100.92",
+    "keeping-balancer": "198.51.100.93",
+    "empty-balancer": "198.51.100.94",
+    "proxy-balancer": "198.51.100.95",
+    "portless-balancer": "198.51.100.96",
     **{f"crowd-{i}": f"10.244.2.{last}" for i, last in enumerate(CROWD, 1)},
 }
 

@@ -122,7 +122,7 @@ class Tally:
         expect = self.case.flow.expect
         limit = MOST_TRIES * sum(expect.arrivals.values())
         missing = expect.arrivals.keys() - self.arrivals.keys()
-        return bool(missing) and self.verdicts <= {expect.verdict} and self.tries < limit
+        return bool(missing) and not expect.stays and self.verdicts <= {expect.verdict} and self.tries < limit
 
     def questions(self) -> list[Question]:
         """The next round."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.flows.flow import DROPPED, REFUSED, Arrival, Expectation, Seen, complaint, to
+from tests.flows.flow import DROPPED, REFUSED, Arrival, Expectation, Seen, complaint, one_of, to
 
 A, B = Arrival("pod-a:8080", "kept"), Arrival("pod-b:8080", "kept")
 
@@ -15,6 +15,10 @@ def test_what_was_expected_is_no_complaint() -> None:
     assert complaint(REFUSED, seen("refused")) == ""
     assert complaint(DROPPED, seen("dropped")) == ""
     assert complaint(to("pod-a:8080*3", "pod-b:8080"), seen("answered", arrivals={A: 0.75, B: 0.25})) == ""
+
+
+def test_a_client_that_stays_is_no_complaint() -> None:
+    assert complaint(one_of("pod-a:8080", "pod-b:8080"), seen("answered", arrivals={B: 1.0}, exact=False)) == ""
 
 
 def test_counted_shares_are_not_judged() -> None:
@@ -35,6 +39,11 @@ def test_counted_shares_are_not_judged() -> None:
             to("pod-a:8080", source="masqueraded"),
             seen("answered", arrivals={A: 1.0}),
             "expected answered by pod-a:8080 (source masqueraded); saw answered by pod-a:8080 (source kept)",
+        ),
+        (
+            one_of("pod-a:8080", "pod-b:8080"),
+            seen("answered", arrivals={A: 0.5, B: 0.5}, exact=False),
+            f"expected one of {A}, {B}; saw answered by {A}, {B}",
         ),
         (
             to("pod-a:8080") | to("pod-b:8080"),

@@ -8,10 +8,11 @@ import pytest
 
 from tests.flows.flow import Case, complaint
 from tests.flows.rows import FLOWS
+from tests.flows.rows_service import SERVICE_FLOWS
 from tests.flows.runner import RUNNERS, Result, Runner, expectation
 from tests.flows.world import WORLDS
 
-CASES = [Case(flow, family) for flow in FLOWS for family in flow.families]
+CASES = [Case(flow, family) for flow in (*FLOWS, *SERVICE_FLOWS) for family in flow.families]
 
 
 def marks(runner: str, case: Case | None = None) -> list[pytest.MarkDecorator]:
@@ -60,6 +61,8 @@ def results(request: pytest.FixtureRequest) -> Iterator[Results]:
         pytest.param(runner, case, id=f"{runner}: {case}", marks=marks(runner, case))
         for runner in RUNNERS
         for case in CASES
+        # Userspace mode serves virtual IPs so far.
+        if runner != "userspace" or case.flow in FLOWS
     ],
 )
 def test_packet(runner: str, case: Case, results: Results) -> None:

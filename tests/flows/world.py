@@ -25,7 +25,7 @@ from svcnet.model.record import Record
 from svcnet.model.service import Service
 from svcnet.model.snapshot import Snapshot
 from svcnet.tracker import Tracker
-from tests.flows.places import CLUSTER_CIDRS, CROWD, NODE, PLACES, SERVICE_CIDRS, twin
+from tests.flows.places import CLUSTER_CIDRS, CROWD, EXTERNAL_CIDRS, NODE, PLACES, SERVICE_CIDRS, twin
 
 RECORDS = Path(__file__).parent / "records"
 WEIGHTS = "svcnet.dev/weights"
@@ -48,7 +48,8 @@ class World:
     def config(self) -> Config:
         """All options."""
         cidrs = ",".join(SERVICE_CIDRS.values())
-        return load({"service-cidr": cidrs, **self.options}, {}, NODE, _no_file)
+        external = ",".join(EXTERNAL_CIDRS.values())
+        return load({"service-cidr": cidrs, "external-ips": external, **self.options}, {}, NODE, _no_file)
 
     @property
     def parameters(self) -> tuple[Parameters, ...]:
@@ -70,7 +71,8 @@ WORLDS = {
 @cache
 def snapshot() -> Snapshot:
     """What the tracker makes of all records."""
-    tracker = Tracker(Networks(WORLDS["cluster-cidr"].config.endpoint_deny))
+    config = WORLDS["cluster-cidr"].config
+    tracker = Tracker(Networks(config.endpoint_deny), NODE, Networks(config.external_ips))
     tracker.fold(Put(record, rev) for rev, record in enumerate(_records(), 1))
     return tracker.snapshot
 
@@ -80,7 +82,7 @@ def wanted() -> Desired:
     """What the kernel of the minion under test should do."""
     rows: Desired = {}
     for port in snapshot().ports.values():
-        rows |= desired(port, Minion(NODE))
+        rows |= desired(port, Minion(NODE, tuple(places["minion"] for places in PLACES.values())))
     return rows
 
 
@@ -123,7 +125,13 @@ def _both_families(record: Record) -> Iterable[Record]:
     """A record that is written for IPv4 as a person would, for both families; SingleStack ones as they are."""
     match record:
         case Service() if record.cluster_ips and not record.headless and record.ip_family_policy != "SingleStack":
-            yield replace(record, cluster_ips=(record.cluster_ips[0], twin(record.cluster_ips[0])))
+            yield replace(
+                record,
+                cluster_ips=(record.cluster_ips[0], twin(record.cluster_ips[0])),
+                external_ips=_both(record.external_ips),
+                ingress=tuple(replace(i, ip=ip) for i in record.ingress for ip in _both((i.ip,))),
+                load_balancer_source_ranges=_both_ranges(record.load_balancer_source_ranges),
+            )
         case EndpointSlice() if record.address_type == "IPv4":
             yield record
             meta = replace(record.meta, name=f"{record.meta.name}-six")
@@ -138,6 +146,16 @@ def _both_families(record: Record) -> Iterable[Record]:
             yield replace(record, ips=(record.ips[0], twin(record.ips[0])))
         case _:
             yield record
+
+
+def _both(addresses: tuple[str, ...]) -> tuple[str, ...]:
+    return (*addresses, *map(twin, addresses))
+
+
+def _both_ranges(ranges: tuple[str, ...]) -> tuple[str, ...]:
+    """The /24 of an address, and its twin's /112; all of IPv4, and of IPv6."""
+    parts = (text.strip().partition("/") for text in ranges)
+    return (*ranges, *("::/0" if length == "0" else f"{twin(address)}/112" for address, _, length in parts))
 
 
 def _twin(endpoint: SliceEndpoint) -> SliceEndpoint:

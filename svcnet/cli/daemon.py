@@ -39,6 +39,7 @@ from svcnet.parts import Parts
 from svcnet.proxy.left import Left
 from svcnet.sd_notify import Notifier, watchdog_seconds
 from svcnet.status.gather import gather
+from svcnet.status.health_port import HealthPorts
 from svcnet.status.metrics import Metrics
 from svcnet.status.report import OFF, RUNNING, Report
 from svcnet.tally import Tally
@@ -74,19 +75,21 @@ class Daemon:
         env = EnvFiles(options.env_dir) if options.env_dir else None
         self.parts_state["env"] = RUNNING if env else OFF
         self.whereabouts = Whereabouts(options)
+        tracker = Tracker(Networks(options.endpoint_deny), options.node, Networks(options.external_ips))
+        self.health = HealthPorts(tracker.ports_of, lambda: self.report().healthy, lambda: self.agent.minion.addresses)
         self.agent = Agent(
             Parts(
                 store=open_store(options),
-                tracker=Tracker(Networks(options.endpoint_deny), options.node, Networks(options.external_ips)),
+                tracker=tracker,
                 locate=self.whereabouts.locate,
                 meter=self.metrics,
                 data_path=chosen.path,
                 inline_changes=chosen.inline_changes,
                 flows=chosen.flows,
                 foreign=chosen.path.changed_by_others if chosen.path else None,
-                unserved=chosen.left_out,
+                unserved=lambda: (*chosen.left_out(), *self.health.left_out()),
                 env=env,
-                followers=tuple(f for f in (self.names, self.tally) if f is not None),
+                followers=tuple(f for f in (self.health, self.names, self.tally) if f is not None),
                 state_dir=options.state_dir,
                 on_ready=self._on_ready,
             )
@@ -125,6 +128,7 @@ class Daemon:
             self._answer_names(),
             self._count_traffic(),
             self._follow_addresses(),
+            self.health.run(),
         )
         tasks = [asyncio.create_task(part) for part in parts]
         stopping = asyncio.create_task(stop.wait())
@@ -207,9 +211,13 @@ class Daemon:
 
     async def _follow_addresses(self) -> None:
         try:
-            await self.whereabouts.run(self.agent.relocate)
+            await self.whereabouts.run(self._relocate)
         except OSError as error:
             log.warning("changes of the machine's addresses go unnoticed why=%s", error)
+
+    async def _relocate(self) -> None:
+        await self.agent.relocate()
+        self.health.relocate()
 
     async def _count_traffic(self) -> None:
         if self.tally is None:

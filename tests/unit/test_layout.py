@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "env": CORE,
     "run": CORE | {"env"},
     "lab": {"model"},
-    "status": CORE | PARTS | {"store", "env", "agent"},
+    "status": CORE | PARTS | {"store", "env", "agent", "feed"},
     "keeper": CORE,
     "tally": CORE | {"iptables"},
     "parts": CORE | PARTS | {"store"},

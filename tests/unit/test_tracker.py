@@ -141,6 +141,17 @@ def test_a_forbidden_endpoint_is_left_out_with_the_reason() -> None:
     assert t.left_out() == ()
 
 
+@pytest.mark.parametrize(("affinity", "most"), [("None", 0x8000), ("ClientIP", 4095)])
+def test_endpoints_past_what_a_service_port_can_hold_are_left_out_with_the_reason(affinity: str, most: int) -> None:
+    t = tracker()
+    ends = [SliceEndpoint((f"10.{1 + n // 60_000}.{n // 250 % 240}.{n % 250 + 1}",)) for n in range(most + 2)]
+    feed(t, service(session_affinity=affinity), slice_of("s", *ends))
+    assert len(addresses(t)) == most
+    (item,) = t.left_out()
+    assert item.what == "2 endpoints of Service default/web tcp/80"
+    assert item.reason == f"a service port has at most {most} endpoints"
+
+
 def test_a_slice_without_a_service_name_is_reported_until_it_goes() -> None:
     t = tracker()
     nameless = EndpointSlice(Meta("s", "default"))

@@ -257,8 +257,9 @@ class Shadow:
                 phase.append(_replace(self.family, table, number(port_id), before, after))
 
     def _count(self, counter: Counter[bytes], table: str, key: bytes, step: int) -> None:
-        self._before.setdefault((table, key), counter[key])
-        counter[key] += step
+        now = counter.get(key, 0)
+        self._before.setdefault((table, key), now)
+        counter[key] = now + step
 
     def _settle(self, counter: Counter[bytes], table: str, phases: Phases) -> None:
         """Write what an address set lost or won over the whole plan: one may go and come back within it."""

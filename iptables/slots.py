@@ -15,7 +15,7 @@ def shares(weights: Iterable[tuple[bytes, int]], most: int = MAX_SLOTS) -> Count
     """(target, weight ≥ 1) → number of slots a target, in lowest terms, `most` in all."""
     wanted: Counter[bytes] = Counter()
     for target, weight in weights:
-        wanted[target] += weight
+        wanted[target] = wanted.get(target, 0) + weight  # `+=` asks Counter.__missing__ for every endpoint of a start
     total, divisor = wanted.total(), gcd(*wanted.values()) or 1
     if total == len(wanted):  # all weigh the same: what nearly every service is
         return wanted

@@ -100,10 +100,10 @@ class Socket:
                 if number == seq:
                     return
 
-    def ask(self, kind: int, family: int) -> bytes:
+    def ask(self, kind: int, family: int, payload: bytes = b"") -> bytes:
         """Send a request that has one message as its answer; return that (after nfgenmsg)."""
         self._seq += 1
-        self._send(message(kind, 0, family, b"", self._seq))
+        self._send(message(kind, 0, family, payload, self._seq))
         while True:
             for what, _flags, number, body in self._receive():
                 if number == self._seq and what == NLMSG_ERROR:

@@ -70,26 +70,48 @@ class Found(NamedTuple):
     left_out: tuple[LeftOut, ...]
 
 
-def endpoints_of(
+class Candidates(NamedTuple):
+    """Every endpoint that the records have for a port, sorted, each address and port once; and what can't be one."""
+
+    endpoints: list[Endpoint]
+    hints: dict[tuple[str, int], Hint]
+    denied: list[tuple[Endpoint, Network]]
+    left_out: list[LeftOut]
+
+
+def candidates_of(
     service: Service, port: ServicePort, family: int, sources: Iterable[Source], pods: Iterable[Pod], site: Site
-) -> Found:
-    """Work out one port in one family: `sources` if there are any, else the pods that the selector matches."""
+) -> Candidates:
+    """Join one port in one family: `sources` if there are any, else the pods that the selector matches."""
     sources = tuple(sources)
     left_out: list[LeftOut] = []
     hints: dict[tuple[str, int], Hint] = {}
     if sources:
-        candidates = _from_sources(port, family, sources, hints)
+        joined = _from_sources(port, family, sources, hints)
     else:
-        candidates = list(_from_pods(service, port, family, pods, site.zones, left_out))
+        joined = list(_from_pods(service, port, family, pods, site.zones, left_out))
     allowed: list[Endpoint] = []
-    for e in candidates:
+    denied: list[tuple[Endpoint, Network]] = []
+    for e in joined:
         forbidden = site.deny.holding(e.address)
         if forbidden is None:
             allowed.append(e)
             continue
-        what = f"endpoint {e.address}:{e.port} of {service.key}"
-        left_out.append(LeftOut(what, f"address in {forbidden}, which is never served (--endpoint-deny)"))
-    whole = sorted(_distinct(allowed))
+        denied.append((e, forbidden))
+        left_out.append(LeftOut(f"endpoint {e.address}:{e.port} of {service.key}", never_served(forbidden)))
+    return Candidates(sorted(_distinct(allowed)), hints, denied, left_out)
+
+
+def never_served(forbidden: Network) -> str:
+    """Why an address is left out."""
+    return f"address in {forbidden}, which is never served (--endpoint-deny)"
+
+
+def endpoints_of(
+    service: Service, port: ServicePort, family: int, sources: Iterable[Source], pods: Iterable[Pod], site: Site
+) -> Found:
+    """Work out one port in one family; arguments as of `candidates_of`."""
+    whole, hints, _, left_out = candidates_of(service, port, family, sources, pods, site)
     # A headless service is a set of names (DNS specification 1.1.0 §2.4): topology is for traffic that we place.
     narrowed = ({}, "") if service.headless else (hints, service.traffic_distribution)
     chosen = everywhere(whole, site.place, *narrowed)

@@ -34,6 +34,16 @@ def services(ctx: click.Context, parameter: click.Parameter, typed: str) -> list
     return _named(ctx, parameter, "Service", typed)
 
 
+def clients(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+    """Pods of the namespace, and this machine itself."""
+    return [name for name in ("minion",) if name.startswith(typed)] + _named(ctx, parameter, "Pod", typed)
+
+
+def destinations(ctx: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+    """Services of the namespace; the port is for the user to type."""
+    return [f"{name}:" for name in _named(ctx, parameter, "Service", typed)]
+
+
 def namespaces(ctx: click.Context, _parameter: click.Parameter, typed: str) -> list[str]:
     """Namespaces that have a record, or are one."""
     keys = _keys(ctx)

@@ -25,6 +25,7 @@ from svcnet.agent import Agent
 from svcnet.cli.context import open_store
 from svcnet.cli.control import ControlServer
 from svcnet.cli.data_path import Chosen, remove_all
+from svcnet.cli.in_force import told
 from svcnet.cli.main import run
 from svcnet.cli.name_service import NameService
 from svcnet.cli.option import config_options
@@ -118,7 +119,13 @@ class Daemon:
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up, reload, stop)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        control = ControlServer(self.options.state_dir, {"release": self._release, "status": self._status})
+        handlers = {
+            "release": self._release,
+            "status": self._status,
+            "options": self._options,
+            "frontend": self._frontend,
+        }
+        control = ControlServer(self.options.state_dir, handlers)
         self.parts_state["control"] = await _start(control.start())
         parts = (
             self.agent.run(),
@@ -242,6 +249,14 @@ class Daemon:
         import msgspec  # noqa: PLC0415 (already loaded by the model; named here for the one use)
 
         return {"status": msgspec.to_builtins(self.report())}
+
+    async def _options(self, _request: dict[str, Any]) -> dict[str, Any]:
+        """What this daemon runs with, for commands that look at what it does."""
+        return {"options": told(self.options, self.chosen.mode.name)}
+
+    async def _frontend(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Where the userspace proxy leads an address, protocol and port."""
+        return self.chosen.led(str(request.get("address")), str(request.get("protocol")), int(request.get("port", 0)))
 
 
 class Reload:

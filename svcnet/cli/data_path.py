@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from svcnet.cli.succession import Predecessor, Succession
 from svcnet.cli.userspace import UserspacePath
@@ -45,6 +45,8 @@ class Chosen(NamedTuple):
     """The states of the processes that belong to it."""
     stop: Callable[[], None] = lambda: None
     """Ends them."""
+    led: Callable[[str, str, int], dict[str, Any]] = lambda *_: {}
+    """Where an address, protocol and port leads, if only the process itself knows: `targets`, or `why` not."""
     leave: Callable[[], Left] = Left
     """Instead, before this process becomes another program: those that serve until that does."""
 
@@ -151,6 +153,7 @@ def _userspace(config: Config, left: Left, reason: str) -> Chosen:
         left_out=path.left_out,
         states=path.states,
         stop=path.proxy.stop,
+        led=path.led,
         leave=path.proxy.leave,
     )
 

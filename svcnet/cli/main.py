@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "exec": ("svcnet.cli.exec:exec_", "Run a program with those variables, and follow their changes."),
     "resolve": ("svcnet.cli.resolve:resolve", "Look a name up, in the records or at a server."),
     "plan": ("svcnet.cli.plan:plan", "Print what would change in the kernel."),
+    "trace": ("svcnet.cli.trace:trace", "Say what becomes of a packet, by the records and by the kernel."),
     "status": ("svcnet.cli.status:status", "Show what svcnet-proxy does, or wait for it."),
     "release": ("svcnet.cli.status:release", "Let a held mass deletion through."),
     "doctor": ("svcnet.cli.doctor:doctor", "Say what of this machine makes services hang, and what mends it."),

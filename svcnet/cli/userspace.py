@@ -4,6 +4,7 @@ Owns: the translation. Neither side knows the other: iptables/ and proxy/ never 
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from svcnet.endpoints import Networks
 from svcnet.iptables.desired import LOCAL, SERVING, Desired, Treatment
@@ -67,6 +68,13 @@ class UserspacePath:
             treatment = self._current.get(front)
             found.append(LeftOut(f"{front} ({treatment.owner if treatment else 'unknown'})", why))
         return tuple(found)
+
+    def led(self, address: str, protocol: str, port: int) -> dict[str, Any]:
+        """Where a frontend leads: `targets` as [address, port, weight], or `why` it is not served."""
+        front = Frontend(6 if ":" in address else 4, address, protocol, port)
+        weights = self.proxy.rows.get(front, {})
+        targets = [[*backend, weight] for backend, weight in weights.items() if weight]
+        return {"targets": targets, "why": self.proxy.failed.get(front, "")}
 
     def states(self) -> dict[str, str]:
         """The state of each worker."""

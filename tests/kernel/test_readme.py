@@ -12,6 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SECTION = re.compile(r"^## (.*?)\n.*?^```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = dict(SECTION.findall((ROOT / "README.md").read_text()))
 
+TRACE = (ROOT / "docs" / "trace.md").read_text().partition("## A worked example")[2].split("```\n")
+
 pytestmark = pytest.mark.kernel
 
 
@@ -58,6 +60,22 @@ def test_the_commands_for_a_real_machine_serve_a_service(tmp_path: Path) -> None
     assert any(re.match(r"tomcat +10\.0\.\d+\.\d+ +8080/TCP +1/1 ", line) for line in told), told
     assert re.fullmatch(r"TOMCAT_SERVICE_HOST=10\.0\.\d+\.\d+", told[-2])
     assert told[-1] == "TOMCAT_SERVICE_PORT=8080"
+
+
+def test_the_worked_example_of_trace_prints_what_it_says(tmp_path: Path) -> None:
+    begin = (
+        "ip link set lo up; ip link add eth0 type veth peer name eth1; ip link set eth0 up; ip link set eth1 up\n"
+        "ip addr add 192.0.2.10/24 dev eth0; ip route add default via 192.0.2.1\n"
+        "mount -t tmpfs none /var/lib; mkdir -p /var/lib/svcnet/records\n"
+        f"cd {tmp_path}\n"
+    )
+    change = "kill %1; wait %1; nft delete element ip svcnet classes '{ 10.0.0.5 . tcp . 8080 }'\n"
+    again = "svcnet trace 10.1.0.99 tomcat:8080 --cluster-cidr 10.1.0.0/16 | tail -3\n"
+    script = tmp_path / "script"
+    script.write_text(f"set -eu\n{begin}{TRACE[1]}{change}{again}")
+    told = type_in(f"unshare --mount --net bash {script}", tmp_path)
+    shown, changed = TRACE[3].splitlines(), TRACE[5].splitlines()
+    assert told[-len(shown) - len(changed) :] == [*shown, *changed]
 
 
 def test_the_demo_reaches_the_service_in_three_data_paths_and_loses_next_to_nothing(tmp_path: Path) -> None:

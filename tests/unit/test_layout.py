@@ -46,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "supervisor": {"model", "pacing", "feed"},
     **{small: {"model"} for small in SMALL},
     "doctor": {"model"},
+    "trace": CORE | {"iptables"},
     "option_kind": {"model"},
     "config": {"model", "option_kind"},
     "checkpoint": {"model", "codec"},

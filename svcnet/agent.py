@@ -5,6 +5,7 @@ what is served, the data path how; this module moves values between them and cat
 """
 
 import asyncio
+import contextlib
 import errno
 import gc
 import logging
@@ -22,7 +23,7 @@ from svcnet.model.node import Node
 from svcnet.model.snapshot import Delta, LeftOut, ServedPort
 from svcnet.pacing import Backoff, Pacing
 from svcnet.parts import Parts, State
-from svcnet.plan import Plan, diff
+from svcnet.plan import NOTHING, Excerpt, Plan, diff
 from svcnet.tracker import Tracker
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Agent:
         self._pending: list[Event] = []
         self._wake = asyncio.Event()
         self._stale = True
+        self._attempted: Plan[Frontend, Treatment] | None = None
         self._ready = False
         self._programming = asyncio.Lock()
         self._audit, self._read_seconds = False, 0.0
@@ -117,7 +119,7 @@ class Agent:
             try:
                 await asyncio.to_thread(path.apply, plan)
             except (SvcnetError, OSError) as error:
-                self.tell(str(error))
+                self.tell(str(error), plan.excerpt())
                 self.resync()
 
     async def _write_checkpoint(self) -> None:
@@ -174,19 +176,27 @@ class Agent:
         """One sync: everything that is pending goes out together."""
         events, self._pending = self._pending, []
         since, self.state.oldest_unapplied = self.state.oldest_unapplied, None
+        self.state.in_work = since
         if not self.tracker.synced and not any(isinstance(e, Synced) for e in events) and not self._loaded:
             self._pending = events + self._pending  # away, and nothing to serve yet
-            self.state.oldest_unapplied = since
+            self._put_back(since)
             return
         held = self.tracker.held
         delta = await asyncio.to_thread(self.tracker.fold, events) if len(events) > MANY else self.tracker.fold(events)
         if self.tracker.held and self.tracker.held != held:
             log.warning("held a list missing=%s known=%s: svcnet release", *self.tracker.held[:2])
         if not await self._carry_out(delta):
-            self.state.oldest_unapplied = since
+            self._put_back(since)
             return
+        self.state.in_work = None
         if since is not None:
             self.parts.meter.programmed(self.parts.clock() - since)
+
+    def _put_back(self, since: float | None) -> None:
+        """What began to wait at `since` still does; what came meanwhile is younger."""
+        self.state.in_work = None
+        if since is not None:
+            self.state.oldest_unapplied = since
 
     async def _carry_out(self, delta: Delta) -> bool:
         node = self.tracker.get(Key("Node", "", self.minion.name))
@@ -212,10 +222,15 @@ class Agent:
             # A key that is not there, or holds something else, was not our doing: we know what we wrote.
             self.state.drift += isinstance(error, NetlinkError) and error.code in {errno.ENOENT, errno.EEXIST}
             self.parts.meter.sync_failed()
-            self.tell(str(error))
+            if self.state.failing is None:
+                self.state.failing = begin
+            self.tell(str(error), self._attempted.excerpt() if self._attempted else NOTHING)
+            if self._attempted is None:
+                self.state.last_error_batch = await self._undone()
             asyncio.get_running_loop().call_later(self._backoff.failed(), self._wake.set)
             return False
         self._backoff.worked()
+        self.state.failing = None
         end = self.parts.clock()
         self._pacing.synced(end)
         self.state.revision_applied = self.tracker.snapshot.rev
@@ -239,6 +254,7 @@ class Agent:
     async def _program(self, delta: Delta) -> int:
         """Bring the kernel to the snapshot; return the number of changed frontends."""
         path = self.parts.data_path
+        self._attempted = None
         if path is None:
             self._stale = False
             return len(delta.added) + len(delta.changed) + len(delta.removed)
@@ -251,13 +267,22 @@ class Agent:
             await self._sweep()
             return len(plan)
         many = len(delta.added) + len(delta.changed) + len(delta.removed) > MANY
-        plan = await asyncio.to_thread(self._plan, delta) if many else self._plan(delta)
+        plan = self._attempted = await asyncio.to_thread(self._plan, delta) if many else self._plan(delta)
         if len(plan) > self.parts.inline_changes:
             await asyncio.to_thread(path.apply, plan)
         elif plan:
             path.apply(plan)
         await self._clean(delta)
         return len(plan)
+
+    async def _undone(self) -> Excerpt:
+        """What the kernel lacks after a sync that was to compare all of it."""
+        path = self.parts.data_path
+        if path is not None:
+            with contextlib.suppress(SvcnetError, OSError):
+                wanted = await asyncio.to_thread(self._all_desired)
+                return diff(await asyncio.to_thread(path.look, wanted), wanted).excerpt()
+        return NOTHING
 
     def _plan(self, delta: Delta) -> Plan[Frontend, Treatment]:
         before = rows((*delta.removed, *(old for old, _ in delta.changed)), self.minion)
@@ -298,9 +323,10 @@ class Agent:
             self.parts.on_ready(f"checkpoint, {age:.0f} s old; store away: {self.state.away}")
         self._ready = True
 
-    def tell(self, what: str) -> None:
-        """Log a failure, and show it in /status."""
+    def tell(self, what: str, batch: Excerpt = NOTHING) -> None:
+        """Log a failure, and show it in /status with what was not done for it."""
         self.state.last_error, self.state.last_error_at = what, self.parts.wall()
+        self.state.last_error_batch = batch
         log.error("failed error=%s", what)
 
     def _queue_env(self, delta: Delta) -> None:

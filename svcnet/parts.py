@@ -13,7 +13,7 @@ from svcnet.iptables.desired import Desired, Minion, Treatment
 from svcnet.model.frontend import Frontend
 from svcnet.model.node import Node
 from svcnet.model.snapshot import Delta, LeftOut, Snapshot
-from svcnet.plan import Plan
+from svcnet.plan import NOTHING, Excerpt, Plan
 from svcnet.store.protocol import Store
 from svcnet.tracker import Tracker
 
@@ -22,6 +22,10 @@ class DataPath(Protocol):
     """What makes the kernel translate (nftables; later iptables, eBPF)."""
 
     name: str
+
+    def look(self, desired: Desired) -> Desired:
+        """What is in force; changes nothing."""
+        ...
 
     def sync(self, desired: Desired) -> Plan[Frontend, Treatment]:
         """Read everything back and make it equal."""
@@ -119,8 +123,20 @@ class State:
     away: str = ""
     away_since: float | None = None
     oldest_unapplied: float | None = None
+    """Since when a change waits for its sync."""
+    in_work: float | None = None
+    """The same of those that are on their way to the kernel."""
+    failing: float | None = None
+    """Since when the kernel refuses what it should hold."""
     last_error: str = ""
     last_error_at: float | None = None
     """Unix time of it."""
+    last_error_batch: Excerpt = NOTHING
+    """What the sync that failed was to do."""
     drift: int = 0
     problems: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def behind_since(self) -> float | None:
+        """Since when the kernel has not been what the records say; None: it is."""
+        return min((t for t in (self.oldest_unapplied, self.in_work, self.failing) if t is not None), default=None)

@@ -4,10 +4,25 @@ Owns: the difference. Knows neither what a key is nor how a change is carried ou
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+EXCERPT_LINES, LINE_LENGTH = 20, 200
+"""What an excerpt has at most."""
+
+
+class Excerpt(NamedTuple):
+    """The first lines of a plan, and how many changes it has in all."""
+
+    lines: tuple[str, ...] = ()
+    total: int = 0
+
+
+NOTHING = Excerpt()
 
 
 class Change(NamedTuple, Generic[K, V]):
@@ -46,6 +61,11 @@ class Plan(NamedTuple, Generic[K, V]):
         yield from self.deletes
         yield from self.creates
         yield from self.updates
+
+    def excerpt(self) -> Excerpt:
+        """A bounded part of what `render` says."""
+        texts = (str(change) for change in islice(self.changes(), EXCERPT_LINES))
+        return Excerpt(tuple(t if len(t) <= LINE_LENGTH else f"{t[: LINE_LENGTH - 1]}…" for t in texts), len(self))
 
     def render(self) -> str:
         """One line a change, and a last line that counts."""

@@ -116,7 +116,9 @@ def lines(report: dict[str, Any]) -> Iterable[str]:
     store = report.get("store") or {}
     seen, applied = report.get("revision_seen", 0), report.get("revision_applied", 0)
     age = report.get("oldest_unapplied_seconds") or 0.0
-    sync = "in sync" if is_converged(report) else f"behind by {age:.1f} s" if report.get("ready", True) else "not ready"
+    sync = f"behind by {age:.1f} s" if report.get("ready", True) else "not ready"
+    if is_converged(report) and not age:
+        sync = "in sync"
     held = store.get("held")
     rows = [
         ("Minion", report.get("node", "-")),
@@ -133,6 +135,9 @@ def lines(report: dict[str, Any]) -> Iterable[str]:
         rows.append(("Last error", f"{report['last_error']}{_since(report.get('last_error_at'))}"))
     width = max(len(name) for name, _ in rows)
     yield from (_coloured(name, f"{name:<{width}}   {text}", text) for name, text in rows)
+    if batch := report.get("last_error_batch"):
+        yield f"Not done then ({report.get('last_error_changes', len(batch))})"
+        yield from (f"  {line}" for line in batch)
     left_out = report.get("left_out") or []
     if left_out:
         yield f"Left out ({len(left_out)})"

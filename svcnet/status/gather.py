@@ -23,7 +23,7 @@ class Mode(NamedTuple):
 def gather(agent: Agent, node: str, mode: Mode, parts: Mapping[str, str], now: float) -> Report:
     """Return the report; `now` is the agent's clock."""
     state, tracker = agent.state, agent.tracker
-    oldest = now - state.oldest_unapplied if state.oldest_unapplied is not None else 0.0
+    oldest = now - state.behind_since if state.behind_since is not None else 0.0
     away = state.away_since
     store = StoreState(
         connected=away is None and state.store_seen,
@@ -36,7 +36,7 @@ def gather(agent: Agent, node: str, mode: Mode, parts: Mapping[str, str], now: f
         mode=mode.name,
         mode_reason=mode.reason,
         ready=state.synced,
-        healthy=oldest < UNHEALTHY_SECONDS,
+        healthy=oldest < UNHEALTHY_SECONDS or agent.is_loading,
         revision_seen=state.revision_seen,
         revision_applied=state.revision_applied,
         services=len(tracker.snapshot.services),
@@ -46,6 +46,8 @@ def gather(agent: Agent, node: str, mode: Mode, parts: Mapping[str, str], now: f
         left_out=entries(agent.left_out()),
         last_error=state.last_error,
         last_error_at=state.last_error_at,
+        last_error_batch=state.last_error_batch.lines,
+        last_error_changes=state.last_error_batch.total,
         store=store,
         parts={**parts, **_faults(agent)},
     )

@@ -23,6 +23,9 @@ STYLE = (
 def page(report: Report, ports: Mapping[PortKey, ServedPort] | None = None) -> str:
     """Return the whole document; `ports` are the service ports that this minion serves."""
     sections = [_table("State", _state(report)), _table("Parts", sorted(report.parts.items()))]
+    if report.last_error_batch:
+        batch = [(line[:1], line[2:]) for line in report.last_error_batch]
+        sections.append(_table(f"What the last error left undone ({report.last_error_changes})", batch))
     if ports:
         shown = [_port(ports[key]) for key in nsmallest(SHOWN, ports)]
         sections.append(_table(f"Service ports ({len(ports)})", shown))

@@ -57,6 +57,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     last_error: str = ""
     last_error_at: float | None = None
     """Unix time of it; it stays until the next one."""
+    last_error_batch: tuple[str, ...] = ()
+    """What the sync that failed was to do, as a plan has it: the first 20 lines."""
+    last_error_changes: int = 0
+    """How many changes that batch had."""
     store: StoreState = StoreState()
     parts: dict[str, str] = {}
     """Name of each part → `running`, `off`, or `failed: why`."""

@@ -101,6 +101,15 @@ def test_wait_returns_when_all_that_was_seen_is_applied(cli: "Cli", web: Web) ->
     assert "8 applied, 8 seen: in sync" in cli.ok("status", "--wait", "--status-listen", web.listen)
 
 
+def test_what_the_last_error_left_undone_is_shown_and_an_age_is_never_in_sync(cli: "Cli", web: Web) -> None:
+    batch = ["~ 10.0.0.5 tcp/80 → a ⇒ b", "- 10.0.0.6 tcp/80 → c"]
+    fault = {"last_error": "ENOENT", "last_error_batch": batch, "last_error_changes": 40}
+    web.tells({**fault, "oldest_unapplied_seconds": 3})
+    shown = cli.ok("status", "--status-listen", web.listen)
+    assert "Not done then (40)\n  ~ 10.0.0.5 tcp/80 → a ⇒ b\n  - 10.0.0.6 tcp/80 → c\n" in shown
+    assert "behind by 3.0 s" in shown
+
+
 def test_wait_that_is_too_long_exits_4_and_says_what_lacks(cli: "Cli", web: Web) -> None:
     web.tells({"revision_applied": 6, "last_error": "kernel says no"})
     done = cli("status", "--wait", "--timeout", "0.1", "--status-listen", web.listen)

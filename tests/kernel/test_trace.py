@@ -11,6 +11,7 @@ import pytest
 
 from tests.harness.files import Written, endpoints, service
 from tests.harness.minion import A6, B6, SERVICE_CIDRS, VIP, VIP6, A, B, C, Minion
+from tests.store.etcd_server import EtcdServer
 
 pytestmark = pytest.mark.kernel
 
@@ -132,6 +133,33 @@ def test_plan_knows_what_is_in_force_without_a_daemon(minion: Minion, mode: str)
     assert done.returncode == 1
     assert f"the kernel sends to {B}:8080, which the records don't have" in done.stdout
     assert "no svcnet-proxy runs with" in done.stdout
+
+
+@pytest.fixture
+def etcd(minion: Minion, tmp_path: Path) -> Iterator[EtcdServer]:
+    directory = tmp_path / "etcd"
+    directory.mkdir()
+    server = EtcdServer(directory)
+    minion.inside(server.start)
+    yield server
+    server.kill()
+
+
+@pytest.mark.parametrize("mode", ["nftables", "iptables"])
+def test_records_in_etcd_are_planned_and_traced_likewise(minion: Minion, etcd: EtcdServer, mode: str) -> None:
+    where = f"--records=etcd://{etcd.host}/svcnet"
+    minion.put(*world())
+    done = minion.svcnet("create", "-f", str(minion.records), where, OPTIONS[0])
+    assert done.returncode == 0, done.stderr
+    desk = Desk(minion, where, f"--mode={mode}", "--node=m1", *OPTIONS)
+    assert desk.plan().endswith(" to create, 0 to update, 0 to delete\n")
+    assert "+ 192.0.2.1 tcp/30080 → external local" in desk.plan()
+    minion.daemon(where, f"--mode={mode}", *OPTIONS).caught_up().stop()
+    assert desk.plan() == "0 to create, 0 to update, 0 to delete\n"
+    assert desk.trace(POD, "web:80").returncode == 0
+    etcd.kill()
+    done = desk.trace(POD, "web:80")
+    assert (done.returncode, done.stdout) == (3, "")
 
 
 def test_a_foreign_change_is_seen_in_nftables(minion: Minion) -> None:

@@ -267,3 +267,43 @@ def test_a_load_is_under_way_from_the_first_record_to_the_first_sync_and_not_whi
     house.store.put(service("web", "10.0.0.5"), slice_of("web", "10.1.0.2"))
     assert not house.agent.is_loading
     live(house, story)
+
+
+def test_a_failing_kernel_is_told_with_its_batch_and_the_age_grows(tmp_path: Path) -> None:
+    async def story(h: House) -> None:
+        h.store.put(service("web", "10.0.0.5"), slice_of("web", "10.1.0.2"))
+        await h.until(lambda: h.reached("10.0.0.5") == ["10.1.0.2"])
+        h.kernel.fail_after = len(h.kernel.log)
+        h.store.put(slice_of("web", "10.1.0.3"))
+        state = h.agent.state
+        await h.until(lambda: state.last_error)
+        assert state.last_error_batch.total == 1
+        (line,) = state.last_error_batch.lines
+        assert line == "~ 10.0.0.5 tcp/80 → 10.1.0.2:8080 (default/web tcp/80) ⇒ 10.1.0.3:8080 (default/web tcp/80)"
+        began = state.behind_since
+        before = state.last_error_at
+        await h.until(lambda: state.last_error_at != before)  # tried again: what the kernel still lacks
+        await h.until(lambda: state.last_error_batch.lines == (line,))
+        assert state.behind_since == began
+        h.kernel.fail_after = None
+        await h.until(lambda: state.behind_since is None)
+        assert state.last_error_batch.lines == (line,), "it stays until the next error"
+
+    live(House(tmp_path), story)
+
+
+def test_a_repair_that_fails_makes_the_minion_late_though_no_record_changed(tmp_path: Path) -> None:
+    async def story(h: House) -> None:
+        h.store.put(service("web", "10.0.0.5"), slice_of("web", "10.1.0.2"))
+        await h.until(lambda: h.reached("10.0.0.5") == ["10.1.0.2"])
+        elements = h.kernel.tables[4].maps["classes"]
+        elements.clear()
+        h.kernel.fail_after = len(h.kernel.log)
+        h.kernel.others += 1
+        await h.until(lambda: h.agent.state.behind_since is not None and h.agent.state.last_error)
+        await h.until(lambda: h.agent.state.last_error_batch.total == 1)
+        h.kernel.fail_after = None
+        await h.until(lambda: h.reached("10.0.0.5") == ["10.1.0.2"])
+        await h.until(lambda: h.agent.state.behind_since is None)
+
+    live(House(tmp_path), story)

@@ -32,6 +32,8 @@ REPORT = Report(
     drift=1,
     left_out=entries([LeftOut("Service default/<b>", "10.9.9.9 is outside 10.0.0.0/16")]),
     last_error="",
+    last_error_batch=("~ 10.0.0.5 tcp/80 → <b>",),
+    last_error_changes=1,
     store=StoreState(connected=True, held=held_list(Held(12, 20, 8))),
     parts={"dns": "failed: port 53 is taken", "env": "running", "proxy": "off"},
 )
@@ -74,6 +76,8 @@ def test_status_has_exactly_the_fields_of_the_contract() -> None:
             "oldest_unapplied_seconds": 0.25,
             "drift": 1,
             "left_out": [{"what": "Service default/<b>", "reason": "10.9.9.9 is outside 10.0.0.0/16"}],
+            "last_error_batch": ["~ 10.0.0.5 tcp/80 → <b>"],
+            "last_error_changes": 1,
             "last_error": "",
             "last_error_at": None,
             "store": {

@@ -26,6 +26,7 @@ SUITES = {
     "sync": Suite("N services x E endpoints: first packet, change to packet, memory, health; beside chains"),
     "sizes": Suite("cost of a map with `size` and without, and grown in place (docs/adr/0010)"),
     "keys": Suite("cost of one element by the shape of the map (docs/adr/0001)"),
+    "dns": Suite("DNS beside dnsmasq, Knot and NSD: queries a second, CPU a query, latency, memory"),
     "legacy": Suite("one change of legacy tables: restore beside libiptc (docs/adr/0009)"),
 }
 

@@ -1,0 +1,287 @@
+"""DNS beside dnsmasq, Knot and NSD: queries a second on one CPU, CPU time a query, latency at a fixed rate, memory.
+
+Run by `bench/run.py --suite dns [--services N] [--rounds R] [--seconds S] [--rate Q] [--edns]`, in an empty network
+namespace. Servers are on the first CPU, dnsperf on the last; a round measures one after the other. Ours is measured at
+rest, while services change, and while all are loaded anew.
+"""
+
+import argparse
+import contextlib
+import os
+import random
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from svcnet.bench import load
+from svcnet.bench.name_servers import HOST, Server, address, entry, found, ours, running, until_answer, whole
+from svcnet.bench.report import percentile
+from svcnet.feed import Change, encode
+from svcnet.lab import namespace
+from svcnet.model.errors import SvcnetError
+
+BASE = "dnsmasq"
+QUERIES = 100_000
+MISSES = 10
+"""One query of so many is for a name that is not there."""
+CLIENTS, OUTSTANDING = 10, 100
+CHANGES_A_SECOND = 200
+SINGLE_CHANGES = 3000
+RECORDS = 100_000
+RECORDS_A_SERVICE = 3
+LOAD_AFTER_SECONDS = 0.2
+SEED = 1
+
+
+class Measured(NamedTuple):
+    """One server in one round. Queries a second; the others in seconds; `lost`: share without an answer."""
+
+    rate: float
+    cpu: float
+    p50: float
+    p99: float
+    p999: float
+    lost: float
+
+
+class Row(NamedTuple):
+    """A server, and what happens to it meanwhile."""
+
+    name: str
+    server: Server
+    meanwhile: str = ""
+
+
+class Upset:
+    """What happens to ours while it is asked: services that change one by one, or all in one load."""
+
+    def __init__(self, services: int) -> None:
+        self._services = services
+        self._wholes = [whole(services, moved, 1) for moved in (True, False)]
+        self._random = random.Random(SEED)
+        self._moved = False
+        self._rev = 1
+
+    @contextlib.contextmanager
+    def happening(self, row: Row) -> Iterator[None]:
+        """While the body runs."""
+        over = threading.Event()
+        act = {"changes": self._change, "load": self._load}.get(row.meanwhile)
+        if act is None:
+            yield
+            return
+        thread = threading.Thread(target=act, args=(row.server, over))
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            last = self._services
+            self.tell(row.server, last, self._moved)
+            until_answer(row.server, last, address(last, self._moved))
+
+    def tell(self, server: Server, i: int, moved: bool) -> None:
+        """Say where service i is, in a frame of its own."""
+        self._rev += 1
+        server.tell((encode(Change(self._rev, (entry(i, moved),))),))
+
+    def _change(self, server: Server, over: threading.Event) -> None:
+        due = time.monotonic()
+        while not over.wait(max(due - time.monotonic(), 0)):
+            self.tell(server, self._random.randint(1, self._services), self._random.random() < 0.5)
+            due += 1 / CHANGES_A_SECOND
+
+    def _load(self, server: Server, over: threading.Event) -> None:
+        over.wait(LOAD_AFTER_SECONDS)
+        server.tell(self._wholes[self._moved])
+        self._moved = not self._moved
+
+
+def questions(services: int) -> str:
+    """What dnsperf asks: addresses of services at random, and names that are not there."""
+    draw = random.Random(SEED)
+    lines = []
+    for n in range(QUERIES):
+        i = draw.randint(1, services)
+        lines.append(f"no{i}.default.svc A\n" if n % MISSES == 0 else f"s{i}.default.svc A\n")
+    return "".join(lines)
+
+
+class Asker:
+    """dnsperf with these questions."""
+
+    def __init__(self, file: Path, cpu: int, edns: bool) -> None:
+        program = found("dnsperf")
+        if program is None:
+            raise SvcnetError("dnsperf is not installed (Debian: dnsperf)")
+        fixed = ["-d", str(file), "-s", HOST, "-c", str(CLIENTS), "-T", "1", "-q", str(OUTSTANDING), "-t", "1"]
+        self._argv = ["taskset", "--cpu-list", str(cpu), program, *fixed, *(["-e"] if edns else [])]
+
+    def run(self, port: int, *options: str) -> str:
+        """What it prints. SvcnetError: it failed."""
+        done = subprocess.run([*self._argv, "-p", str(port), *options], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SvcnetError(f"dnsperf: {done.stderr.strip()}")
+        return done.stdout
+
+
+def measure(asker: Asker, row: Row, upset: Upset, seconds: float, rate: int) -> Measured:
+    """Ask as fast as it answers, then at a rate."""
+    server = row.server
+    with upset.happening(row):
+        before = server.cpu_seconds()
+        told = asker.run(server.port, "-l", str(seconds))
+        cpu = server.cpu_seconds() - before
+    with upset.happening(row):
+        paced = asker.run(server.port, "-l", str(seconds), "-Q", str(rate), "-v")
+    done = number(r"Queries completed: +(\d+)", told)
+    lost = number(r"Queries lost: +(\d+)", told) + number(r"Queries lost: +(\d+)", paced)
+    sent = number(r"Queries sent: +(\d+)", told) + number(r"Queries sent: +(\d+)", paced)
+    waits = sorted(map(float, re.findall(r"^> \w+ .* ([\d.]+)$", paced, re.MULTILINE)))
+    p50, p99, p999 = (percentile(waits, share) for share in (0.5, 0.99, 0.999))
+    return Measured(
+        number(r"Queries per second: +([\d.]+)", told),
+        cpu / max(done, 1),
+        p50,
+        p99,
+        p999,
+        lost / max(sent, 1),
+    )
+
+
+def number(pattern: str, text: str) -> float:
+    """The number that dnsperf has behind some words. SvcnetError: it has none."""
+    match = re.search(pattern, text)
+    if match is None:
+        raise SvcnetError(f"dnsperf did not say {pattern}")
+    return float(match[1])
+
+
+def single_change(server: Server, upset: Upset, services: int) -> float:
+    """CPU seconds of one changed service in a frame of its own, with nothing else to do."""
+    before = server.cpu_seconds()
+    for n in range(SINGLE_CHANGES):
+        upset.tell(server, n % services + 1, moved=True)
+    upset.tell(server, services, moved=True)
+    until_answer(server, services, address(services, moved=True))
+    cost = (server.cpu_seconds() - before) / SINGLE_CHANGES
+    server.tell(whole(services, rev=1))
+    until_answer(server, services, address(services))
+    return cost
+
+
+def table(results: dict[str, list[Measured]], memory: dict[str, float]) -> Iterator[str]:
+    """Lines: medians, and in each round the ratio to dnsmasq."""
+    yield (
+        f"{'server':16}{'queries/s':>10}{'ratio':>20}{'CPU µs/q':>10}{'ratio':>20}"
+        + "".join(f"{title:>9}" for title in ("p50 µs", "p99 µs", "p99.9 µs"))
+        + f"{'p99 ratio':>20}{'lost %':>8}{'MiB':>7}"
+    )
+    for name, rounds in results.items():
+        base = results.get(BASE)
+        cells = [f"{name:16}{_median(rounds, 'rate'):>10.0f}{_ratio(rounds, base, 'rate'):>20}"]
+        cells.append(f"{_median(rounds, 'cpu') * 1e6:>10.2f}{_ratio(rounds, base, 'cpu'):>20}")
+        cells += [f"{_median(rounds, field) * 1e6:>9.0f}" for field in ("p50", "p99", "p999")]
+        lost = statistics.mean(one.lost for one in rounds) * 100
+        yield "".join(cells) + f"{_ratio(rounds, base, 'p99'):>20}{lost:>8.2f}{memory[name]:>7.0f}"
+
+
+def _median(rounds: Sequence[Measured], field: str) -> float:
+    return statistics.median(float(getattr(one, field)) for one in rounds)
+
+
+def _ratio(rounds: Sequence[Measured], base: Sequence[Measured] | None, field: str) -> str:
+    """Median of the ratios, lowest and highest."""
+    if base is None:
+        return "-"
+    each = [getattr(a, field) / getattr(b, field) for a, b in zip(rounds, base, strict=False)]
+    return f"{statistics.median(each):.2f} ({min(each):.2f}-{max(each):.2f})"
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure and print. SvcnetError."""
+    allowed = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {allowed[-1]})
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    with tempfile.TemporaryDirectory(prefix="bench-dns-") as name:
+        directory = Path(name)
+        file = directory / "questions"
+        file.write_text(questions(options.services))
+        asker = Asker(file, allowed[-1], options.edns)
+        upset = Upset(options.services)
+        with running(directory, options.services, allowed[0]) as (servers, left_out):
+            rows = [Row(server.name, server) for server in servers]
+            own = rows[-1]
+            change = single_change(own.server, upset, options.services)
+            rows += [Row("svcnet, changes", own.server, "changes"), Row("svcnet, load", own.server, "load")]
+            results = _rounds(asker, rows, upset, options)
+            memory = {row.name: row.server.memory_mib() for row in rows}
+        services = RECORDS // RECORDS_A_SERVICE + 1
+        with ours(whole(services), allowed[0], services) as big:
+            loaded = big.memory_mib()
+            file.write_text("".join(f"s{i}.default.svc A\n" for i in range(1, services + 1)))
+            asker.run(big.port, "-n", "1")
+            asked = big.memory_mib()
+    _print(results, memory, left_out, options)
+    print(f"one changed service of {options.services}: {change * 1e6:.0f} µs of worker time")
+    print(f"{services} services: {loaded:.0f} MiB in a worker, {asked:.0f} MiB when each was asked for")
+
+
+def _rounds(asker: Asker, rows: Sequence[Row], upset: Upset, options: argparse.Namespace) -> dict[str, list[Measured]]:
+    by_name = {row.name: row for row in rows}
+    for row in rows:
+        if not row.meanwhile:
+            asker.run(row.server.port, "-n", "1")
+    results: dict[str, list[Measured]] = {name: [] for name in by_name}
+    for turn in range(options.rounds):
+        print(f"round {turn + 1} of {options.rounds}", file=sys.stderr)
+        for name in load.rotated(list(by_name), turn):
+            results[name].append(measure(asker, by_name[name], upset, options.seconds, options.rate))
+    return results
+
+
+def _print(
+    results: dict[str, list[Measured]], memory: dict[str, float], left_out: dict[str, str], options: argparse.Namespace
+) -> None:
+    kind = "with" if options.edns else "without"
+    print(
+        f"{options.services} services, A {kind} EDNS, {100 - 100 // MISSES} % hits; latency at {options.rate}/s; "
+        f"medians of {options.rounds} interleaved rounds; ratio to {BASE} in the same round (lowest-highest)"
+    )
+    print(f"changes: {CHANGES_A_SECOND} services a second; load: all services with new addresses, once a figure")
+    print("\n".join(table(results, memory)))
+    for name, why in left_out.items():
+        print(f"left out: {name}: {why}")
+
+
+def main() -> int:
+    """Print the table; the exit code."""
+    parser = argparse.ArgumentParser(prog="bench/run.py --suite dns", allow_abbrev=False)
+    parser.add_argument("--services", type=load.count, default=10_000)
+    parser.add_argument("--rounds", type=load.count, default=5)
+    parser.add_argument("--seconds", type=float, default=1.5)
+    parser.add_argument("--rate", type=load.count, default=15_000)
+    parser.add_argument("--edns", action="store_true")
+    options = parser.parse_args()
+    load.heed_signals()
+    try:
+        namespace.require_privilege()
+        run(options)
+    except SvcnetError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

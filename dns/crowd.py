@@ -36,6 +36,9 @@ class Crowd(Generic[C]):
         self._number = 0
         self._clock = 0
 
+    def __len__(self) -> int:
+        return self._number
+
     def enter(self, address: str, connection: C, files: int) -> tuple[Guest[C], Guest[C] | None]:
         """Let a connection in; return it, and who has to go for it. `files`: descriptors that the process may have."""
         most = max(min(MOST_CONNECTIONS, files // SHARE_OF_FILES), 2)

@@ -5,6 +5,7 @@ and then stands until its names change, so that a big zone costs no memory for w
 """
 
 from svcnet.dns.answer import Answer
+from svcnet.dns.counts import Counts
 from svcnet.dns.query import AA, PLAIN_BYTES, QR, RA, RD, STREAM_BYTES, TC, UDP_BYTES, Query, opt
 
 MOST_ANSWERS = 65536
@@ -19,10 +20,11 @@ _OUR_OPT = b"\0\0\x29" + UDP_BYTES.to_bytes(2) + bytes(6)
 class Ready:
     """One answer with its header's bytes laid out."""
 
-    __slots__ = ("answer", "bodies", "counts", "extra", "flags", "short", "tail", "turn")
+    __slots__ = ("answer", "bodies", "cells", "counts", "extra", "flags", "short", "tail", "tally", "turn")
 
-    def __init__(self, answer: Answer, recursion: bool) -> None:
+    def __init__(self, answer: Answer, recursion: bool, question: bytes, tally: Counts) -> None:
         self.answer = answer
+        self.tally = tally
         head = QR | AA | answer.rcode | (RA if recursion else 0)
         self.flags = (head.to_bytes(2), (head | RD).to_bytes(2))
         numbers = b"\0\1" + answer.answers.to_bytes(2) + answer.authorities.to_bytes(2)
@@ -32,6 +34,10 @@ class Ready:
         self.tail = answer.authority
         self.extra = answer.extra
         self.turn = 0
+        size = 12 + len(question) + len(self.bodies[0]) + len(self.tail) + len(self.extra)
+        kind = int.from_bytes(question[-4:-2])
+        self.cells = tuple(tally.cell(kind, answer.rcode, size + edns) for edns in (0, _OPT_BYTES))
+        """Where the whole reply is counted, without and with an OPT."""
 
     def reply(self, ident: bytes, rd: int, question: bytes, limit: int, own_opt: bytes) -> bytes:
         """Return the whole reply; glue goes first when it is too long, then everything, with TC (RFC 2181 §9)."""
@@ -40,20 +46,25 @@ class Ready:
         edns = 1 if own_opt else 0
         size = 12 + len(question) + len(body) + len(self.tail) + len(own_opt)
         if size + len(self.extra) <= limit:
+            self.cells[edns][self.tally.way] += 1
             return b"%b%b%b%b%b%b%b%b" % (
                 ident, self.flags[rd], self.counts[edns], question, body, self.tail, self.extra, own_opt,
             )  # fmt: skip
         if size <= limit:
-            return b"".join((ident, self.flags[rd], self.short[edns], question, body, self.tail, own_opt))
-        flags = (int.from_bytes(self.flags[rd]) | TC).to_bytes(2)
-        return b"".join((ident, flags, _WITH_OPT if edns else _PLAIN, question, own_opt))
+            reply = b"".join((ident, self.flags[rd], self.short[edns], question, body, self.tail, own_opt))
+        else:
+            flags = (int.from_bytes(self.flags[rd]) | TC).to_bytes(2)
+            reply = b"".join((ident, flags, _WITH_OPT if edns else _PLAIN, question, own_opt))
+        self.tally.answered(reply, int.from_bytes(question[-4:-2]))
+        return reply
 
 
 class Answers:
     """The dict. `get` answers usual queries; `put` what was worked out; `forget` after a change."""
 
-    def __init__(self, recursion: bool) -> None:
+    def __init__(self, recursion: bool, tally: Counts) -> None:
         self._recursion = recursion
+        self._tally = tally
         self._ready: dict[bytes, Ready] = {}
         self._volatile: set[bytes] = set()
         self._depend: dict[bytes, set[bytes]] = {}
@@ -86,7 +97,7 @@ class Answers:
 
     def put(self, query: Query, answer: Answer, keep: bool = True) -> bytes:
         """Return the reply with this answer, and remember it (`keep`)."""
-        ready = Ready(answer, self._recursion)
+        ready = Ready(answer, self._recursion, query.question, self._tally)
         if keep:
             self._remember(query.name + query.question[-4:], ready)
         return self._reply(ready, query)

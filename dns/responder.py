@@ -6,6 +6,7 @@ Owns: the order in which a query is looked at, and who may ask. Must not know so
 from typing import NamedTuple
 
 from svcnet.dns.answer import IN, REFUSED, SERVFAIL, answer
+from svcnet.dns.counts import OTHER_TYPE, Counts
 from svcnet.dns.fast import Answers
 from svcnet.dns.query import META_TYPES, RA, RD, Malformed, Query, parse, refusal
 from svcnet.dns.zone import Zone
@@ -30,7 +31,8 @@ class Responder:
         self.zone = zone
         self.recursion = recursion
         self._allowed = allowed
-        self._answers = Answers(recursion)
+        self.counts = Counts()
+        self._answers = Answers(recursion, self.counts)
 
     def may_ask(self, address: str) -> bool:
         """Whether this client is one of --dns-allow."""
@@ -53,10 +55,22 @@ class Responder:
         try:
             query = parse(packet, stream)
         except Malformed as wrong:
-            return wrong.reply
+            return self._count(wrong.reply)
         if not allowed or query.klass != IN or query.type in META_TYPES:
-            return refusal(query, REFUSED)
+            return self._count(refusal(query, REFUSED), query.type)
         return self._answer(query)
+
+    @property
+    def ready_answers(self) -> int:
+        """How many stand ready."""
+        return len(self._answers)
+
+    def _count(self, reply: bytes | None, kind: int = OTHER_TYPE) -> bytes | None:
+        if reply is None:
+            self.counts.add("dropped", "no query")
+        else:
+            self.counts.answered(reply, kind)
+        return reply
 
     def _answer(self, query: Query) -> bytes | Ask:
         known = self._answers.known(query)
@@ -70,4 +84,6 @@ class Responder:
         return self._answers.put(query, found, keep=found.rcode != SERVFAIL and not found.onward)
 
     def _refuse(self, query: Query) -> bytes:
-        return refusal(query, REFUSED, flags=RA if self.recursion else 0)
+        reply = refusal(query, REFUSED, flags=RA if self.recursion else 0)
+        self.counts.answered(reply, query.type)
+        return reply

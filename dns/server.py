@@ -7,10 +7,10 @@ their share however many come.
 """
 
 import asyncio
-import contextlib
 import logging
 import resource
 import socket
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -33,6 +33,8 @@ BREATH_SECONDS = 0.1
 MOST_PIPELINED = 32
 """Queries of one connection that wait for upstream at a time."""
 CONTROL_BYTES = 64
+TCP = 2
+"""Where it begins in svcnet.dns.counts.WAYS."""
 
 Send = Callable[[bytes], None]
 Caller = Guest[asyncio.StreamWriter]
@@ -44,6 +46,7 @@ class Server:
     def __init__(self, responder: Responder, forwarder: Forwarder) -> None:
         self._responder = responder
         self._forwarder = forwarder
+        self._counts = responder.counts
         self._tasks: set[asyncio.Task[None]] = set()
         self._crowd: Crowd[asyncio.StreamWriter] = Crowd()
 
@@ -56,44 +59,69 @@ class Server:
         loop = asyncio.get_running_loop()
         if bound.getsockname()[0] in {"0.0.0.0", "::"}:  # noqa: S104 (to know it, not to bind it)
             _tell_destination(bound)
-            loop.add_reader(bound, self._drain_any, bound)
+            loop.add_reader(bound, self._turn, self._drain_any, bound)
         else:
-            loop.add_reader(bound, self._drain, bound)
+            loop.add_reader(bound, self._turn, self._drain, bound)
 
-    def _drain(self, bound: socket.socket) -> None:
-        """Answer what is there, up to DRAIN."""
+    @property
+    def open_connections(self) -> int:
+        """TCP connections that are there."""
+        return len(self._crowd)
+
+    def _turn(self, drain: Callable[[socket.socket], int], bound: socket.socket) -> None:
+        """Answer what is there, and count it."""
+        begin = time.perf_counter()
+        self._counts.way = int(bound.family == socket.AF_INET6)
+        number = drain(bound)
+        if number:
+            self._counts.took(time.perf_counter() - begin, number)
+
+    def _drain(self, bound: socket.socket) -> int:
+        """Answer what is there, up to DRAIN; return how many packets that was."""
         respond, may_ask = self._responder.respond, self._responder.may_ask
-        for _ in range(DRAIN):
+        for number in range(DRAIN):
             try:
                 packet, client = bound.recvfrom(LARGEST_DATAGRAM)
             except OSError:  # nothing more; or an ICMP error for an answer that nobody wanted
-                return
+                return number
             reply = respond(packet, False, may_ask(client[0]))
             if isinstance(reply, bytes):
-                with contextlib.suppress(OSError):  # a full buffer loses it, as the wire may
+                try:
                     bound.sendto(reply, client)
+                except OSError:  # a full buffer loses it, as the wire may
+                    self._counts.add("dropped", "not sent")
             elif reply is not None:
                 self._later(reply, _to(bound, client))
+        return DRAIN
 
-    def _drain_any(self, bound: socket.socket) -> None:
+    def _drain_any(self, bound: socket.socket) -> int:
         """The same on a socket for every address: the reply must leave from the one that was asked."""
-        for _ in range(DRAIN):
+        for number in range(DRAIN):
             try:
                 packet, control, _, client = bound.recvmsg(LARGEST_DATAGRAM, CONTROL_BYTES)
             except OSError:
-                return
+                return number
             reply = self._responder.respond(packet, False, self._responder.may_ask(client[0]))
             if isinstance(reply, bytes):
-                with contextlib.suppress(OSError):
+                try:
                     bound.sendmsg([reply], control, 0, client)
+                except OSError:
+                    self._counts.add("dropped", "not sent")
             elif reply is not None:
                 self._later(reply, _to(bound, client, control))
+        return DRAIN
 
     def _later(self, ask: Ask, send: Send) -> asyncio.Task[None]:
+        begin, way = time.perf_counter(), self._counts.way
+
         async def finish() -> None:
             reply = await self._forwarded(ask)
-            with contextlib.suppress(OSError):
+            self._counts.answered(reply, ask.query.type, way)
+            self._counts.took(time.perf_counter() - begin)
+            try:
                 send(reply)
+            except OSError:
+                self._counts.add("dropped", "not sent")
 
         return self._keep(finish())
 
@@ -104,7 +132,28 @@ class Server:
         return task
 
     async def _forwarded(self, ask: Ask) -> bytes:
-        return relayed(ask, await self._forwarder.ask(ask.query, ask.name))
+        self._counts.add("forward_requests")
+        reply = await self._forwarder.ask(ask.query, ask.name)
+        self._counts.add("forward_responses", "none" if reply is None else str(reply[3] & 0xF))
+        return relayed(ask, reply)
+
+    def _respond(self, packet: bytes, allowed: bool, way: int, waiting: int) -> bytes | Ask | None:
+        """Answer a query of a connection on which so many wait for upstream."""
+        begin = time.perf_counter()
+        self._counts.way = way
+        reply = self._responder.respond(packet, True, allowed)
+        if isinstance(reply, Ask) and waiting >= MOST_PIPELINED:
+            query, reply = reply.query, refusal(reply.query, SERVFAIL)
+            self._counts.answered(reply, query.type)
+        if isinstance(reply, bytes):
+            self._counts.took(time.perf_counter() - begin)
+        return reply
+
+    def _end(self, guest: Caller | None) -> None:
+        """End a connection at once; its conversation notices."""
+        if guest is not None:
+            self._counts.add("tcp_connections_ended")
+            guest.connection.transport.abort()
 
     async def _accept(self, bound: socket.socket) -> None:
         """Take connections one by one, so that there are never more than the crowd knows of."""
@@ -114,7 +163,7 @@ class Server:
                 connection, address = await loop.sock_accept(bound)
             except OSError as error:  # no descriptor, or a client that is gone again
                 log.info("dns can't accept why=%s", error.strerror)
-                _close(self._crowd.make_room())
+                self._end(self._crowd.make_room())
                 await asyncio.sleep(BREATH_SECONDS)
                 continue
             try:
@@ -124,13 +173,15 @@ class Server:
                 continue
             files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
             guest, first = self._crowd.enter(address[0], writer, files)
-            _close(first)
-            self._keep(self._connected(reader, guest, self._responder.may_ask(address[0])))
+            self._counts.add("tcp_connections")
+            self._end(first)
+            way = TCP + int(bound.family == socket.AF_INET6)
+            self._keep(self._connected(reader, guest, self._responder.may_ask(address[0]), way))
 
-    async def _connected(self, reader: asyncio.StreamReader, guest: Caller, allowed: bool) -> None:
+    async def _connected(self, reader: asyncio.StreamReader, guest: Caller, allowed: bool, way: int) -> None:
         waiting: set[asyncio.Task[None]] = set()
         try:
-            await self._converse(reader, guest, waiting, allowed)
+            await self._converse(reader, guest, waiting, allowed, way)
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             pass  # the client went, had to go, or takes too long
         finally:
@@ -140,7 +191,7 @@ class Server:
             guest.connection.close()
 
     async def _converse(
-        self, reader: asyncio.StreamReader, guest: Caller, waiting: set[asyncio.Task[None]], allowed: bool
+        self, reader: asyncio.StreamReader, guest: Caller, waiting: set[asyncio.Task[None]], allowed: bool, way: int
     ) -> None:
         """Answer query after query; those that wait for upstream hold up no other (RFC 7766 §6.2.1.1)."""
 
@@ -161,13 +212,11 @@ class Server:
                     await asyncio.wait(waiting, timeout=IDLE_SECONDS)
                 return
             self._crowd.active(guest)
-            reply = self._responder.respond(packet, True, allowed)
+            reply = self._respond(packet, allowed, way, len(waiting))
             if reply is None:
                 return
             if isinstance(reply, bytes):
                 send(reply)
-            elif len(waiting) >= MOST_PIPELINED:
-                send(refusal(reply.query, SERVFAIL))
             else:
                 task = self._later(reply, send)
                 waiting.add(task)
@@ -177,12 +226,6 @@ class Server:
             async with asyncio.timeout(IDLE_SECONDS):
                 await guest.connection.drain()
             guest.busy -= 1
-
-
-def _close(guest: Caller | None) -> None:
-    """End a connection at once; its conversation notices."""
-    if guest is not None:
-        guest.connection.transport.abort()
 
 
 def _to(bound: socket.socket, client: Any, control: Any = ()) -> Send:

@@ -5,6 +5,7 @@ end is this process' end. Must not read a store or the configuration.
 """
 
 import asyncio
+import contextlib
 import ctypes
 import gc
 import logging
@@ -12,7 +13,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
@@ -21,42 +22,71 @@ from svcnet.dns.responder import Responder
 from svcnet.dns.server import Server
 from svcnet.dns.settings import Settings
 from svcnet.dns.zone import Zone
-from svcnet.feed import Splitter, Whole, decode
+from svcnet.feed import Splitter, Whole, decode, framed
 
 log = logging.getLogger("svcnet.dns")
 
 PR_SET_PDEATHSIG = 1
 READ_BYTES = 1 << 18
+TELL_SECONDS = 1.0
+"""What was counted meanwhile is lost with a worker that is killed."""
 
 
 async def work(feed: socket.socket, bound: Sequence[socket.socket]) -> None:
     """Answer until the feed ends."""
-    loop = asyncio.get_running_loop()
     feed.setblocking(False)
+    coming = payloads(feed)
+    settings = await anext(coming, None)
+    if settings is None:
+        return
+    responder, server = await start(msgspec.msgpack.decode(settings, type=Settings), bound)
+    telling = asyncio.create_task(tell(feed, responder, server))
+    async for payload in coming:
+        frame = decode(payload)
+        if isinstance(frame, Whole):
+            gc.disable()  # a load makes many objects and no garbage
+        responder.take(frame)
+        if isinstance(frame, Whole) and frame.last:
+            gc.freeze()  # what is loaded stays for long: a later collection need not stop answers to look at it
+            gc.enable()
+        await asyncio.sleep(0)  # queries have their turn between two frames
+    telling.cancel()
+
+
+async def payloads(feed: socket.socket) -> AsyncIterator[bytes]:
+    """Yield what is told, until nobody is there to tell."""
+    loop = asyncio.get_running_loop()
     frames = Splitter()
-    responder: Responder | None = None
-    while data := await loop.sock_recv(feed, READ_BYTES):
-        for payload in frames.feed(data):
-            if responder is None:
-                responder = await start(msgspec.msgpack.decode(payload, type=Settings), bound)
-                continue
-            frame = decode(payload)
-            if isinstance(frame, Whole):
-                gc.disable()  # a load makes many objects and no garbage
-            responder.take(frame)
-            if isinstance(frame, Whole) and frame.last:
-                gc.freeze()  # what is loaded stays for long: a later collection need not stop answers to look at it
-                gc.enable()
-            await asyncio.sleep(0)  # queries have their turn between two frames
+    with contextlib.suppress(ConnectionResetError):  # it went without having read all that we said
+        while data := await loop.sock_recv(feed, READ_BYTES):
+            for payload in frames.feed(data):
+                yield payload
 
 
-async def start(settings: Settings, bound: Sequence[socket.socket]) -> Responder:
+async def tell(feed: socket.socket, responder: Responder, server: Server) -> None:
+    """Say every so often what was counted; nobody need listen."""
+    loop = asyncio.get_running_loop()
+    while True:
+        levels = {
+            "open_tcp_connections": float(server.open_connections),
+            "ready_answers": float(responder.ready_answers),
+            "zone_serial": float(responder.zone.serial),
+        }
+        said = responder.counts.say(levels, responder.zone.loaded, os.getpid())
+        try:
+            await loop.sock_sendall(feed, framed(msgspec.msgpack.encode(said)))
+        except OSError:  # the feed's end: `work` sees it too
+            return
+        await asyncio.sleep(TELL_SECONDS)
+
+
+async def start(settings: Settings, bound: Sequence[socket.socket]) -> tuple[Responder, Server]:
     """Serve all sockets; return what answers."""
     responder = Responder(Zone(settings.shape), settings.allowed, bool(settings.upstreams))
     server = Server(responder, Forwarder(settings.upstreams))
     for one in bound:
         await server.serve(one)
-    return responder
+    return responder, server
 
 
 def main(arguments: Sequence[str]) -> None:

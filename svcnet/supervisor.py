@@ -14,6 +14,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from svcnet import feed
@@ -29,6 +30,7 @@ WHOLE_SHARE = 2
 STEADY_SECONDS = 10.0
 """A worker that lived this long is started again at once; so is one that ends for the first time."""
 END_SECONDS = 2.0
+WORD_BYTES = 1 << 16
 
 
 class Program(NamedTuple):
@@ -41,12 +43,15 @@ class Program(NamedTuple):
 
 
 class Worker:
-    """One worker process. `on_state` hears what `/status` says of it."""
+    """One worker process. `on_state` hears what `/status` says of it, `on_word` each payload that it sends back."""
 
-    def __init__(self, program: Program, on_state: Callable[[str], None]) -> None:
+    def __init__(
+        self, program: Program, on_state: Callable[[str], None], on_word: Callable[[bytes], None] = lambda _: None
+    ) -> None:
         self.program = program
         self.pid: int | None = None
         self._on_state = on_state
+        self._on_word = on_word
         self._snapshot: Snapshot | None = None
         self._dirty: set[Key] | None = None
         """None: it must be told everything."""
@@ -106,14 +111,15 @@ class Worker:
     async def _until_end(self, process: subprocess.Popen[bytes], ours: socket.socket) -> str:
         ended = asyncio.create_task(_ended(process))
         feeding = asyncio.create_task(self._feed(ours))
+        hearing = asyncio.create_task(self._hear(ours))
         try:
             await asyncio.wait((ended, feeding), return_when=asyncio.FIRST_COMPLETED)
             if not ended.done():  # it closed its feed: give it the time to say why
                 await asyncio.wait((ended,), timeout=END_SECONDS)
         finally:
-            for task in (ended, feeding):
+            for task in (ended, feeding, hearing):
                 task.cancel()
-            await asyncio.gather(ended, feeding, return_exceptions=True)
+            await asyncio.gather(ended, feeding, hearing, return_exceptions=True)
         code = process.poll()
         return "stopped reading" if code is None else f"exit {code}" if code >= 0 else f"signal {-code}"
 
@@ -128,6 +134,14 @@ class Worker:
             self._wake.clear()
             if not self._dirty:
                 await self._wake.wait()
+
+    async def _hear(self, ours: socket.socket) -> None:
+        """Pass on what it says, whole payloads, until its end."""
+        loop = asyncio.get_running_loop()
+        words = feed.Splitter()
+        while data := await loop.sock_recv(ours, WORD_BYTES):
+            for payload in words.feed(data):
+                self._on_word(payload)
 
     def _frames(self) -> Iterator[feed.Frame]:
         """What it has not been told yet, of the snapshot at this moment."""
@@ -145,10 +159,17 @@ class Worker:
 class Crew:
     """Workers of one kind; satisfies the agent's Follower."""
 
-    def __init__(self, programs: Sequence[Program], on_state: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        programs: Sequence[Program],
+        on_state: Callable[[str], None],
+        on_word: Callable[[int, bytes], None] = lambda _number, _payload: None,
+    ) -> None:
         self._on_state = on_state
         self._states = [STARTING for _ in programs]
-        self.workers = [Worker(program, self._listener(number)) for number, program in enumerate(programs)]
+        self.workers = [
+            Worker(program, self._listener(number), partial(on_word, number)) for number, program in enumerate(programs)
+        ]
 
     def publish(self, snapshot: Snapshot, delta: Delta) -> None:
         """Hand a sync on. O(what changed), and never waits."""

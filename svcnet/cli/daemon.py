@@ -69,6 +69,7 @@ class Daemon:
         self.parts_state = {"data path": RUNNING if chosen.path else OFF, "dns": OFF}
         self.names = NameService(options, self._on_dns) if options.dns_listen else None
         self.metrics = Metrics()
+        self.metrics.dns = self.names.ledger if self.names else None
         self.tally = self._accounts()
         self.ready = asyncio.Event()
         self._loaded = asyncio.Event()

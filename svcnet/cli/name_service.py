@@ -14,9 +14,11 @@ import logging
 import socket
 import sys
 from collections.abc import Callable, Iterable
+from socket import SOCK_DGRAM
 from typing import NamedTuple
 
 from svcnet.config import Config
+from svcnet.dns.ledger import Ledger
 from svcnet.model.snapshot import Delta, Snapshot
 from svcnet.option_kind import DNS_PORT, Listen
 from svcnet.overlap import RESOLV_CONF, parse_name_servers
@@ -29,6 +31,8 @@ WORKER = (sys.executable, "-m", "svcnet.dns.worker")
 BACKLOG = 128
 RECEIVE_BYTES = 1 << 20
 """Queries that wait for a worker: some thousands (the kernel may grant less)."""
+SO_MEMINFO, MEMINFO_BYTES = 55, 36
+"""asm-generic/socket.h; nine numbers, the last of them the drops."""
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 (to know them)
 
 
@@ -50,6 +54,8 @@ class NameService:
         self._crew: Crew | None = None
         self._crew_state = STARTING
         self._snapshot: Snapshot | None = None
+        self.ledger = Ledger()
+        self.ledger.overflow = self._overflow
         self._bind(options.dns_listen)
         self._tell(STARTING)
 
@@ -80,7 +86,7 @@ class NameService:
     async def _serve(self) -> None:
         settings = self._settings()
         sockets = [[s for bound in self._bound for s in bound.sockets[n]] for n in range(self._options.dns_workers)]
-        crew = Crew([Program("dns", WORKER, settings, each) for each in sockets], self._tell)
+        crew = Crew([Program("dns", WORKER, settings, each) for each in sockets], self._tell, self._hear)
         if self._snapshot is not None:
             crew.publish(self._snapshot, Delta(self._snapshot.rev))
         self._crew = crew
@@ -108,6 +114,13 @@ class NameService:
                 self._missing[listen] = why
             else:
                 self._missing.pop(listen, None)
+
+    def _hear(self, worker: int, payload: bytes) -> None:
+        self.ledger.hear(worker, payload)
+
+    def _overflow(self) -> int:
+        datagram = (s for bound in self._bound for sockets in bound.sockets for s in sockets if s.type == SOCK_DGRAM)
+        return sum(drops(one) for one in datagram)
 
     def _tell(self, state: str) -> None:
         self._crew_state = state
@@ -169,6 +182,13 @@ def bind(listen: Listen, workers: int) -> tuple[tuple[socket.socket, ...], ...]:
         for each in opened:
             each.close()
         raise
+
+
+def drops(bound: socket.socket) -> int:
+    """Return how many packets the kernel dropped since the socket was made (linux/sock_diag.h SK_MEMINFO_DROPS)."""
+    with contextlib.suppress(OSError):  # it is closed
+        return int.from_bytes(bound.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, MEMINFO_BYTES)[-4:], sys.byteorder)
+    return 0
 
 
 def upstreams(

@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from svcnet.dns.ledger import Ledger
     from svcnet.traffic import Traffic
 
 BUCKETS = tuple(0.001 * 2**power for power in range(15))
@@ -48,6 +49,8 @@ class Metrics:
         self.renders = 0
         self.traffic: Traffic | None = None
         """The accounts, where traffic is counted."""
+        self.dns: Ledger | None = None
+        """What DNS workers counted, where there are any."""
 
     def synced(self, seconds: float, changes: int, rev: int, now: float) -> None:  # noqa: ARG002 - the report has rev
         """Count a sync that went through: how long, how many service ports changed, to which revision, Unix time."""

@@ -217,3 +217,37 @@ def test_zones_have_the_names_of_the_options(minion: Minion) -> None:
     for name in ("web.corp.", "web.default.svc.example.", "web.default.svc.k8s.test."):
         daemon.until(lambda n=name: ask(minion, n) == [VIP])  # type: ignore[misc]  # the loop's value, held
     assert ask(minion, "web.svc.") == ["REFUSED"]
+
+
+def sample(daemon: Daemon, name: str) -> float:
+    """The value of a metric, 0 while it isn't there."""
+    found = [line.rpartition(" ")[2] for line in daemon.get("/metrics")[1].splitlines() if line.startswith(f"{name} ")]
+    return float(found[0]) if found else 0.0
+
+
+def test_queries_are_counted_over_the_life_of_workers_and_so_is_what_the_kernel_drops(minion: Minion) -> None:
+    minion.put(service("web", VIP))
+    daemon = minion.daemon(*HERE).ready()
+    daemon.until(lambda: ask(minion, "web.svc.") == [VIP])
+    name = 'svcnet_dns_requests_total{family="1",proto="udp",type="A"}'
+    daemon.until(lambda: sample(daemon, name) >= 1)
+    (worker,) = workers(daemon)
+    os.kill(worker, signal.SIGSTOP)
+    before = sample(daemon, name)
+    flood = dns.message.make_query("web.svc.", "A").to_wire()
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.connect(("127.0.0.1", 53))
+            for _ in range(10_000):
+                client.send(flood)
+
+    minion.inside(send)
+    daemon.until(lambda: sample(daemon, 'svcnet_dns_dropped_total{reason="receive buffer full"}') > 0)
+    os.kill(worker, signal.SIGKILL)
+    os.kill(worker, signal.SIGCONT)
+    dropped = sample(daemon, 'svcnet_dns_dropped_total{reason="receive buffer full"}')
+    daemon.until(lambda: sample(daemon, "svcnet_dns_worker_starts_total") == 2)
+    # All that was not dropped is answered by the next worker, and counted once.
+    daemon.until(lambda: sample(daemon, name) >= before + 10_000 - dropped)
+    assert sample(daemon, name) == before + 10_000 - dropped

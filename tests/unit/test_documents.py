@@ -8,6 +8,7 @@ import pytest
 
 from svcnet.cli.main import COMMANDS
 from svcnet.config import OPTIONS
+from svcnet.dns.ledger import Ledger
 from svcnet.status.exposition import Exposition
 from svcnet.status.metrics import Metrics
 from svcnet.status.report import Report
@@ -32,6 +33,7 @@ def metric_names() -> set[str]:
     metrics = Metrics()
     metrics.traffic = Traffic()
     metrics.traffic.bytes_known = True
+    metrics.dns = Ledger()
     text = Exposition(metrics, lambda: Report(node="m1", mode="none")).render("")[0].decode()
     return {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE svcnet_")}
 

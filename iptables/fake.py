@@ -74,6 +74,10 @@ class FakeKernel:
         self.reads += 1
         return list(self._table(family).maps[table].items())
 
+    def get(self, family: int, table: str, key: bytes) -> bytes | None:
+        """One element."""
+        return self._table(family).maps[table].get(key)
+
     def install(
         self, parameters: Parameters, codes: Iterable[int], ops: Sequence[Op] = (), *, replace: bool = False
     ) -> None:

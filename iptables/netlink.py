@@ -168,6 +168,15 @@ class NetlinkError(KernelError):
         self.code = code
 
 
+class MendedError(NetlinkError):
+    """A commit failed as somebody else had changed some of its keys; put right, it went through. All is in force."""
+
+    def __init__(self, code: int, keys: int) -> None:
+        super().__init__(code)
+        self.keys = keys
+        self.args = (f"{self.args[0]}; mended keys that somebody else had changed: {keys}",)
+
+
 def kernel_error(code: int) -> Exception:
     """The exception for an errno: NotPermittedError for EPERM, else NetlinkError."""
     if code == errno.EPERM:

@@ -11,15 +11,30 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 
 from svcnet.iptables.elements import (
+    DATA_VALUE,
+    ELEM_KEY,
+    ELEM_LIST_ELEMENTS,
     ELEM_LIST_SET,
     ELEM_LIST_TABLE,
     FAMILY_NUMBERS,
     GETSETELEM,
+    LIST_ELEM,
     Op,
     elements,
     messages,
 )
-from svcnet.iptables.netlink import BATCH_BEGIN, BATCH_END, NLM_F_ACK, NetlinkError, Socket, attributes, message, text
+from svcnet.iptables.netlink import (
+    BATCH_BEGIN,
+    BATCH_END,
+    NLM_F_ACK,
+    NetlinkError,
+    Socket,
+    attr,
+    attributes,
+    message,
+    nest,
+    text,
+)
 from svcnet.iptables.nft_text import render, render_class_chains, render_elements
 from svcnet.iptables.ruleset import TABLE, Parameters
 from svcnet.model.errors import KernelError, NotPermittedError
@@ -60,6 +75,18 @@ class NftKernel:
         """(key, data) of every element of one map or set."""
         ask = text(ELEM_LIST_TABLE, TABLE) + text(ELEM_LIST_SET, table)
         return [element for body in self._dump(GETSETELEM, family, ask) for element in elements(body)]
+
+    def get(self, family: int, table: str, key: bytes) -> bytes | None:
+        """The data of one element (b"" in a set); None without it."""
+        ask = text(ELEM_LIST_TABLE, TABLE) + text(ELEM_LIST_SET, table)
+        ask += nest(ELEM_LIST_ELEMENTS, nest(LIST_ELEM, nest(ELEM_KEY, attr(DATA_VALUE, key))))
+        try:
+            answer = self._socket.ask(GETSETELEM, FAMILY_NUMBERS[family], ask)
+        except NetlinkError as error:
+            if error.code == errno.ENOENT:
+                return None
+            raise
+        return next((data for _, data in elements(memoryview(answer))), None)
 
     def install(
         self, parameters: Parameters, codes: Iterable[int], ops: Sequence[Op] = (), *, replace: bool = False

@@ -3,6 +3,7 @@
 Owns: when to read, install, grow and commit. The kernel itself is behind `Kernel`; `fake.py` has one that behaves.
 """
 
+import errno
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
@@ -12,14 +13,17 @@ from svcnet.iptables.classes import FIRST_CODES, class_chain, codes_of, with_nei
 from svcnet.iptables.desired import Desired, Treatment
 from svcnet.iptables.elements import Op
 from svcnet.iptables.held import Phases, Unit
+from svcnet.iptables.netlink import MendedError, NetlinkError
 from svcnet.iptables.nft_text import schema_name
-from svcnet.iptables.ruleset import DISPATCH, LEAK_GUARD, Parameters, base_chains
+from svcnet.iptables.ruleset import DISPATCH, LEAK_GUARD, SOURCE_RANGES, Parameters, base_chains
 from svcnet.iptables.shadow import Shadow
 from svcnet.model.frontend import Frontend
 from svcnet.plan import Plan, diff
 
 log = logging.getLogger(__name__)
 
+MOST_ASKED = 2_000
+"""Keys of a failed commit that are asked for one by one, 20 µs each; a longer one is a matter for `sync`."""
 COMMIT_OPS = 30_000
 """Operations a commit at most: the kernel holds its lock for the length of one (~40 ms at this size)."""
 CREATES = 2_000
@@ -35,6 +39,10 @@ class Kernel(Protocol):
 
     def dump(self, family: int, table: str) -> list[tuple[bytes, bytes]]:
         """Every (key, data) of a map."""
+        ...
+
+    def get(self, family: int, table: str, key: bytes) -> bytes | None:
+        """The data of one element; None without it."""
         ...
 
     def install(
@@ -77,6 +85,7 @@ class Nftables:
         self._chains: dict[int, set[int]] = {}
         self._garbage: list[Op] = []
         self._strangers = 0
+        self._mended: MendedError | None = None
 
     def changed_by_others(self) -> bool:
         """Whether anybody else has changed nftables in this namespace since the last call: time to `sync`."""
@@ -127,8 +136,12 @@ class Nftables:
         return plan
 
     def apply(self, plan: Plan[Frontend, Treatment]) -> int:
-        """Carry a plan out; return the number of element operations. After a KernelError call `sync`."""
-        count = 0
+        """Carry a plan out; return the number of element operations.
+
+        MendedError: it is in force, and somebody else had changed some of its keys. After any other KernelError call
+        `sync`.
+        """
+        count, self._mended = 0, None
         garbage, self._garbage = self._garbage, []
         for family, parameters in self._parameters.items():
             shadow = self._shadows[family]
@@ -146,10 +159,44 @@ class Nftables:
                 # when a commit lands must still find what it was sent to, so what nobody leads to goes in the next.
                 for units in ([*mine, *phases.leading()], phases.leftovers):
                     for batch in batches(units, self._commit_ops):
-                        self._kernel.commit(batch)
+                        self._commit(batch)
                         count += len(batch)
                 mine = []
+        if self._mended is not None:
+            raise self._mended
         return count
+
+    def _commit(self, batch: list[Op]) -> None:
+        """Where keys are not as we left them, ask for those of this batch, and write what they lack."""
+        try:
+            self._kernel.commit(batch)
+        except NetlinkError as error:
+            keyed = len(batch) <= MOST_ASKED and all(op.table != SOURCE_RANGES for op in batch)
+            if error.code not in {errno.ENOENT, errno.EEXIST} or not keyed:
+                raise
+            ops, wrong = self._put_right(batch)
+            if not wrong:
+                raise  # then it was not the keys: a rule or a map is gone
+            self._kernel.commit(ops)
+            self._mended = MendedError(error.code, wrong + (self._mended.keys if self._mended else 0))
+
+    def _put_right(self, batch: list[Op]) -> tuple[list[Op], int]:
+        """The operations that lead to the same end from what is there; for how many keys they differ."""
+        first: dict[tuple[int, str, bytes], Op] = {}
+        last: dict[tuple[int, str, bytes], Op] = {}
+        for op in batch:
+            first.setdefault((op.family, op.table, op.key), op)
+            last[op.family, op.table, op.key] = op
+        ops: list[Op] = []
+        wrong = 0
+        for where, op in last.items():
+            there = self._kernel.get(*where)
+            wrong += (there is None) == first[where].delete
+            if there is not None and (op.delete or there != op.data):
+                ops.append(Op(*where, delete=True))
+            if not op.delete and there != op.data:
+                ops.append(op)
+        return ops, wrong
 
     def track(self) -> None:
         """Where there is no table, make one that drops and translates nothing: the kernel tracks connections for it.

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from svcnet import checkpoint
 from svcnet.iptables.desired import Desired, Minion, Treatment, desired, rows
-from svcnet.iptables.netlink import NetlinkError
+from svcnet.iptables.netlink import MendedError, NetlinkError
 from svcnet.keeper import Keeper
 from svcnet.model.errors import SvcnetError
 from svcnet.model.event import Away, Event, Problem, Put, Synced
@@ -268,10 +268,14 @@ class Agent:
             return len(plan)
         many = len(delta.added) + len(delta.changed) + len(delta.removed) > MANY
         plan = self._attempted = await asyncio.to_thread(self._plan, delta) if many else self._plan(delta)
-        if len(plan) > self.parts.inline_changes:
-            await asyncio.to_thread(path.apply, plan)
-        elif plan:
-            path.apply(plan)
+        try:
+            if len(plan) > self.parts.inline_changes:
+                await asyncio.to_thread(path.apply, plan)
+            elif plan:
+                path.apply(plan)
+        except MendedError as error:
+            self.state.drift += error.keys
+            self.tell(str(error), plan.excerpt())
         await self._clean(delta)
         return len(plan)
 

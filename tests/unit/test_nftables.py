@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import pytest
 
 from svcnet.iptables.desired import Desired, Target, Treatment
-from svcnet.iptables.elements import slot_key
+from svcnet.iptables.elements import address_key, number, slot_key, unnumber
 from svcnet.iptables.fake import FakeKernel
-from svcnet.iptables.netlink import NetlinkError
+from svcnet.iptables.netlink import MendedError, NetlinkError
 from svcnet.iptables.nftables import Nftables
 from svcnet.iptables.ruleset import CLASSES, ENDPOINTS, HAIRPINS, SERVICES, VIRTUAL_IPS, Class, Parameters
 from svcnet.iptables.tracer import Packet, trace
@@ -249,3 +249,37 @@ def test_the_plan_reads_as_what_it_will_do() -> None:
         "1 to create, 1 to update, 1 to delete",
     ]
     assert reached(kernel, 2) == [2]
+
+
+def test_what_somebody_else_changed_is_mended_by_the_change_that_meets_it_and_nothing_else_is_read() -> None:
+    kernel = FakeKernel()
+    nft = path(kernel)
+    nft.sync(rows({i: [1, 2, 3] for i in range(1, 50)}))
+    maps, reads = kernel.tables[4].maps, kernel.reads
+    seven, new = (address_key(Frontend(4, f"10.0.0.{i}", "tcp", 80)) for i in (7, 60))
+    del maps[ENDPOINTS][slot_key(unnumber(maps[SERVICES][seven]), 2)]
+    with pytest.raises(MendedError, match=r"changed: 1$"):
+        nft.apply(diff(row(7, [1, 2, 3]), row(7, [1, 2, 4])))
+    assert reached(kernel, 7) == [1, 2, 4]
+    del kernel.tables[4].maps[CLASSES][seven]
+    with pytest.raises(MendedError):
+        nft.apply(diff(row(7, [1, 2, 4]), row(7, [1])))
+    assert reached(kernel, 7) == [1]
+    kernel.tables[4].maps[CLASSES][new] = number(Class.DROP.code())
+    with pytest.raises(MendedError):
+        nft.apply(diff({}, row(60, [5])))
+    assert reached(kernel, 60) == [5]
+    assert kernel.reads == reads
+    wanted = rows({i: [1, 2, 3] for i in range(1, 50)}) | row(7, [1]) | row(60, [5])
+    assert not path(kernel).sync(wanted)
+
+
+def test_a_commit_that_fails_for_more_than_its_keys_is_a_matter_for_sync() -> None:
+    kernel = FakeKernel()
+    nft = path(kernel)
+    nft.sync(row(1, [1, 2]))
+    kernel.tables[4].maps[ENDPOINTS].clear()
+    kernel.fail_after = len(kernel.log)
+    with pytest.raises(NetlinkError) as raised:
+        nft.apply(diff(row(1, [1, 2]), row(1, [3])))
+    assert not isinstance(raised.value, MendedError)

@@ -10,7 +10,6 @@ from svcnet.iptables.classes import GATE_LOCAL, GATE_RANGED, GATE_RANGED_LOCAL, 
 from svcnet.iptables.desired import LOCAL, RANDOM, Desired, Pick, Target, Treatment, packed
 from svcnet.iptables.elements import Op, frontend, number, slot_key, unnumber, unrange, unslot, untarget
 from svcnet.iptables.held import hairpin_keys, is_sticky, share_out
-from svcnet.iptables.rendezvous import Rendezvous
 from svcnet.iptables.ruleset import (
     BEHIND,
     CLASSES,
@@ -29,6 +28,7 @@ from svcnet.iptables.ruleset import (
 from svcnet.iptables.shadow import GATES, NOTHING, Front, Shadow, is_served
 from svcnet.model.frontend import Frontend
 from svcnet.model.snapshot import PortKey
+from svcnet.rendezvous import Rendezvous
 
 Dump = list[tuple[bytes, bytes]]
 READ_BACK = (

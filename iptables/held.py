@@ -10,9 +10,9 @@ from typing import NamedTuple
 from svcnet.iptables.classes import MOST_STICKY_SLOTS
 from svcnet.iptables.desired import Pick, Target, Treatment, packed
 from svcnet.iptables.elements import Op, number, slot_key, target_data
-from svcnet.iptables.rendezvous import Rendezvous
 from svcnet.iptables.ruleset import ENDPOINTS, LOCAL_SCOPE, MEMBERS, PICKS
 from svcnet.iptables.slots import MAX_SLOTS, assign, shares
+from svcnet.rendezvous import Rendezvous
 
 Unit = tuple[Op, ...]
 """Operations that must be in one commit."""

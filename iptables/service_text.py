@@ -9,9 +9,9 @@ from typing import NamedTuple
 from svcnet.iptables.chain_text import MASQ, NAT, PREFIX, Chain, Chains, chain_name, digest, service_name
 from svcnet.iptables.desired import SERVING, Target, Treatment
 from svcnet.iptables.prefix_tree import WIDTH
-from svcnet.iptables.rendezvous import Rendezvous
 from svcnet.iptables.ruleset import Class, Parameters
 from svcnet.model.frontend import Frontend
+from svcnet.rendezvous import Rendezvous
 
 SET_PREFIX = "svcnet-"
 HASH_FANOUT, HASH_DEPTH = 5, 3

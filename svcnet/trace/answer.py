@@ -11,7 +11,6 @@ from svcnet.iptables.desired import LOCAL, packed
 from svcnet.iptables.elements import Op, address_key, element_text, number, slot_key, unnumber, untarget
 from svcnet.iptables.fake import FakeTable
 from svcnet.iptables.held import is_sticky
-from svcnet.iptables.jhash import KNOWN, jhash, scaled
 from svcnet.iptables.ruleset import (
     BEHIND,
     CLASSES,
@@ -27,6 +26,7 @@ from svcnet.iptables.ruleset import (
 )
 from svcnet.iptables.shadow import GATES
 from svcnet.iptables.tracer import Outcome, Packet
+from svcnet.jhash import KNOWN, jhash, scaled
 from svcnet.model.frontend import Frontend
 
 HASH_SEED = 1

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from svcnet.iptables.chain_text import FILTER, NAT, Chain
 from svcnet.iptables.desired import packed
-from svcnet.iptables.jhash import jhash, scaled
 from svcnet.iptables.saved import Saved
 from svcnet.iptables.tracer import Arrival, Outcome, Packet
+from svcnet.jhash import jhash, scaled
 from svcnet.model.errors import KernelError
 
 _SILENT = frozenset({"-m", "--comment", "--mode", "--reject-with", "--timeout", "--to-ports"})

@@ -26,6 +26,8 @@ DECIDING = {
     "virtual_ip",
     "probe",
     "balance",
+    "rendezvous",
+    "jhash",
     "pacing",
     "health",
     "traffic",

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcnet.iptables.rendezvous import Rendezvous, size_for
+from svcnet.rendezvous import Rendezvous, size_for
 
 targets = st.dictionaries(st.binary(min_size=8, max_size=8), st.integers(1, 5), min_size=2, max_size=8)
 

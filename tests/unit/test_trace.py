@@ -11,11 +11,11 @@ from svcnet.iptables.elements import element_text
 from svcnet.iptables.fake import FakeKernel
 from svcnet.iptables.fake_xtables import FakeTables
 from svcnet.iptables.iptables import Iptables
-from svcnet.iptables.jhash import jhash, scaled
 from svcnet.iptables.nftables import Nftables
 from svcnet.iptables.ruleset import CLASSES, DISPATCH, INNER, Class, Parameters
 from svcnet.iptables.saved import Saved, parse
 from svcnet.iptables.tracer import Arrival, Outcome, Packet, UnknownStatementError, trace
+from svcnet.jhash import jhash, scaled
 from svcnet.model.errors import KernelError
 from svcnet.model.frontend import Frontend
 from svcnet.trace.addressee import Addressee, Kind

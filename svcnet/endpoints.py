@@ -87,7 +87,7 @@ def candidates_of(
     left_out: list[LeftOut] = []
     hints: dict[tuple[str, int], Hint] = {}
     if sources:
-        joined = _from_sources(port, family, sources, hints)
+        joined = _from_sources(port, family, sources, hints, left_out)
     else:
         joined = list(_from_pods(service, port, family, pods, site.zones, left_out))
     allowed: list[Endpoint] = []
@@ -138,7 +138,11 @@ def _distinct(endpoints: list[Endpoint]) -> Iterable[Endpoint]:
 
 
 def _from_sources(
-    port: ServicePort, family: int, sources: Iterable[Source], hints: dict[tuple[str, int], Hint]
+    port: ServicePort,
+    family: int,
+    sources: Iterable[Source],
+    hints: dict[tuple[str, int], Hint],
+    left_out: list[LeftOut],
 ) -> list[Endpoint]:
     """The entries of a family that serve a port; what they say of whom they are meant for goes to `hints`.
 
@@ -148,11 +152,14 @@ def _from_sources(
     new = tuple.__new__  # what Endpoint() does, without a Python function in between
     for source in sources:
         weights = _weights(source.meta.annotations)
-        for entries, number in _joined(port, family, source):
+        for entries, number in _joined(port, family, source, left_out):
             for e in entries:
-                if not e.addresses or (":" in e.addresses[0]) is not (family == 6):
+                if not e.addresses:
+                    left_out.append(LeftOut(f"an endpoint of {source.key}", "it has no address"))
                     continue
                 address = e.addresses[0]
+                if (":" in address) is not (family == 6):
+                    continue
                 ready = e.ready is not False
                 serving = ready if e.serving is None else e.serving
                 weight = weights.get(address, 1) if weights else 1
@@ -164,7 +171,9 @@ def _from_sources(
     return found
 
 
-def _joined(port: ServicePort, family: int, source: Source) -> Iterator[tuple[tuple[SliceEndpoint, ...], int]]:
+def _joined(
+    port: ServicePort, family: int, source: Source, left_out: list[LeftOut]
+) -> Iterator[tuple[tuple[SliceEndpoint, ...], int]]:
     """The entries of a record that have this port, by name and protocol, and its number there."""
     if isinstance(source, EndpointSlice):
         parts = [(source.endpoints, source.ports)] if source.address_type == f"IPv{family}" else []
@@ -174,8 +183,12 @@ def _joined(port: ServicePort, family: int, source: Source) -> Iterator[tuple[tu
         if not port.port:  # a headless service without ports: whatever the record says of them
             yield entries, 0
             continue
-        for number in (p.port for p in ports if p.name == port.name and p.protocol == port.protocol and p.port):
-            yield entries, number
+        for number in (p.port for p in ports if p.name == port.name and p.protocol == port.protocol):
+            if number:
+                yield entries, number
+            else:
+                what = f"{port.protocol.lower()} port {port.name!r} of {source.key}"
+                left_out.append(LeftOut(what, "it has no number"))
 
 
 def has_hints(source: Source) -> bool:

@@ -11,7 +11,8 @@ from svcnet.model.policy import PLAIN, Policy
 from svcnet.model.service import Service
 from svcnet.model.snapshot import LeftOut
 
-PROXY_NAME = "service.kubernetes.io/service-proxy-name"
+HIDING = frozenset({"service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"})
+"""A Service with one of these labels, whatever its value, is not kube-proxy's to serve: its names alone are ours."""
 BALANCE = "svcnet.dev/balance"
 
 
@@ -46,7 +47,7 @@ def policy_of(service: Service, family: int, external: Networks) -> Judged:
         affinity=service.session_affinity_seconds if service.session_affinity == "ClientIP" else None,
         source_hash=pair_get(service.meta.annotations, BALANCE) == "source-hash",
         health_port=service.health_check_node_port if balancer and service.external_traffic_policy == "Local" else 0,
-        elsewhere=bool(pair_get(service.meta.labels, PROXY_NAME)),
+        elsewhere=_is_hidden(service),
     )
     return Judged(policy, tuple(left_out))
 
@@ -58,8 +59,12 @@ def _is_plain(service: Service) -> bool:
         and service.internal_traffic_policy == "Cluster"
         and service.session_affinity == "None"
         and not service.meta.annotations
-        and not pair_get(service.meta.labels, PROXY_NAME)
+        and not _is_hidden(service)
     )
+
+
+def _is_hidden(service: Service) -> bool:
+    return any(key in HIDING for key, _ in service.meta.labels)
 
 
 def _ranges(texts: tuple[str, ...], family: int) -> tuple[str, ...]:

@@ -154,7 +154,8 @@ def _ports(wires: list[WireEndpointPort] | None, *path: str | int) -> tuple[Endp
     return tuple(
         [
             EndpointPort(
-                None if wire.port is None else check.port(wire.port, *path, i, "port"),
+                # 0 is none too, as kube-proxy reads it: the rest of the slice counts.
+                check.port(wire.port, *path, i, "port") if wire.port else None,
                 check.port_name(wire.name, *path, i, "name"),
                 check.protocol(wire.protocol, *path, i, "protocol"),
                 wire.app_protocol or "",

@@ -23,7 +23,7 @@ class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
     health_port: int = 0
     """healthCheckNodePort; 0: none."""
     elsewhere: bool = False
-    """Label service.kubernetes.io/service-proxy-name: another proxy serves it, names alone are ours."""
+    """Label service.kubernetes.io/service-proxy-name or …/headless: another proxy serves it; names alone are ours."""
 
 
 PLAIN = Policy()

@@ -27,21 +27,26 @@ Listen = tuple[str, int]
 
 
 class Checked(NamedTuple):
-    """A service with a health port, and how many addresses of its ready endpoints are on this minion."""
+    """A service with a health port, and how many addresses of its ready endpoints are on this minion, by family.
+
+    A balancer asks at an IPv4 address for what it will send by IPv4: a pod of both families counts once in each.
+    """
 
     service: Key
     port: int
     local: int
+    local_six: int = 0
 
 
 def checked(service: Key, ports: Iterable[ServedPort]) -> Checked | None:
     """Work out one service; None when it has no health port. Endpoints that terminate don't count, nor do others'."""
-    number, local = 0, set()
+    number, local = 0, set[str]()
     for port in ports:
         if port.policy.health_port and not port.policy.elsewhere:
             number = port.policy.health_port
             local |= {e.address for e in port.local if e.ready}
-    return Checked(service, number, len(local)) if number else None
+    six = sum(":" in address for address in local)
+    return Checked(service, number, len(local) - six, six) if number else None
 
 
 class HealthPorts:
@@ -131,12 +136,13 @@ class HealthPorts:
         found = self._by_port.get(name[1]) if name else None
         if found is None:
             raise web.HTTPNotFound
+        local = found.local_six if name and ":" in name[0] else found.local
         healthy = self._healthy()
         body = {
             "service": {"namespace": found.service.namespace, "name": found.service.name},
-            "localEndpoints": found.local,
+            "localEndpoints": local,
             "serviceProxyHealthy": healthy,
         }
-        code = 200 if found.local and healthy else 503
-        headers = {WEIGHT: str(found.local), "X-Content-Type-Options": "nosniff"}
+        code = 200 if local and healthy else 503
+        headers = {WEIGHT: str(local), "X-Content-Type-Options": "nosniff"}
         return web.json_response(body, status=code, headers=headers)

@@ -60,6 +60,7 @@ _PLACES = {
     "empty-balancer": "198.51.100.94",
     "proxy-balancer": "198.51.100.95",
     "portless-balancer": "198.51.100.96",
+    "udp-balancer": "198.51.100.97",
     **{f"crowd-{i}": f"10.244.2.{last}" for i, last in enumerate(CROWD, 1)},
 }
 

@@ -7,6 +7,8 @@ Owns: the rows. The services that they name are in records/service.yaml; facts' 
 from tests.flows.flow import DROPPED, REFUSED, Flow, one_of, to, untouched
 
 MASQUERADED = to("pod-a:8080", "pod-c:8080", source="masqueraded")
+TO_A, TO_B, MASQUERADED_A = to("pod-a:8080"), to("pod-b:8080"), to("pod-a:8080", source="masqueraded")
+OWN = to("pod-a:8080", "pod-b:8080")
 OPEN, EVERYTHING = "no-cluster-cidr", "masquerade-all"
 
 NODE_PORTS = (
@@ -200,4 +202,49 @@ TOPOLOGY = (
     Flow("a service of another proxy is not served", "pod-b", "other-proxy:80", DROPPED),
 )
 
-SERVICE_FLOWS = (*NODE_PORTS, *EXTERNAL_LOCAL, *INTERNAL_LOCAL, *EXTERNAL, *STICKY, *TOPOLOGY)
+SELECTED = (
+    Flow("internal policy Local leads to selected pods of this minion", "pod-d", "web-inside:80", OWN),
+    Flow("external policy Local leads to selected pods of this minion", "outside", "minion:30104", OWN),
+    Flow("external policy Local leads pods to all selected pods", "pod-d", "minion:30104", OWN | to("pod-c:8080")),
+    Flow("PreferSameNode leads to selected pods of this minion", "pod-d", "web-near:80", OWN),
+    Flow("weights of pods hold under external policy Local", "pod-d", "minion:30106", to("pod-b:8080*2", "pod-c:8080")),
+    Flow("under it clients outside have this minion's pod, whatever it weighs", "outside", "minion:30106", TO_B),
+    Flow("internal policy Local falls back to a pod here that is ready and ending", "pod-a", "leaving-inside:80", TO_B),
+)
+
+ODD = (
+    Flow("a named port has another number in each slice", "pod-b", "numbered:80", to("pod-a:8080", "pod-c:8053")),
+    Flow("so it has by UDP on the same number", "pod-b", "numbered:80", to("pod-a:8081", "pod-c:5353"), "udp"),
+    Flow("a slice's port 0 is no port", "pod-b", "gaps:80", REFUSED),
+    Flow("a slice's port without a number is no port", "pod-b", "gaps:81", REFUSED),
+    Flow("the other ports of that slice are, and its endpoints that have an address", "pod-b", "gaps:8081", TO_A),
+    Flow("a service labelled headless is not served", "pod-b", "hidden:80", DROPPED),
+    Flow("a node port that two services claim leads to the one that had it", "pod-b", "minion:30101", MASQUERADED_A),
+    Flow("the other's virtual IP is served", "pod-b", "np-late:80", to("pod-c:8080")),
+    Flow("one node port by TCP", "outside", "minion:30102", to("pod-b:8080", source="masqueraded")),
+    Flow("the same node port by UDP", "outside", "minion:30102", to("pod-b:8081", source="masqueraded"), "udp"),
+    Flow("the same port of the virtual IP by UDP", "pod-a", "np-three:80", to("pod-b:8081"), "udp"),
+    Flow(
+        "the same node port by SCTP",
+        "outside",
+        "minion:30102",
+        to("pod-b:8053", source="masqueraded"),
+        "sctp",
+        needs=("sctp",),
+    ),
+    Flow("a node port without endpoints refuses UDP", "outside", "minion:30103", REFUSED, "udp"),
+    Flow(
+        "twenty quick connections to a node port without endpoints are all refused",
+        "outside",
+        "minion:30084",
+        REFUSED,
+        tries=20,
+    ),
+    Flow("a balancer's address by UDP, under policy Local", "outside", "udp-balancer:53", to("pod-a:5353"), "udp"),
+    Flow("its source ranges hold for UDP", "pod-b", "udp-balancer:53", DROPPED, "udp"),
+    Flow("internal policy Local falls back to an endpoint here that ends", "pod-b", "inside-drain:80", TO_A),
+    Flow("an endpoint without a node is not of this minion", "pod-b", "inside-nodeless:80", DROPPED),
+    Flow("weights hold among those that hints mean", "pod-d", "hint-weights:80", to("pod-a:8080*3", "pod-b:8080")),
+)
+
+SERVICE_FLOWS = (*NODE_PORTS, *EXTERNAL_LOCAL, *INTERNAL_LOCAL, *EXTERNAL, *STICKY, *TOPOLOGY, *SELECTED, *ODD)

@@ -149,7 +149,7 @@ def _both_families(record: Record) -> Iterable[Record]:
 
 
 def _both(addresses: tuple[str, ...]) -> tuple[str, ...]:
-    return (*addresses, *map(twin, addresses))
+    return (*addresses, *(twin(a) for a in addresses if a))
 
 
 def _both_ranges(ranges: tuple[str, ...]) -> tuple[str, ...]:

@@ -2,17 +2,18 @@
 
 import json
 import socket
+from collections.abc import Sequence
 from http.client import HTTPConnection, HTTPException
 
 import pytest
 
 from tests.harness.files import Written, endpoints, service
-from tests.harness.minion import A6, VIP, A, B, Minion
+from tests.harness.minion import A6, VIP, VIP6, A, B, Minion
 from tests.harness.until import until
 
 pytestmark = pytest.mark.kernel
 
-MINION, NODE_PORT, HEALTH_PORT = "192.0.2.1", 30080, 30180
+MINION, MINION6, NODE_PORT, HEALTH_PORT = "192.0.2.1", "fd00:99::1", 30080, 30180
 
 
 def balanced(**spec: object) -> Written:
@@ -21,18 +22,18 @@ def balanced(**spec: object) -> Written:
     return record
 
 
-def here(*addresses: str, node: str = "m1", ready: bool = True) -> Written:
-    record = endpoints("web", *addresses, protocols=("TCP",))
+def here(*addresses: str, node: str = "m1", ready: bool = True, protocols: Sequence[str] = ("TCP",)) -> Written:
+    record = endpoints("web", *addresses, protocols=protocols)
     for entry in record["endpoints"]:
         entry |= {"nodeName": node, "conditions": {"ready": ready, "serving": True, "terminating": not ready}}
     return record
 
 
-def health(minion: Minion) -> tuple[int, str, int]:
+def health(minion: Minion, address: str = MINION) -> tuple[int, str, int]:
     """(code, weight header, localEndpoints) of the health port; zeros while nobody listens."""
 
     def ask() -> tuple[int, str, int]:
-        connection = HTTPConnection(MINION, HEALTH_PORT, timeout=5)
+        connection = HTTPConnection(address, HEALTH_PORT, timeout=5)
         try:
             connection.request("GET", "/")
             answer = connection.getresponse()
@@ -88,6 +89,22 @@ def test_a_health_port_says_how_many_ready_endpoints_are_here(minion: Minion) ->
     until(lambda: health(minion) == (503, "0", 0))
     minion.put(balanced())
     until(lambda: health(minion)[0] == 0)
+
+
+def test_a_health_port_counts_the_endpoints_of_the_family_that_asks(minion: Minion) -> None:
+    """A pod of both families is one endpoint, not two; so is one with two ports."""
+    record = service("web", VIP, VIP6, ipFamilyPolicy="RequireDualStack")
+    local = {"externalTrafficPolicy": "Local", "healthCheckNodePort": HEALTH_PORT}
+    record["spec"] |= {"type": "LoadBalancer", **local}
+    for entry, number in zip(record["spec"]["ports"], (NODE_PORT, NODE_PORT + 1), strict=True):
+        entry["nodePort"] = number
+    minion.put(record, here(A, B, protocols=("TCP", "UDP")), here(A6, protocols=("TCP", "UDP")))
+    minion.daemon().ready()
+    until(lambda: health(minion) == (200, "2", 2))
+    until(lambda: health(minion, MINION6) == (200, "1", 1))
+    minion.put(here(A6, ready=False))
+    until(lambda: health(minion, MINION6) == (503, "0", 0))
+    assert health(minion) == (200, "2", 2)
 
 
 def test_a_health_port_that_is_taken_is_told_and_opened_once_it_is_free(minion: Minion) -> None:

@@ -138,11 +138,32 @@ def test_a_minion_within_the_source_ranges_may_come_by_the_balancers_own_address
     assert row.ranges == ("192.0.2.0/24", "198.51.100.2/32")
 
 
-def test_a_service_of_another_proxy_has_no_rows_and_keeps_its_endpoints_for_names() -> None:
-    labels = pairs({"service.kubernetes.io/service-proxy-name": "other"})
+@pytest.mark.parametrize(
+    ("label", "value"),
+    [("service-proxy-name", "other"), ("service-proxy-name", ""), ("headless", ""), ("headless", "x")],
+)
+def test_a_service_of_another_proxy_has_no_rows_and_keeps_its_endpoints_for_names(label: str, value: str) -> None:
+    labels = pairs({f"service.kubernetes.io/{label}": value})
     t = tracker(Service(Meta("web", "default", labels), PORTS, cluster_ips=("10.0.0.5",)), slices(HERE))
     assert kinds(t) == {}
     assert [e.address for e in served(t).endpoints] == ["10.1.1.2"]
+
+
+def test_a_label_that_comes_takes_the_rows_away_and_one_that_goes_brings_them_back() -> None:
+    t = tracker(service(), slices(HERE))
+    labels = pairs({"service.kubernetes.io/service-proxy-name": "other"})
+    t.fold([Put(Service(Meta("web", "default", labels), PORTS, cluster_ips=("10.0.0.5",)), 2)])
+    assert kinds(t) == {}
+    t.fold([Put(service(), 3)])
+    assert set(kinds(t)) == {"10.0.0.5:80", "192.0.2.1:30080"}
+
+
+def test_ranges_of_the_other_family_alone_are_no_limit() -> None:
+    balanced = service(
+        type="LoadBalancer", ingress=(Ingress("198.51.100.2"),), load_balancer_source_ranges=("::1/128",)
+    )
+    rows = desired(served(tracker(balanced, slices(HERE))), MINION)
+    assert {row.ranges for row in rows.values()} == {()}
 
 
 def test_an_address_or_node_port_that_two_services_claim_stays_with_the_first_until_it_goes() -> None:

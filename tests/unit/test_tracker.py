@@ -7,7 +7,7 @@ from msgspec import structs
 
 from svcnet.endpoints import Networks
 from svcnet.model.endpoint import EndpointPort, Endpoints, EndpointSlice, SliceEndpoint, Subset
-from svcnet.model.event import Delete, Put, Synced
+from svcnet.model.event import Delete, Event, Put, Synced
 from svcnet.model.meta import Key, Meta, pairs
 from svcnet.model.node import Namespace, Node
 from svcnet.model.pod import Container, ContainerPort, Pod, PodSpec
@@ -291,3 +291,29 @@ def test_what_is_put_after_a_held_list_survives_the_release() -> None:
     feed(t, service("s3", "10.0.1.3"), rev=3)
     t.release()
     assert [key.name for key in t.snapshot.services] == ["s3"]
+
+
+def test_what_a_slice_lacks_is_left_out_alone() -> None:
+    t = tracker()
+    gaps = slice_of("web-1", SliceEndpoint(()), SliceEndpoint(("10.1.0.5",)))
+    more = EndpointPort(None, "admin"), EndpointPort(8080, "")
+    record = service(ports=(ServicePort(80), ServicePort(81, "admin")), selector=())
+    feed(t, record, structs.replace(gaps, ports=more))
+    assert (addresses(t), addresses(t, port=81)) == (["10.1.0.5:8080"], [])
+    assert [tuple(item) for item in t.left_out()] == [
+        ("an endpoint of EndpointSlice default/web-1", "it has no address"),
+        ("tcp port 'admin' of EndpointSlice default/web-1", "it has no number"),
+    ]
+
+
+@pytest.mark.parametrize("added_first", [True, False])
+def test_an_endpoint_that_moves_between_slices_changes_nothing(added_first: bool) -> None:
+    """The EndpointSlice controller creates before it deletes; in one batch the order does not matter."""
+    t = tracker()
+    old, new = (slice_of(name, SliceEndpoint(("10.1.0.5",))) for name in ("web-1", "web-2"))
+    feed(t, service(selector=()), old)
+    added, removed = Put(new, 2), Delete(old.key, 3)
+    batches: list[list[Event]] = [[added], [removed]] if added_first else [[removed, added]]
+    for batch in batches:
+        assert not t.fold(batch)
+    assert addresses(t) == ["10.1.0.5:8080"]

@@ -35,24 +35,24 @@ class Answer(NamedTuple):
     extras: int = 0
     onward: bytes = b""
     """The last alias leads out of our zones, to this name."""
-    looked_at: tuple[bytes, ...] = ()
-    """Keys of the trees that it depends on."""
+    names: tuple[bytes, ...] = ()
+    """The whole names that it tells of: a change at any of them makes it old."""
     volatile: bool = False
-    """It carries an SOA: any change makes it old."""
+    """It ends with an SOA, whose serial any change makes old."""
 
 
 def answer(zone: Zone, wanted: bytes, kind: int) -> Answer | None:
     """Answer a question of class IN for a whole, lower-case name; None: the name is in no zone of ours."""
     chain: list[RR] = []
-    looked_at: list[bytes] = []
+    names: list[bytes] = []
     current = wanted
     while True:
         node = zone.find(current)
         if node is None:
-            return _onward(wanted, chain, current, looked_at) if chain else None
+            return _onward(wanted, chain, current, names) if chain else None
         if not zone.loaded:
             return Answer(SERVFAIL)
-        looked_at += node.looked_at
+        names.append(current)
         alias = node.rrsets.get(CNAME)
         if alias is None or kind in {CNAME, ANY} or len(chain) == LONGEST_CHAIN:
             break
@@ -60,8 +60,8 @@ def answer(zone: Zone, wanted: bytes, kind: int) -> Answer | None:
         current = alias[0].data
     rrs = _records(node, current, kind)
     if not rrs:
-        return _negative(zone, wanted, node, chain, looked_at)
-    return _positive(zone, wanted, chain, rrs, looked_at)
+        return _negative(zone, wanted, node, chain, names)
+    return _positive(zone, wanted, chain, rrs, names)
 
 
 def _records(node: Node, owner: bytes, kind: int) -> list[RR]:
@@ -77,28 +77,28 @@ def _records(node: Node, owner: bytes, kind: int) -> list[RR]:
     return [rr._replace(owner=owner, ttl=ttl) for rr in found]
 
 
-def _onward(wanted: bytes, chain: list[RR], last: bytes, looked_at: list[bytes]) -> Answer:
+def _onward(wanted: bytes, chain: list[RR], last: bytes, names: list[bytes]) -> Answer:
     body = _written(chain, wanted)
-    return Answer(NOERROR, (body,), len(chain), onward=last, looked_at=tuple(looked_at))
+    return Answer(NOERROR, (body,), len(chain), onward=last, names=tuple(names))
 
 
-def _negative(zone: Zone, wanted: bytes, node: Node, chain: list[RR], looked_at: list[bytes]) -> Answer:
+def _negative(zone: Zone, wanted: bytes, node: Node, chain: list[RR], names: list[bytes]) -> Answer:
     soa = _written([zone.soa(node.mount)], wanted)
     rcode = NOERROR if node.exists else NXDOMAIN
-    return Answer(rcode, (_written(chain, wanted),), len(chain), soa, 1, looked_at=tuple(looked_at), volatile=True)
+    return Answer(rcode, (_written(chain, wanted),), len(chain), soa, 1, names=tuple(names), volatile=True)
 
 
-def _positive(zone: Zone, wanted: bytes, chain: list[RR], rrs: list[RR], looked_at: list[bytes]) -> Answer:
+def _positive(zone: Zone, wanted: bytes, chain: list[RR], rrs: list[RR], names: list[bytes]) -> Answer:
     head = _written(chain, wanted)
     bodies = tuple(head + body for body in _turns(rrs, wanted))
-    glue = list(_glue(zone, rrs, looked_at))
+    glue = list(_glue(zone, rrs, names))
     return Answer(
         NOERROR,
         bodies,
         len(chain) + len(rrs),
         extra=_written(glue, wanted),
         extras=len(glue),
-        looked_at=tuple(looked_at),
+        names=tuple(names),
         volatile=rrs[0].type == SOA,
     )
 
@@ -114,7 +114,7 @@ def _turns(rrs: list[RR], wanted: bytes) -> Iterator[bytes]:
         yield b"".join(part for group, start in starts for part in group[start:] + group[:start])
 
 
-def _glue(zone: Zone, rrs: Iterable[RR], looked_at: list[bytes]) -> dict[RR, None]:
+def _glue(zone: Zone, rrs: Iterable[RR], names: list[bytes]) -> dict[RR, None]:
     """The addresses of what SRV and NS records lead to (RFC 2782)."""
     found: dict[RR, None] = {}
     for rr in rrs:
@@ -123,7 +123,7 @@ def _glue(zone: Zone, rrs: Iterable[RR], looked_at: list[bytes]) -> dict[RR, Non
         target = rr.data[6:] if rr.type == SRV else rr.data
         node = zone.find(target)
         if node is not None:
-            looked_at += node.looked_at
+            names.append(target)
             found |= {one: None for kind in (A, AAAA) for one in _records(node, target, kind)}
     return found
 
@@ -138,9 +138,14 @@ def _written(rrs: Iterable[RR], question: bytes) -> bytes:
 
 
 def _packed(owner: bytes, question: bytes) -> bytes:
+    if owner == question:
+        return _QUESTION
     places = {question[at:]: at for at in name.offsets(question)[:-1]}
     for at in name.offsets(owner)[:-1]:
         place = places.get(owner[at:])
         if place is not None:
             return owner[:at] + (0xC000 | HEADER_BYTES + place).to_bytes(2)
     return owner
+
+
+_QUESTION = (0xC000 | HEADER_BYTES).to_bytes(2)

@@ -1,144 +1,166 @@
-"""Answers that are ready: the bytes of a reply in a dict, keyed by the question. Pure.
+"""Replies that are ready: a packet's bytes → the bytes of its reply, both without the id, in a dict. Pure.
 
-Owns: the short way of a usual query, and which answers a change makes old. An answer is made when somebody first asks,
-and then stands until its names change, so that a big zone costs no memory for what nobody asks. Must not know sockets.
+Owns: which packets are remembered, which a change makes old, and how an answer becomes the bytes of a reply. A reply is
+made when somebody first asks, and then stands until a name changes that it tells of, so that a big zone costs no memory
+for what nobody asks. Must not know sockets.
+
+What changes with every revision is no part of what is remembered: the serial of an SOA is put in when the reply goes
+out. So a change makes nothing old but what it is about.
 """
 
+from collections import deque
+from collections.abc import Iterable, Sequence
+
 from svcnet.dns.answer import Answer
-from svcnet.dns.counts import Counts
-from svcnet.dns.query import AA, PLAIN_BYTES, QR, RA, RD, STREAM_BYTES, TC, UDP_BYTES, Query, opt
+from svcnet.dns.counts import Cell, Counts
+from svcnet.dns.query import AA, QR, RA, RD, TC, Query, opt
 
 MOST_ANSWERS = 65536
-"""Beyond this all are dropped, as somebody is asking for random names. About 40 MiB."""
+"""Beyond this the oldest go. About 40 MiB."""
+MOST_NEGATIVE = 16384
+"""Apart, as somebody may ask for random names: those push out only each other."""
 
 _PLAIN = b"\0\1\0\0\0\0\0\0"
 _WITH_OPT = b"\0\1\0\0\0\0\0\1"
-_OPT_BYTES = 11
-_OUR_OPT = b"\0\0\x29" + UDP_BYTES.to_bytes(2) + bytes(6)
+_BEHIND_NAME = {_PLAIN: 4, _WITH_OPT: 15}
+"""Bytes behind the name of a query: type and class, and an OPT without options."""
+_SERIAL_AT, _SERIAL_END = -20, -16
+"""In an SOA, from its end (RFC 1035 §3.3.13)."""
 
 
 class Ready:
-    """One answer with its header's bytes laid out."""
+    """One reply without its id. `whole` is None where it is not always the same: then `next` has it."""
 
-    __slots__ = ("answer", "bodies", "cells", "counts", "extra", "flags", "short", "tail", "tally", "turn")
+    __slots__ = ("_after", "_before", "_turn", "_turns", "cell", "whole")
 
-    def __init__(self, answer: Answer, recursion: bool, question: bytes, tally: Counts) -> None:
-        self.answer = answer
-        self.tally = tally
-        head = QR | AA | answer.rcode | (RA if recursion else 0)
-        self.flags = (head.to_bytes(2), (head | RD).to_bytes(2))
-        numbers = b"\0\1" + answer.answers.to_bytes(2) + answer.authorities.to_bytes(2)
-        self.counts = tuple(numbers + (answer.extras + edns).to_bytes(2) for edns in (0, 1))
-        self.short = tuple(numbers + edns.to_bytes(2) for edns in (0, 1))
-        self.bodies = answer.bodies
-        self.tail = answer.authority
-        self.extra = answer.extra
-        self.turn = 0
-        size = 12 + len(question) + len(self.bodies[0]) + len(self.tail) + len(self.extra)
-        kind = int.from_bytes(question[-4:-2])
-        self.cells = tuple(tally.cell(kind, answer.rcode, size + edns) for edns in (0, _OPT_BYTES))
-        """Where the whole reply is counted, without and with an OPT."""
+    def __init__(self, turns: Sequence[bytes], serial_at: int, cell: Cell) -> None:
+        self.cell = cell
+        """Where it is counted when it goes out."""
+        self.whole = turns[0] if len(turns) == 1 and not serial_at else None
+        self._turn, self._turns, self._before, self._after = 0, turns, b"", b""
+        if serial_at:
+            self._before, self._after = turns[0][:serial_at], turns[0][serial_at + 4 :]
 
-    def reply(self, ident: bytes, rd: int, question: bytes, limit: int, own_opt: bytes) -> bytes:
-        """Return the whole reply; glue goes first when it is too long, then everything, with TC (RFC 2181 §9)."""
-        self.turn = turn = (self.turn + 1) % len(self.bodies)
-        body = self.bodies[turn]
-        edns = 1 if own_opt else 0
-        size = 12 + len(question) + len(body) + len(self.tail) + len(own_opt)
-        if size + len(self.extra) <= limit:
-            self.cells[edns][self.tally.way] += 1
-            return b"%b%b%b%b%b%b%b%b" % (
-                ident, self.flags[rd], self.counts[edns], question, body, self.tail, self.extra, own_opt,
-            )  # fmt: skip
-        if size <= limit:
-            reply = b"".join((ident, self.flags[rd], self.short[edns], question, body, self.tail, own_opt))
-        else:
-            flags = (int.from_bytes(self.flags[rd]) | TC).to_bytes(2)
-            reply = b"".join((ident, flags, _WITH_OPT if edns else _PLAIN, question, own_opt))
-        self.tally.answered(reply, int.from_bytes(question[-4:-2]))
-        return reply
+    def next(self, serial: bytes) -> bytes:
+        """Return the reply with this serial; or of several orders the next."""
+        if self.whole is not None:
+            return self.whole
+        if self._before:
+            return self._before + serial + self._after
+        self._turn = (self._turn + 1) % len(self._turns)
+        return self._turns[self._turn]
 
 
 class Answers:
-    """The dict. `get` answers usual queries; `put` what was worked out; `forget` after a change."""
+    """The dict. `get` answers what was asked before; `put` takes what was worked out; `forget` follows changes."""
 
     def __init__(self, recursion: bool, tally: Counts) -> None:
         self._recursion = recursion
         self._tally = tally
-        self._ready: dict[bytes, Ready] = {}
-        self._volatile: set[bytes] = set()
-        self._depend: dict[bytes, set[bytes]] = {}
+        self.datagrams: dict[bytes, Ready] = {}
+        """Packets without their ids, as they come by UDP."""
+        self._streams: dict[bytes, Ready] = {}
+        self._asked: dict[bytes, bytes | set[bytes]] = {}
+        """Whole name → the packets whose replies tell of it."""
+        self._order: tuple[deque[bytes], deque[bytes]] = (deque(), deque())
+        self.serial = bytes(4)
+        """Of every SOA."""
 
     def __len__(self) -> int:
-        return len(self._ready)
+        return len(self.datagrams) + len(self._streams)
 
     def get(self, packet: bytes, stream: bool) -> bytes | None:
-        """Return the reply to a packet; None: not a usual query, or not asked before."""
-        if packet[2:3] not in _USUAL or packet[3:4] not in _USUAL_LOW:
+        """Return the reply to a packet; None: not asked before."""
+        table = self._streams if stream else self.datagrams
+        ready = table.get(packet[2:])
+        if ready is None:
+            return self._respelled(packet, table)
+        ready.cell[self._tally.way] += 1
+        return packet[:2] + ready.next(self.serial)
+
+    def put(self, packet: bytes, query: Query, answer: Answer, stream: bool, keep: bool = True) -> bytes:
+        """Return the reply with this answer, and remember it (`keep`)."""
+        turns = self._replies(query, answer)
+        kind = int.from_bytes(query.question[-4:-2])
+        cell = self._tally.cell(kind, answer.rcode, 2 + len(turns[0]))
+        cut = turns[0][0] & TC >> 8
+        behind_soa = 11 if query.edns else 0
+        serial_at = len(turns[0]) + _SERIAL_AT - behind_soa if answer.volatile and not cut else 0
+        ready = Ready(turns, serial_at, cell)
+        behind = _BEHIND_NAME.get(packet[4:12], 0)
+        if keep and len(packet) == 12 + len(query.name) + behind:
+            self._remember(packet[2:12] + query.name + packet[-behind:], ready, answer, stream)
+        cell[self._tally.way] += 1
+        return query.id + _spelled(ready.next(self.serial), query.question)
+
+    def forget(self, names: Iterable[bytes]) -> None:
+        """Drop the replies that tell of these whole names."""
+        for name in names:
+            keys = self._asked.pop(name, None)
+            for key in (keys,) if isinstance(keys, bytes) else keys or ():
+                self.datagrams.pop(key, None)
+                self._streams.pop(key, None)
+
+    def clear(self) -> None:
+        """Drop everything."""
+        for each in (self.datagrams, self._streams, self._asked, *self._order):
+            each.clear()
+
+    def _respelled(self, packet: bytes, table: dict[bytes, Ready]) -> bytes | None:
+        """Return the reply where only the case of the name is new: the question goes back as it came."""
+        behind = _BEHIND_NAME.get(packet[4:12])
+        if behind is None:
             return None
-        counts = packet[4:12]
-        if counts == _PLAIN:
-            question, own_opt, limit = packet[12:], b"", PLAIN_BYTES
-        elif counts == _WITH_OPT and packet[-11:-8] == b"\0\0\x29" and packet[-6:] == bytes(6):
-            question, own_opt = packet[12:-_OPT_BYTES], _OUR_OPT
-            limit = min(max(int.from_bytes(packet[-8:-6]), PLAIN_BYTES), UDP_BYTES)
-        else:
-            return None
-        # The name alone is lowered: a type of 65 is the letter A.
-        ready = self._ready.get(question[:-4].lower() + question[-4:])
+        name = packet[12:-behind]
+        ready = table.get(packet[2:12] + name.lower() + packet[-behind:])
         if ready is None:
             return None
-        return ready.reply(packet[:2], packet[2] & 1, question, STREAM_BYTES if stream else limit, own_opt)
+        ready.cell[self._tally.way] += 1
+        return packet[:2] + _spelled(ready.next(self.serial), name)
 
-    def known(self, query: Query) -> bytes | None:
-        """Return the reply to a query that came the long way."""
-        ready = self._ready.get(query.name + query.question[-4:])
-        return None if ready is None else self._reply(ready, query)
+    def _replies(self, query: Query, answer: Answer) -> list[bytes]:
+        """The whole reply in each order; glue goes first when it is too long, then all, with TC (RFC 2181 §9)."""
+        head = QR | AA | answer.rcode | (RA if self._recursion else 0) | query.flags & RD
+        own_opt = opt(query) if query.edns else b""
+        edns = 1 if own_opt else 0
+        question = query.name + query.question[-4:]
+        extra, extras = answer.extra, answer.extras
+        size = 12 + len(question) + len(answer.bodies[0]) + len(answer.authority) + len(own_opt)
+        if size + len(extra) > query.limit:
+            extra, extras = b"", 0
+        if size > query.limit:
+            return [b"".join(((head | TC).to_bytes(2), _WITH_OPT if edns else _PLAIN, question, own_opt))]
+        numbers = (1, answer.answers, answer.authorities, extras + edns)
+        begin = head.to_bytes(2) + b"".join(n.to_bytes(2) for n in numbers) + question
+        end = answer.authority + extra + own_opt
+        return [begin + body + end for body in answer.bodies]
 
-    def put(self, query: Query, answer: Answer, keep: bool = True) -> bytes:
-        """Return the reply with this answer, and remember it (`keep`)."""
-        ready = Ready(answer, self._recursion, query.question, self._tally)
-        if keep:
-            self._remember(query.name + query.question[-4:], ready)
-        return self._reply(ready, query)
-
-    def _reply(self, ready: Ready, query: Query) -> bytes:
-        rd = 1 if query.flags & RD else 0
-        return ready.reply(query.id, rd, query.question, query.limit, opt(query) if query.edns else b"")
-
-    def forget(self, touched: set[bytes]) -> None:
-        """Drop the answers that looked at these keys of a tree, and all with an SOA if there are any."""
-        if not touched:
-            return
-        for key in self._volatile:
-            self._drop(key)
-        self._volatile.clear()
-        for owner in touched:
-            for key in list(self._depend.get(owner, ())):
-                self._drop(key)
-
-    def _remember(self, key: bytes, ready: Ready) -> None:
-        if len(self._ready) >= MOST_ANSWERS:
-            self._ready.clear()
-            self._volatile.clear()
-            self._depend.clear()
-        self._ready[key] = ready
-        if ready.answer.volatile:
-            self._volatile.add(key)
-        for owner in ready.answer.looked_at:
-            self._depend.setdefault(owner, set()).add(key)
+    def _remember(self, key: bytes, ready: Ready, answer: Answer, stream: bool) -> None:
+        (self._streams if stream else self.datagrams)[key] = ready
+        order, most = self._order[answer.volatile], MOST_NEGATIVE if answer.volatile else MOST_ANSWERS
+        order.append(key)
+        if len(order) > most:
+            self._drop(order.popleft())
+        for name in dict.fromkeys(answer.names):
+            keys = self._asked.get(name)
+            if keys is None or keys == key:
+                self._asked[name] = key
+            elif isinstance(keys, bytes):
+                self._asked[name] = {keys, key}
+            else:
+                keys.add(key)
 
     def _drop(self, key: bytes) -> None:
-        ready = self._ready.pop(key, None)
-        for owner in ready.answer.looked_at if ready else ():
-            keys = self._depend.get(owner)
-            if keys is not None:
-                keys.discard(key)
-                if not keys:
-                    del self._depend[owner]
+        self.datagrams.pop(key, None)
+        self._streams.pop(key, None)
+        name = key[10 : -_BEHIND_NAME[key[2:10]]]
+        keys = self._asked.get(name)
+        if keys == key:
+            del self._asked[name]
+        elif isinstance(keys, set):
+            keys.discard(key)
 
 
-_USUAL = frozenset({b"\0", b"\1"})
-"""QUERY, with or without RD."""
-_USUAL_LOW = frozenset({b"\0", b"\x20"})
-"""With or without AD, which asks nothing of us (RFC 6840 §5.7)."""
+def _spelled(reply: bytes, name: bytes) -> bytes:
+    """A reply (without its id) with the name, or all of the question, as the client wrote it."""
+    return reply if reply.startswith(name, 10) else reply[:10] + name + reply[10 + len(name) :]

@@ -42,9 +42,14 @@ class Responder:
         """Follow the records."""
         if isinstance(frame, Whole):
             self.zone.place = self.zone.place._replace(zone=frame.zone)
-            self._answers.forget(self.zone.whole(frame.rev, frame.entries, frame.last, frame.census))
+            touched = self.zone.whole(frame.rev, frame.entries, frame.last, frame.census)
         else:
-            self._answers.forget(self.zone.change(frame.rev, frame.entries, frame.census))
+            touched = self.zone.change(frame.rev, frame.entries, frame.census)
+        self._answers.serial = self.zone.serial.to_bytes(4)
+        if len(touched) < len(self._answers):
+            self._answers.forget(self.zone.names(touched))
+        elif touched:
+            self._answers.clear()
 
     def respond(self, packet: bytes, stream: bool, allowed: bool = True) -> bytes | Ask | None:
         """Return the reply, None when there is none, or what to ask elsewhere."""
@@ -58,7 +63,7 @@ class Responder:
             return self._count(wrong.reply)
         if not allowed or query.klass != IN or query.type in META_TYPES:
             return self._count(refusal(query, REFUSED), query.type)
-        return self._answer(query)
+        return self._answer(packet, query, stream)
 
     @property
     def ready_answers(self) -> int:
@@ -72,16 +77,13 @@ class Responder:
             self.counts.answered(reply, kind)
         return reply
 
-    def _answer(self, query: Query) -> bytes | Ask:
-        known = self._answers.known(query)
-        if known is not None:
-            return known
+    def _answer(self, packet: bytes, query: Query, stream: bool) -> bytes | Ask:
         found = answer(self.zone, query.name, query.type)
         if found is None:
             return Ask(query, query.name) if self.recursion and query.flags & RD else self._refuse(query)
         if found.onward and self.recursion and query.flags & RD:
             return Ask(query, found.onward, found.bodies[0], found.answers)
-        return self._answers.put(query, found, keep=found.rcode != SERVFAIL and not found.onward)
+        return self._answers.put(packet, query, found, stream, keep=found.rcode != SERVFAIL and not found.onward)
 
     def _refuse(self, query: Query) -> bytes:
         reply = refusal(query, REFUSED, flags=RA if self.recursion else 0)

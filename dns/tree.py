@@ -18,9 +18,14 @@ class Tree:
     def __init__(self) -> None:
         self.owners: dict[bytes, RRsets] = {}
         self._below: dict[bytes, int] = {}
+        self._turned: set[bytes] = set()
+        """Names above others that began or ceased to exist in this change."""
 
     def change(self, removed: Iterable[RR], added: Iterable[RR]) -> set[bytes]:
-        """Take records out and put others in; return the owners that changed. What is not there is not missed."""
+        """Take records out and put others in; return the names that changed. What is not there is not missed.
+
+        A name changes also when it begins or ceases to exist because of what is below it.
+        """
         touched: dict[tuple[bytes, int], tuple[set[RR], set[RR]]] = {}
         for which, rrs in enumerate((removed, added)):
             for rr in rrs:
@@ -28,7 +33,9 @@ class Tree:
         for (owner, kind), (less, more) in touched.items():
             old = self.owners.get(owner, {}).get(kind, ())
             self._put(owner, kind, tuple(sorted((set(old) - less) | more)))
-        return {owner for owner, _ in touched}
+        turned, self._turned = self._turned, set()
+        turned.update(owner for owner, _ in touched)
+        return turned
 
     def exists(self, owner: bytes) -> bool:
         """Whether there is such a name: one with records, or one above it."""
@@ -55,8 +62,10 @@ class Tree:
     def _count(self, owner: bytes, step: int) -> None:
         for at in name.offsets(owner)[1:]:
             above = owner[at:]
-            number = self._below.get(above, 0) + step
-            if number:
-                self._below[above] = number
+            old = self._below.get(above, 0)
+            if old + step:
+                self._below[above] = old + step
             else:
                 del self._below[above]
+            if not old or not old + step:
+                self._turned.add(above)

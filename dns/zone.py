@@ -66,8 +66,6 @@ class Node(NamedTuple):
     mount: Mount
     rrsets: RRsets
     exists: bool
-    looked_at: tuple[bytes, ...]
-    """Keys in the tree that the answer depends on, whether they are there or not."""
 
 
 class Zone:
@@ -135,6 +133,18 @@ class Zone:
                 return self._look(mount, wanted[:at], wanted)
         return None
 
+    def names(self, touched: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the whole names that may lead to these keys of trees."""
+        relative = tuple(mount.suffix for mount in self.mounts.values() if mount.tree is not self._reverse)
+        for key in touched:
+            yield key
+            for suffix in relative:
+                yield key + suffix
+            if key.endswith(DEFAULT):
+                short = key[: -len(DEFAULT)]
+                for suffix in relative:
+                    yield short + suffix
+
     def soa(self, mount: Mount) -> RR:
         """The SOA of a zone (RFC 1035 §3.3.13); its last number is the TTL of negative answers (RFC 2308 §4)."""
         numbers = (self.serial, REFRESH_SECONDS, RETRY_SECONDS, EXPIRE_SECONDS, mount.ttl)
@@ -144,14 +154,14 @@ class Zone:
     def _look(self, mount: Mount, key: bytes, whole: bytes) -> Node:
         if not key and mount.suffix == mount.apex:
             rrsets: RRsets = {SOA: (self.soa(mount),), NS: (RR(mount.apex, NS, mount.ttl, self._server),)}
-            return Node(mount, rrsets, True, (whole,))
+            return Node(mount, rrsets, True)
         tree = mount.tree
         keys = (whole,) if tree is self._reverse else (key, key + DEFAULT) if mount.aliased and key else (key,)
         for k in keys:
             if k in tree.owners:
-                return Node(mount, tree.owners[k], True, keys)
+                return Node(mount, tree.owners[k], True)
         empty = tree in {self._services, self._pods} and self._namespaces.exists(key)
-        return Node(mount, NOTHING, not key or empty or any(map(tree.exists, keys)), keys)
+        return Node(mount, NOTHING, not key or empty or any(map(tree.exists, keys)))
 
     def _replace(self, key: Key, new: frozenset[RR]) -> set[bytes]:
         old = self._records.get(key, frozenset())

@@ -1,12 +1,13 @@
 """Rules of the iptables path as text, in the very form in which iptables-save prints them again. Pure.
 
 Owns: the names of our chains and what is in each (docs/adr/0006-iptables.md). Knows neither programs nor what is in
-force. A line is what follows `-A CHAIN `; comments have no spaces, so that no line ever needs quotes.
+force. A line is what follows `-A CHAIN `; it has no quotes: comments have no spaces, and
+a program of BPF gets its own when it is written.
 """
 
 import socket
 from base64 import b32encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -25,6 +26,8 @@ GUARD = PREFIX + "GUARD"  # the same, of the service CIDR
 REFUSE = PREFIX + "REFUSE"  # answers at once
 JUMP_COMMENT = "svcnet/1"
 """On every jump of ours; the number is that of the layout."""
+HAIRPIN = "hairpin"
+"""What a kernel without xt_bpf lacks: to compare the two addresses of a packet."""
 NAME_LENGTH = 28
 """Of a chain at most (XT_EXTENSION_MAXNAMELEN less its end)."""
 
@@ -88,7 +91,25 @@ def text_address(family: int, value: int) -> str:
     return socket.inet_ntop(kind, value.to_bytes(WIDTH[family] // 8))
 
 
-def fixed_chains(parameters: Parameters) -> Chains:
+def hairpin_program(family: int) -> str:
+    """A program of classic BPF, as xt_bpf takes it: 1 where the source of a packet is its destination."""
+    words, source, width = (1, 12, 4) if family == 4 else (4, 8, 16)
+    lines = []
+    for word in range(words):
+        at = source + 4 * word
+        # A = word of the source; X = A; A = word of the destination; on if equal, else to the last line.
+        lines += [f"32 0 0 {at}", "7 0 0 0", f"32 0 0 {at + width}", f"29 0 {4 * (words - word - 1) + 1} 0"]
+    lines += ["6 0 0 1", "6 0 0 0"]
+    return ",".join([str(len(lines)), *lines])
+
+
+def hairpin_line(family: int) -> str:
+    """Masquerade who reached itself, which would take itself for the client; over lo that works as it is."""
+    match = f"-m conntrack --ctstate DNAT -m bpf --bytecode {hairpin_program(family)}"
+    return f"! -o lo {match} -j MASQUERADE --random-fully"
+
+
+def fixed_chains(parameters: Parameters, lacks: Collection[str] = frozenset()) -> Chains:
     """The chains that no service changes."""
     bit = f"{1 << parameters.masquerade_bit:#x}"
     mark = f"-j MARK --set-xmark {bit}/{bit}"
@@ -102,6 +123,7 @@ def fixed_chains(parameters: Parameters) -> Chains:
     return {
         Chain(NAT, MASQ): masq,
         Chain(NAT, POSTROUTING): (
+            *(() if HAIRPIN in lacks else (hairpin_line(parameters.family),)),
             f"-m mark ! --mark {bit}/{bit} -j RETURN",
             f"-j MARK --set-xmark {bit}/0x0",
             "-j MASQUERADE --random-fully",
@@ -193,11 +215,19 @@ def restore_text(
         parts.append(f"*{table}")
         parts += [f"-C {chain.name} {jump(JUMPS[chain])}" for chain in checks if chain.table == table]
         parts += [f":{name} - [0:0]" for name in mine]
-        parts += [f"-A {name} {line}" for name, lines in mine.items() for line in lines or ()]
+        parts += [f"-A {name} {_quoted(line)}" for name, lines in mine.items() for line in lines or ()]
         parts += more
         parts += [f"-X {name}" for name, lines in mine.items() if lines is None]
         parts.append("COMMIT")
     return "\n".join([*parts, ""]) if parts else ""
+
+
+def _quoted(line: str) -> str:
+    if "--bytecode" not in line:
+        return line
+    before, program = line.split("--bytecode ")
+    program, after = program.split(" -j ")
+    return f'{before}--bytecode "{program}" -j {after}'
 
 
 def digest(text: str) -> str:

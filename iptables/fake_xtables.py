@@ -4,13 +4,14 @@ Owns: the behaviour that tests stand on: all or nothing a table, chains that mus
 An option that we never write is an error. Knows nothing of services.
 """
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from ipaddress import ip_address, ip_network
 from itertools import pairwise
 from typing import NamedTuple
 
 from svcnet.iptables.saved import Saved, parse
+from svcnet.iptables.service_text import SET_PREFIX
 from svcnet.iptables.xtables import RuleMissingError
 from svcnet.model.errors import KernelError
 
@@ -32,6 +33,13 @@ class Packet(NamedTuple):
     """Made on this machine."""
 
 
+class End(NamedTuple):
+    """Of a packet's way."""
+
+    place: str
+    masqueraded: bool = False
+
+
 class FakeTables:
     """Both families of one namespace. `fail_after` restores, KernelError comes, once."""
 
@@ -41,6 +49,13 @@ class FakeTables:
             family: {table: {chain: [] for chain in chains} for table, chains in BUILT_IN.items()} for family in (4, 6)
         }
         self.ipsets: dict[str, int] = {}
+        self.clients: dict[str, set[str]] = {}
+        """Of each ipset; a test that acts as the kernel notes one, which then stays."""
+        self.wants: dict[str, str] = {}
+        """What this kernel lacks."""
+        self.lingering: set[str] = set()
+        """Ipsets that rules which went still hold, as nft tables do for a moment."""
+        self.most_sets = 65_534
         self.log: list[str] = []
         self.reads = 0
         self.others = 0
@@ -73,35 +88,98 @@ class FakeTables:
             elif not _carry_out(work, line):
                 raise RuleMissingError(f"line {number} failed: {line}")
 
+    def lacks(self, family: int) -> Mapping[str, str]:
+        """The same for both families."""
+        assert family in self.tables
+        return self.wants
+
     def sets(self, family: int) -> frozenset[str]:
         """Ours of a family."""
-        return frozenset(name for name, of in self.ipsets.items() if of == family)
+        return frozenset(name for name in self.ipsets if name.startswith(f"{SET_PREFIX}{family}-"))
 
     def make_sets(self, family: int, names: Iterable[str]) -> None:
-        """Make them."""
-        self.ipsets |= dict.fromkeys(names, family)
-
-    def drop_sets(self, names: Iterable[str]) -> None:
-        """Refuses one that a rule names."""
+        """Make them. KernelError where there is no room."""
         for name in names:
-            if any(name in words for words in self._rules()):
-                raise KernelError(f"Set {name} cannot be destroyed: it is in use by a kernel component")
-            del self.ipsets[name]
+            if len(self.ipsets) >= self.most_sets:
+                raise KernelError("ipset: Kernel error received: maximal number of sets reached, cannot create more.")
+            self.ipsets[name] = family
+            self.clients.setdefault(name, set())
+
+    def empty_sets(self, names: Iterable[str]) -> None:
+        """Forget clients."""
+        for name in names:
+            self.clients[name].clear()
+
+    def drop_sets(self, names: Iterable[str], seconds: float = 0.0) -> frozenset[str]:
+        """Those stay that a rule names."""
+        assert seconds >= 0
+        mine = self.ipsets.keys() & set(names)
+        left = mine & ({word for words in self._rules() for word in words} | self.lingering)
+        for name in mine - left:
+            del self.ipsets[name], self.clients[name]
+        return frozenset(left)
 
     def watermark(self) -> Hashable:
         """Changes so far."""
         return len(self.log), self.others
 
+    def visit(self, source: str, endpoint: str) -> None:
+        """Let a client of a service with affinity have been led to an endpoint."""
+        for rules in (r for tables in self.tables.values() for r in tables["nat"].values()):
+            if any(rule.endswith(f"--to-destination {endpoint}") for rule in rules):
+                for option, name in pairwise(" ".join(rules).split()):
+                    if option == "--add-set":
+                        self.clients[name].add(source)
+
     def reach(self, packet: Packet) -> frozenset[str]:
-        """Where packets of pods may end: endpoints, or `refused`, `dropped`, `passed`."""
-        family = 6 if ":" in packet.destination else 4
-        ends: set[str] = set()
-        for end in _walk(self.tables[family]["nat"], "PREROUTING", packet):
-            if end == "passed":
-                ends |= set(_walk(self.tables[family]["filter"], "FORWARD", packet))
+        """Where packets may end: endpoints, or `refused`, `dropped`, `passed`."""
+        return frozenset(end.place for end in self.ends(packet))
+
+    def ends(self, packet: Packet) -> frozenset[End]:
+        """The same, with what becomes of their source; packets of others are forwarded."""
+        tables = self.tables[6 if ":" in packet.destination else 4]
+        found: set[End] = set()
+        for end in self._walk(tables["nat"], "OUTPUT" if packet.outgoing else "PREROUTING", packet, marked=False):
+            if end.place == "passed":
+                found |= set(self._walk(tables["filter"], "OUTPUT" if packet.outgoing else "FORWARD", packet))
             else:
-                ends.add(end)
-        return frozenset(ends)
+                found.add(end)
+        return frozenset(found)
+
+    def _walk(self, chains: Rules, chain: str, packet: Packet, *, marked: bool = False) -> Iterator[End]:
+        """Every possible end of a packet in a chain; `passed` when it comes out of it again."""
+        buckets = 0
+        for rule in chains[chain]:
+            words = rule.split()
+            if not _matches(words, packet, self.clients):
+                continue
+            target = _target(rule)
+            if target == "DNAT":
+                yield End(words[words.index("--to-destination") + 1], marked)
+            elif target in _VERDICTS:
+                yield End(_VERDICTS[target])
+            elif target in chains:
+                inner = set(self._walk(chains, target, packet, marked=marked))
+                out = {end for end in inner if end.place == "passed"}
+                yield from inner - out
+                if out and "-g" not in words:
+                    marked = any(end.masqueraded for end in out)
+                    continue
+                yield from out
+            elif target == "RETURN":
+                yield End("passed", marked)
+            elif target not in {"MARK", "MASQUERADE", "SET"}:
+                raise KernelError(f"unknown target: {rule}")
+            else:
+                marked |= target == "MARK"
+                continue
+            if "--cluster-local-nodemask" in words:
+                buckets |= int(words[words.index("--cluster-local-nodemask") + 1], 16)
+                if buckets == 2 ** int(words[words.index("--cluster-total-nodes") + 1]) - 1:
+                    return
+            elif "--probability" not in words:
+                return
+        yield End("passed", marked)
 
     def _rules(self) -> Iterator[list[str]]:
         chains = (chain for family in self.tables.values() for table in family.values() for chain in table.values())
@@ -166,36 +244,7 @@ def _target(rule: str) -> str:
     return "" if place is None else words[place + 1]
 
 
-def _walk(chains: Rules, chain: str, packet: Packet) -> Iterator[str]:
-    """Every possible end of a packet in a chain; `passed` when it comes out of it again."""
-    for rule in chains[chain]:
-        words = rule.split()
-        if not _matches(words, packet):
-            continue
-        target, gone = _target(rule), "-g" in words
-        if target == "DNAT":
-            yield words[words.index("--to-destination") + 1]
-        elif target in _VERDICTS:
-            yield _VERDICTS[target]
-        elif target in chains:
-            inner = set(_walk(chains, target, packet))
-            yield from inner - {"passed"}
-            if "passed" in inner and not gone:
-                continue
-            if "passed" in inner:
-                yield "passed"
-        elif target in {"MARK", "MASQUERADE", "SET"}:
-            continue
-        elif target == "RETURN":
-            yield "passed"
-        else:
-            raise KernelError(f"unknown target: {rule}")
-        if not {"--probability", "--cluster-hash-seed"} & set(words):
-            return
-    yield "passed"
-
-
-def _matches(words: list[str], packet: Packet) -> bool:
+def _matches(words: list[str], packet: Packet, clients: Mapping[str, set[str]]) -> bool:
     """Whether a packet of a new connection from somewhere else matches; chance always may."""
     for option, value in pairwise(words):
         match option:
@@ -211,7 +260,9 @@ def _matches(words: list[str], packet: Packet) -> bool:
                 return False
             case "--src-type" if not packet.outgoing:
                 return False
-            case "--ctdir" | "--match-set":
+            case "--match-set" if packet.source not in clients[value]:
+                return False
+            case "--ctdir":
                 return False
             case _:
                 continue

@@ -6,22 +6,25 @@ Owns: when to read, in what order a load goes in, and our jumps in the built-in 
 
 import logging
 import threading
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from svcnet.iptables.chain_text import FILTER, JUMPS, NAT, Chain, jump, restore_text
+from svcnet.iptables.chain_text import FILTER, JUMPS, NAT, Chain, Chains, jump, restore_text
 from svcnet.iptables.desired import Desired, Treatment
 from svcnet.iptables.layout import Edit, Layout
 from svcnet.iptables.ruleset import Parameters
 from svcnet.iptables.saved import Saved, current
+from svcnet.iptables.service_text import AFFINITY
 from svcnet.model.errors import KernelError
 from svcnet.model.frontend import Frontend
+from svcnet.model.snapshot import LeftOut
 from svcnet.plan import Plan, diff
 
 log = logging.getLogger(__name__)
 
 PIECE_CHAINS = 2_000
 """Chains that one restore of a load writes in nft tables, whose cost grows faster than their number."""
+DROP_SECONDS = 0.5
 FAMILIES = (4, 6)
 
 
@@ -38,16 +41,27 @@ class Tables(Protocol):
         """Carry a text of iptables-restore out, all of a table or nothing."""
         ...
 
-    def sets(self, family: int) -> frozenset[str] | None:
-        """Our ipsets of a family; None where there is no program for them."""
+    def lacks(self, family: int) -> Mapping[str, str]:
+        """What does not work here, and why: ways to pick (`Pick.kind`), HAIRPIN. Nothing else of ours needs it."""
+        ...
+
+    def sets(self, family: int) -> frozenset[str]:
+        """Our ipsets of a family."""
         ...
 
     def make_sets(self, family: int, names: Iterable[str]) -> None:
         """Make ipsets, those that are there stay as they are; of clients' addresses, with room for a million."""
         ...
 
-    def drop_sets(self, names: Iterable[str]) -> None:
-        """Delete ipsets that no rule names."""
+    def empty_sets(self, names: Iterable[str]) -> None:
+        """Let ipsets forget their clients."""
+        ...
+
+    def drop_sets(self, names: Iterable[str], seconds: float = 0.0) -> frozenset[str]:
+        """Delete those of these ipsets that no rule names; return the others.
+
+        nft tables let an ipset go some time after the rule: wait so long for it.
+        """
         ...
 
     def watermark(self) -> Hashable:
@@ -64,6 +78,8 @@ class Iptables:
         self._tables = tables
         self._parameters = {p.family: p for p in parameters}
         self._layouts: dict[int, Layout] = {}
+        self._lingering: frozenset[str] = frozenset()
+        """Ipsets that nobody of ours needs; rules that went a moment ago may hold them yet."""
         self._watermark: Hashable = None
         """As of our last change. What others change while we do is found at the next change or start alone."""
         self._at_work = threading.Lock()
@@ -79,11 +95,15 @@ class Iptables:
             self._at_work.release()
         return self._watermark != before
 
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """What services ask for and this machine can't do."""
+        return tuple(dict.fromkeys(item for layout in list(self._layouts.values()) for item in layout.left_out))
+
     def look(self, desired: Desired) -> Desired:
         """What is in force, in the plan's terms; changes nothing. For `svcnet plan`."""
         found: Desired = {}
         for family, parameters in self._parameters.items():
-            layout = Layout(parameters)
+            layout = Layout(parameters, self._tables.lacks(family))
             layout.everything(desired)
             found |= current(family, self._read(family), desired, layout)
         return found
@@ -98,20 +118,19 @@ class Iptables:
     def _sync(self, desired: Desired) -> Desired:
         """Return what was in force before."""
         before: Desired = {}
+        unneeded: set[str] = set()
         for family, parameters in self._parameters.items():
             saved = self._read(family)
-            layout = Layout(parameters)
-            wanted = layout.everything(desired)
+            layout, wanted, sets = self._lay_out(parameters, desired)
             before |= current(family, saved, desired, layout)
-            sets = self._tables.sets(family) or frozenset()
-            self._tables.make_sets(family, layout.sets - sets)
             edit: Edit = {chain: lines for chain, lines in wanted.items() if saved.chains.get(chain) != lines}
             edit |= dict.fromkeys(saved.chains.keys() - wanted.keys())
             self._load(family, edit, _jump_edits(saved))
-            self._tables.drop_sets(sets - layout.sets)
+            unneeded |= sets - layout.sets
             self._layouts[family] = layout
             if edit:
                 log.info("wrote chains family=%s variant=%s chains=%s", family, self._tables.variant, len(edit))
+        self._discard(unneeded)
         for family in set(FAMILIES) - self._parameters.keys():  # the family that the service CIDR has no more
             try:
                 _remove(self._tables, family)
@@ -119,16 +138,40 @@ class Iptables:
                 log.debug("no tables family=%s why=%s", family, error)
         return before
 
+    def _lay_out(self, parameters: Parameters, desired: Desired) -> tuple[Layout, Chains, frozenset[str]]:
+        """What is wanted, with its ipsets made, or without where they can't be; and the ipsets of before."""
+        family, lacks = parameters.family, dict(self._tables.lacks(parameters.family))
+        sets = self._tables.sets(family)
+        layout = Layout(parameters, lacks)
+        wanted = layout.everything(desired)
+        try:
+            self._make_sets(family, layout.sets - sets | layout.sets & self._lingering)
+        except KernelError as error:
+            log.warning("services are served without session affinity family=%s why=%s", family, error)
+            layout = Layout(parameters, lacks | {AFFINITY: f"session affinity is not kept: {error}"})
+            wanted = layout.everything(desired)
+        return layout, wanted, sets
+
+    def _make_sets(self, family: int, names: frozenset[str]) -> None:
+        if forgotten := names & self._lingering:
+            self._tables.empty_sets(forgotten)
+            self._lingering -= forgotten
+        self._tables.make_sets(family, names)
+
+    def _discard(self, names: Collection[str]) -> None:
+        """Delete ipsets; those that can't go yet are tried again with the next change."""
+        self._lingering = self._tables.drop_sets(self._lingering.union(names))
+
     def apply(self, plan: Plan[Frontend, Treatment]) -> int:
         """Carry a plan out; return the number of chains written. After a KernelError call `sync`."""
         count = 0
         with self._at_work:
             for family, layout in self._layouts.items():
                 edit, needed, unneeded = layout.apply(c for c in plan.changes() if c.key.family == family)
-                self._tables.make_sets(family, needed)
+                self._make_sets(family, needed)
                 # That packets still come to us costs nothing to ask in the same restore.
                 self._tables.restore(family, restore_text(edit, {}, JUMPS))
-                self._tables.drop_sets(unneeded)
+                self._discard(unneeded)
                 count += len(edit)
             self._watermark = self._tables.watermark()
         return count
@@ -140,7 +183,8 @@ class Iptables:
         """
         for family, parameters in self._parameters.items():
             if not self._read(family).chains:
-                self._tables.restore(family, restore_text(Layout(parameters).everything({}), {}))
+                layout = Layout(parameters, self._tables.lacks(family))
+                self._tables.restore(family, restore_text(layout.everything({}), {}))
 
     def silence(self) -> bool:
         """Translate no new connection, and go on with those that are; False where there is nothing of ours.
@@ -218,9 +262,9 @@ def _silence(tables: Tables, family: int) -> bool:
 
 
 def _remove(tables: Tables, family: int) -> bool:
-    saved = tables.save(family)
+    saved, sets = tables.save(family), tables.sets(family)
     if not saved.chains and not saved.jumps:
-        return False
+        return bool(sets - tables.drop_sets(sets, DROP_SECONDS))  # of one that was killed between its chains and these
     edits: dict[str, list[str]] = {}
     for chain, rules in saved.jumps.items():
         edits.setdefault(chain.table, []).extend(f"-D {chain.name} {rule}" for rule in rules)
@@ -229,5 +273,6 @@ def _remove(tables: Tables, family: int) -> bool:
     if set(edits) - {NAT, FILTER}:
         raise KernelError(f"our chains are jumped to from table {', '.join(sorted(set(edits) - {NAT, FILTER}))}")
     tables.restore(family, text)
-    tables.drop_sets(tables.sets(family) or ())
+    if left := tables.drop_sets(sets, DROP_SECONDS):
+        log.info("ipsets stay, as other rules name them count=%s such_as=%s", len(left), min(left))
     return True

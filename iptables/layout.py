@@ -5,8 +5,9 @@ whatever else there is.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_network
+from types import MappingProxyType
 from typing import NamedTuple
 
 from svcnet.iptables.chain_text import (
@@ -26,15 +27,19 @@ from svcnet.iptables.chain_text import (
     number,
     text_address,
 )
-from svcnet.iptables.desired import Desired, Treatment
+from svcnet.iptables.desired import SERVING, Desired, Treatment
 from svcnet.iptables.prefix_tree import ROOT, WIDTH, Prefix, PrefixTree
 from svcnet.iptables.ruleset import Parameters
 from svcnet.iptables.service_text import Rendering, rendering
 from svcnet.model.frontend import Frontend
+from svcnet.model.snapshot import LeftOut
 from svcnet.plan import Change, diff
 
 FIRST_BITS = {4: 16, 6: 112}
 """Where the tree begins, unless a service CIDR is wider: services may have addresses outside of it."""
+
+MOST_SETS = 30_000
+"""Ipsets of a family: a network namespace has room for 65,534, those of others included."""
 
 Edit = dict[Chain, Lines | None]
 """Chains to rewrite, and to delete (None)."""
@@ -58,24 +63,35 @@ class Writing(NamedTuple):
 class Layout:
     """All of our chains of one family, empty at first."""
 
-    def __init__(self, parameters: Parameters) -> None:
+    def __init__(self, parameters: Parameters, lacks: Mapping[str, str] = MappingProxyType({})) -> None:
+        """`lacks`: what this kernel and these programs can't do (`Tables.lacks`)."""
         self.parameters = parameters
+        self._lacks = lacks
         self.family = parameters.family
         lengths = [ip_network(cidr).prefixlen for cidr in parameters.service_cidrs]
         self._tree = PrefixTree(self.family, min([*lengths, FIRST_BITS[self.family]]))
         self._addresses: dict[str, dict[Frontend, Treatment]] = {}
         self._sets: Counter[str] = Counter()
+        self._by_chance: dict[Frontend, LeftOut] = {}
+        """Frontends that are served in another way than asked for."""
 
     @property
     def sets(self) -> frozenset[str]:
         """The ipsets that our chains name."""
         return frozenset(self._sets)
 
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """What is asked for and not done, by service port; may be called while another thread applies changes."""
+        return tuple(dict.fromkeys(self._by_chance.copy().values()))
+
     def everything(self, desired: Desired) -> Chains:
         """Fill an empty layout; every chain there is."""
         mine = {front: t for front, t in desired.items() if front.family == self.family}
         edit = self._node(ROOT) | self.apply(diff({}, mine).changes()).edit
-        return fixed_chains(self.parameters) | {chain: lines for chain, lines in edit.items() if lines is not None}
+        return fixed_chains(self.parameters, self._lacks) | {
+            chain: lines for chain, lines in edit.items() if lines is not None
+        }
 
     def of(self, front: Frontend) -> Iterator[tuple[Chain, Lines]]:
         """What makes one frontend work: its own chains, and its address's in both tables."""
@@ -90,14 +106,13 @@ class Layout:
         edit: Edit = {}
         nodes: set[Prefix] = set()
         branches: dict[str, Branch] = {}
-        users: Counter[str] = Counter()
+        touched: dict[str, bool] = {}
         for front, before, after in changes:
             branches.setdefault(front.address, self._branch(front.address))
-            old, new = self._rendering(front, before), self._rendering(front, after)
+            old = self._rendering(front, before)
+            new = self._renew(front, after, old, touched)
             edit |= dict.fromkeys(old.chains)
             edit |= new.chains
-            users.subtract(old.sets)
-            users.update(new.sets)
             nodes |= self._enter(front, after)
         for address, branch in branches.items():
             edit |= self._address(address, branch)
@@ -105,19 +120,34 @@ class Layout:
                 nodes.add(self._tree.parent(number(address)))
         for node in nodes:
             edit |= self._node(node)
-        return Writing(edit, *self._count(users))
-
-    def _count(self, users: Counter[str]) -> tuple[frozenset[str], frozenset[str]]:
-        """Keep count of who names an ipset; (fresh ones, those that nobody names any more)."""
-        needed = frozenset(name for name, more in users.items() if more > 0 and not self._sets[name])
-        self._sets.update(users)
-        unneeded = frozenset(name for name in users if self._sets[name] <= 0)
-        for name in unneeded:
-            del self._sets[name]
-        return needed - unneeded, unneeded
+        needed = frozenset(name for name, was in touched.items() if not was and name in self._sets)
+        return Writing(edit, needed, frozenset(name for name, was in touched.items() if was and name not in self._sets))
 
     def _rendering(self, front: Frontend, treatment: Treatment | None) -> Rendering:
-        return rendering(front, treatment, self.parameters) if treatment else Rendering({})
+        if treatment is None:
+            return Rendering({})
+        lacks = {*self._lacks, treatment.pick.kind} if front in self._by_chance else self._lacks.keys()
+        return rendering(front, treatment, self.parameters, lacks)
+
+    def _renew(self, front: Frontend, after: Treatment | None, old: Rendering, touched: dict[str, bool]) -> Rendering:
+        """Render a frontend as its service wants it, or else by chance; `touched`: ipset → whether it was there."""
+        self._by_chance.pop(front, None)
+        new = self._rendering(front, after)
+        touched |= {name: name in self._sets for name in old.sets | new.sets if name not in touched}
+        for name in old.sets:
+            self._sets[name] -= 1
+            if not self._sets[name]:
+                del self._sets[name]
+        if after is None or after.kind not in SERVING:
+            return new
+        why = self._lacks.get(after.pick.kind, "")
+        if len(self._sets) + len(new.sets - self._sets.keys()) > MOST_SETS and new.sets:
+            why = f"session affinity is not kept: iptables mode has room for {MOST_SETS} endpoints with it"
+        if why:
+            self._by_chance[front] = LeftOut(str(after.owner or front), why)
+            new = self._rendering(front, after)
+        self._sets.update(new.sets)
+        return new
 
     def _enter(self, front: Frontend, after: Treatment | None) -> set[Prefix]:
         """Note a frontend; nodes of the tree that differ then."""

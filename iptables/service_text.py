@@ -3,17 +3,19 @@
 Owns: the rules of a service (docs/adr/0006-iptables.md, 0012). Knows neither programs nor other frontends.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-from svcnet.iptables.chain_text import MASQ, NAT, PREFIX, Chain, Chains, chain_name, digest, service_name
-from svcnet.iptables.desired import SERVING, Target, Treatment
+from svcnet.iptables.chain_text import HAIRPIN, MASQ, NAT, PREFIX, Chain, Chains, chain_name, digest, service_name
+from svcnet.iptables.desired import RANDOM, SERVING, Target, Treatment
 from svcnet.iptables.prefix_tree import WIDTH
 from svcnet.iptables.ruleset import Class, Parameters
 from svcnet.model.frontend import Frontend
 from svcnet.rendezvous import Rendezvous
 
 SET_PREFIX = "svcnet-"
+AFFINITY, HASH = "affinity", "hash"
+"""`Pick.kind`: what a kernel may lack; served by chance there."""
 HASH_FANOUT, HASH_DEPTH = 5, 3
 """Source hash is three steps of five buckets, 125 in all: iptables 1.8.9 refuses a mask of buckets above 32."""
 AT_LOCAL = "-m addrtype --src-type LOCAL"
@@ -27,18 +29,28 @@ class Rendering(NamedTuple):
     sets: frozenset[str] = frozenset()
 
 
-def rendering(front: Frontend, treatment: Treatment, parameters: Parameters) -> Rendering:
-    """Render one frontend; nothing for one that is refused or dropped."""
-    return _Service(front, treatment, parameters).render() if treatment.kind in SERVING else Rendering({})
+def rendering(
+    front: Frontend, treatment: Treatment, parameters: Parameters, lacks: Collection[str] = frozenset()
+) -> Rendering:
+    """Render one frontend; nothing for one that is refused or dropped. A way to pick that `lacks` names is by chance.
+
+    `lacks` with HAIRPIN: who may be its own client has a chain that marks its own packets.
+    """
+    if treatment.kind not in SERVING:
+        return Rendering({})
+    if treatment.pick.kind in lacks:
+        treatment = treatment._replace(pick=RANDOM)
+    return _Service(front, treatment, parameters, HAIRPIN in lacks).render()
 
 
 def set_name(front: Frontend, treatment: Treatment, target: Target) -> str:
     """The ipset of the clients that stay with an endpoint: one for all addresses of a service port."""
-    return f"{SET_PREFIX}{digest(f'{treatment.owner or front}>{target.address},{target.port}')}"
+    return f"{SET_PREFIX}{front.family}-{digest(f'{treatment.owner or front}>{target.address},{target.port}')}"
 
 
 class _Service:
-    def __init__(self, front: Frontend, treatment: Treatment, parameters: Parameters) -> None:
+    def __init__(self, front: Frontend, treatment: Treatment, parameters: Parameters, marks_hairpin: bool) -> None:  # noqa: FBT001 (private, one caller)
+        self.marks_hairpin = marks_hairpin
         self.front, self.treatment, self.parameters = front, treatment, parameters
         self.name = service_name(front)
         self.width = WIDTH[front.family]
@@ -61,7 +73,7 @@ class _Service:
             case _:
                 lines = [f"-j {MASQ}", *self._choice(treatment.targets)]
         self._chain(inside, lines)
-        targets = {*treatment.targets, *treatment.local} if treatment.pick.kind == "affinity" else set()
+        targets = {*treatment.targets, *treatment.local} if treatment.pick.kind == AFFINITY else set()
         return Rendering(self.chains, frozenset(set_name(self.front, treatment, t) for t in targets))
 
     def _external_local(self) -> list[str]:
@@ -79,10 +91,10 @@ class _Service:
 
     def _choice(self, targets: tuple[Target, ...], part: str = "") -> list[str]:
         """The lines that send a packet to one of the targets; none of them falls through."""
-        if self.treatment.pick.kind == "hash" and len(targets) > 1:
+        if self.treatment.pick.kind == HASH and len(targets) > 1:
             return self._hashed(targets, part)
         lines = []
-        if self.treatment.pick.kind == "affinity":
+        if self.treatment.pick.kind == AFFINITY:
             for target in targets:
                 name = set_name(self.front, self.treatment, target)
                 lines.append(f"-m set --match-set {name} src -g {self._endpoint(target)}")
@@ -117,20 +129,23 @@ class _Service:
         return lines
 
     def _action(self, target: Target) -> str:
-        """Translate; by way of a chain of its own for one that may be its own client, or that clients stay with."""
-        if target.hairpin or self.treatment.pick.kind == "affinity":
+        """Translate; by way of a chain of its own for one that clients stay with, or whose own packets are marked."""
+        if self._is_marked(target) or self.treatment.pick.kind == AFFINITY:
             return f"-g {self._endpoint(target)}"
         return _dnat(target)
 
     def _endpoint(self, target: Target) -> str:
         name = f"{PREFIX}EP-{digest(f'{self.front}>{target.address},{target.port}')}"
-        lines = [f"-s {target.address}/{self.width} {self.mark}"] if target.hairpin else []
+        lines = [f"-s {target.address}/{self.width} {self.mark}"] if self._is_marked(target) else []
         pick = self.treatment.pick
-        if pick.kind == "affinity":
+        if pick.kind == AFFINITY:
             stay = f" --timeout {pick.seconds}" if pick.seconds else ""
             lines.append(f"-j SET --add-set {set_name(self.front, self.treatment, target)} src --exist{stay}")
         self._chain(name, (*lines, f"-p {self.front.protocol} {_dnat(target)}"))
         return name
+
+    def _is_marked(self, target: Target) -> bool:
+        return target.hairpin and self.marks_hairpin
 
     def _part(self, what: str) -> str:
         front = self.front

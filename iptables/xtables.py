@@ -9,14 +9,17 @@ import logging
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from threading import Timer
 
+from svcnet.iptables.chain_text import HAIRPIN
 from svcnet.iptables.netlink import NetlinkError
 from svcnet.iptables.ruleset import MOST_CLIENTS
 from svcnet.iptables.saved import Saved, parse
-from svcnet.iptables.service_text import SET_PREFIX
+from svcnet.iptables.service_text import AFFINITY, HASH, SET_PREFIX
 from svcnet.iptables.watermark import LegacyWatermark, NftWatermark
 from svcnet.model.errors import KernelError, NotPermittedError
 
@@ -36,11 +39,30 @@ TABLES_IN_USE = {
 """The legacy tables that this network namespace has. To ask iptables-legacy would make them."""
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}
 """Bit numbers of capabilities(7)."""
-PROBE = "*nat\n-A POSTROUTING -j MASQUERADE --random-fully\nCOMMIT\n*filter\nCOMMIT\n"
+PROBE = """*nat
+-A POSTROUTING -m mark --mark 0x1/0x1 -m comment --comment x -j MARK --set-xmark 0x1/0x1
+-A POSTROUTING -m conntrack --ctstate DNAT -j MASQUERADE --random-fully
+-A PREROUTING -p tcp -m tcp --dport 1 -m statistic --mode random --probability 0.5 -j DNAT --to-destination :1
+-A PREROUTING -p udp -m udp --dport 1 -m addrtype --src-type LOCAL -j RETURN
+COMMIT
+*filter
+-A FORWARD -p tcp -j REJECT --reject-with tcp-reset
+COMMIT
+"""
 """What a kernel and programs must know."""
+WISHES = {
+    HASH: (
+        "source hash is not kept",
+        "-m cluster --cluster-total-nodes 5 --cluster-local-nodemask 1 --cluster-hash-seed 1 -j RETURN",
+    ),
+    AFFINITY: ("session affinity is not kept", f"-m set --match-set {SET_PREFIX}none src -j RETURN"),
+    HAIRPIN: ("endpoints that reach themselves cost a chain each", '-m bpf --bytecode "1,6 0 0 1" -j RETURN'),
+}
+"""What not every kernel has → what is lost without, and a rule that needs it."""
 SBIN = "/usr/sbin:/sbin"
 SET_FAMILIES = {4: "inet", 6: "inet6"}
 NO_IPSET = "the program ipset is missing (Debian: apt install ipset)"
+DROP_PAUSE_SECONDS = 0.02
 
 
 class RuleMissingError(NetlinkError):
@@ -57,7 +79,7 @@ class Xtables:
     def __init__(self, variant: str, programs: Mapping[str, str]) -> None:
         self.variant = variant
         self._programs = programs
-        self._ipset = _which("ipset")
+        self._works: set[tuple[int, str]] = set()
         self._watermark: LegacyWatermark | NftWatermark | None = None
 
     def save(self, family: int) -> Saved:
@@ -74,34 +96,71 @@ class Xtables:
         if text:
             self._restore(family, text)
 
-    def sets(self, family: int) -> frozenset[str] | None:
-        """The ipsets of a family whose names are ours; None without the program."""
-        if self._ipset is None:
-            return None
-        done = _run([self._ipset, "save"], "")
-        if done.returncode:
-            raise _error(done)
-        created = (line.split() for line in done.stdout.splitlines() if line.startswith(f"create {SET_PREFIX}"))
-        return frozenset(words[1] for words in created if SET_FAMILIES[family] in words)
+    def lacks(self, family: int) -> Mapping[str, str]:
+        """Which of WISHES do not work here, and why. What works is not tried again."""
+        found: dict[str, str] = {}
+        for what, (loss, rule) in WISHES.items():
+            if (family, what) not in self._works:
+                why = self._try(family, rule) or (self._try_ipset() if what == AFFINITY else "")
+                if why:
+                    found[what] = f"{loss}: {why}"
+                else:
+                    self._works.add((family, what))
+        return found
+
+    def _try(self, family: int, rule: str) -> str:
+        """Why a rule can't be, or ""."""
+        try:
+            self._restore(family, f"*nat\n-A POSTROUTING {rule}\nCOMMIT\n", "--test")
+        except NotPermittedError:
+            raise
+        except KernelError as error:
+            # Of an ipset that is not there only a kernel that knows ipsets says so.
+            return "" if "doesn't exist" in str(error) else str(error)
+        return ""
+
+    def _try_ipset(self) -> str:
+        """Why there can't be ipsets, or ""."""
+        program = _ipset()
+        if program is None:
+            return NO_IPSET
+        done = _run([program, "list", "-name"], "")
+        return f"this kernel has no ipset (module ip_set_hash_ip): {_said(done)}" if done.returncode else ""
+
+    def sets(self, family: int) -> frozenset[str]:
+        """The ipsets of a family whose names are ours; none where there can't be any."""
+        program = _ipset()
+        done = _run([program, "list", "-name"], "") if program else None
+        if done is None or done.returncode:
+            return frozenset()
+        return frozenset(name for name in done.stdout.split() if name.startswith(f"{SET_PREFIX}{family}-"))
 
     def make_sets(self, family: int, names: Iterable[str]) -> None:
         """Make ipsets, those that are there stay as they are."""
         shape = f"hash:ip family {SET_FAMILIES[family]} hashsize 64 maxelem {MOST_CLIENTS} timeout 0"
-        self._restore_sets(f"create {name} {shape}" for name in sorted(names))
+        _change_sets(f"create {name} {shape}" for name in sorted(names))
 
-    def drop_sets(self, names: Iterable[str]) -> None:
-        """Delete ipsets that no rule names."""
-        self._restore_sets(f"destroy {name}" for name in sorted(names))
+    def empty_sets(self, names: Iterable[str]) -> None:
+        """Let ipsets forget their clients."""
+        _change_sets(f"flush {name}" for name in sorted(names))
 
-    def _restore_sets(self, lines: Iterable[str]) -> None:
-        text = "\n".join(lines)
-        if not text:
-            return
-        if self._ipset is None:
-            raise KernelError(NO_IPSET)
-        done = _run([self._ipset, "restore", "-exist"], text + "\n")
-        if done.returncode:
-            raise _error(done)
+    def drop_sets(self, names: Iterable[str], seconds: float = 0.0) -> frozenset[str]:
+        """Delete ipsets that no rule names; return the others, that are still named after so long."""
+        left = frozenset(names)
+        with suppress(KernelError):  # as a rule all of them are free, and to ask first would be one more program
+            _change_sets(f"destroy {name}" for name in sorted(left))
+            return frozenset()
+        deadline = time.monotonic() + seconds
+        while True:
+            references = _references()
+            left &= references.keys()
+            free = frozenset(name for name in left if not references[name])
+            with suppress(KernelError):  # a rule names one by now
+                _change_sets(f"destroy {name}" for name in sorted(free))
+                left -= free
+            if not left or time.monotonic() >= deadline:
+                return left
+            time.sleep(DROP_PAUSE_SECONDS)
 
     def probe(self, family: int) -> None:
         """KernelError, with the reason, where this kernel has no such tables. Changes no rule."""
@@ -202,25 +261,69 @@ def _variant_of(path: str) -> str:
 
 def _run(command: Sequence[str], text: str) -> "subprocess.CompletedProcess[str]":
     pipe = subprocess.PIPE
+    waiting = "waiting for program=%s: does another one hold the xtables lock?"
+    # Not communicate(timeout=…): called again after it, Python 3.11 writes nothing more of the text.
+    slow = Timer(SILENT_SECONDS, log.warning, (waiting, command[0]))
     try:
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
-            try:
-                said, errors = process.communicate(text, timeout=SILENT_SECONDS)
-            except subprocess.TimeoutExpired:
-                log.warning("waiting for program=%s: does another one hold the xtables lock?", command[0])
-                said, errors = process.communicate()
+            slow.start()
+            said, errors = process.communicate(text)
     except OSError as error:
         raise KernelError(f"{command[0]}: {error.strerror}") from error
+    finally:
+        slow.cancel()
     return subprocess.CompletedProcess(command, process.returncode, said, errors)
 
 
-def _error(done: "subprocess.CompletedProcess[str]") -> Exception:
+def _module(name: str) -> str:
+    """The kernel's module of a match or target."""
+    return {"REJECT": "ipt_REJECT, ip6t_REJECT", "DNAT": "xt_nat", "MARK": "xt_mark"}.get(name, f"xt_{name}")
+
+
+def _ipset() -> str | None:
+    return _which("ipset")
+
+
+def _change_sets(lines: Iterable[str]) -> None:
+    """Carry commands of ipset out, until one fails. KernelError."""
+    text = "\n".join(lines)
+    if not text:
+        return
+    program = _ipset()
+    if program is None:
+        raise KernelError(NO_IPSET)
+    done = _run([program, "restore", "-exist"], text + "\n")
+    if done.returncode:
+        raise KernelError(f"ipset: {_said(done)}")
+
+
+def _references() -> dict[str, int]:
+    """Every ipset, with the number of rules that name it. KernelError."""
+    program = _ipset()
+    if program is None:
+        return {}
+    done = _run([program, "list", "-terse"], "")
+    if done.returncode:
+        raise KernelError(f"ipset: {_said(done)}")
+    names = re.findall(r"^Name: (\S+)", done.stdout, re.MULTILINE)
+    return dict(zip(names, map(int, re.findall(r"^References: (\d+)", done.stdout, re.MULTILINE)), strict=True))
+
+
+def _said(done: "subprocess.CompletedProcess[str]") -> str:
+    """The first line of what a program complained of, without its name."""
     said = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith(("#", "Try "))]
-    what = re.sub(r"^\S*tables\S*(?: v\S+ \(\w+\))?: ", "", said[0]) if said else "no message"
+    return re.sub(r"^(?:\S*tables\S*(?: v\S+ \(\w+\))?|ipset v\S+): ", "", said[0]) if said else "no message"
+
+
+def _error(done: "subprocess.CompletedProcess[str]") -> Exception:
+    what = _said(done)
     if "Permission denied" in done.stderr or "must be root" in done.stderr:
         return NotPermittedError("programming iptables needs CAP_NET_ADMIN and CAP_NET_RAW (run as root)")
     if "xtables lock" in done.stderr:
         return KernelError(f"iptables: another program held the xtables lock for {WAIT_SECONDS} s")
+    if extension := re.search(r"Couldn't load (match|target) `(\w+)'", done.stderr):
+        kind, name = extension.groups()
+        return KernelError(f"this kernel or iptables has no {kind} {name} (module {_module(name)})")
     if re.search(r"line:? \d+|not a chain|does not exist|No chain", done.stderr):
         return RuleMissingError(what)
     return KernelError(f"iptables: {what}")

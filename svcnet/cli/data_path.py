@@ -139,7 +139,7 @@ def _iptables(config: Config, left: Left, reason: str) -> Chosen:
     others = _predecessors(f"iptables {tables.variant}", left=left)
     succession = Succession(path, others, partial(_track, path, left) if left.serve() else lambda: None)
     mode = Mode("iptables", f"{reason}; {tables.variant} tables")
-    return Chosen(mode, succession, _flows(config), inline_changes=0, leave=lambda: left)
+    return Chosen(mode, succession, _flows(config), inline_changes=0, left_out=path.left_out, leave=lambda: left)
 
 
 def _userspace(config: Config, left: Left, reason: str) -> Chosen:

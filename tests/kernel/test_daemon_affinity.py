@@ -1,62 +1,22 @@
 """Many clients of one service: who stays where, and who moves when an endpoint goes."""
 
 import json
-import socket
-from collections.abc import Iterable
-from contextlib import closing
 
 import pytest
 
-from tests.harness.client import opened
-from tests.harness.files import PORT, Written, endpoints, service
+from tests.harness.crowd import CLIENTS, Visits, moved, settle, sticky, visit
+from tests.harness.files import endpoints, service
 from tests.harness.minion import A6, B6, VIP, VIP6, A, B, C, Minion
 from tests.harness.until import until
 
 pytestmark = pytest.mark.kernel
 
-CLIENTS = {4: [f"198.18.5.{n}" for n in range(1, 251)], 6: [f"2001:db8:5::{n:x}" for n in range(1, 251)]}
-IP_FREEBIND, IPV6_FREEBIND = 15, 78
-Visits = dict[str, str]
-
 
 @pytest.fixture
 def crowd(minion: Minion) -> Minion:
     """A minion on which every address of CLIENTS may be a client's."""
-    for net in ("198.18.5.0/24", "2001:db8:5::/64"):
-        done = minion.run("ip", "-6" if ":" in net else "-4", "route", "add", "local", net, "dev", "lo")
-        assert done.returncode == 0, done.stderr
+    settle(minion)
     return minion
-
-
-def visit(minion: Minion, address: str, clients: Iterable[str]) -> Visits:
-    """One connection from each client: client → who answered."""
-    return minion.inside(lambda: {client: _visit(address, client) for client in clients})
-
-
-def _visit(address: str, client: str) -> str:
-    with closing(opened(address, "tcp")) as one:
-        six = ":" in client
-        one.setsockopt(socket.IPPROTO_IPV6 if six else 0, IPV6_FREEBIND if six else IP_FREEBIND, 1)
-        one.bind((client, 0))
-        one.settimeout(10)
-        one.connect((address, PORT))
-        return one.recv(512).decode().partition(" ")[0]
-
-
-def moved(before: Visits, after: Visits) -> set[str]:
-    return {client for client in before if before[client] != after[client]}
-
-
-def sticky(seconds: int) -> Written:
-    return service(
-        "web",
-        VIP,
-        VIP6,
-        protocols=["TCP"],
-        ipFamilyPolicy="RequireDualStack",
-        sessionAffinity="ClientIP",
-        sessionAffinityConfig={"clientIP": {"timeoutSeconds": seconds}},
-    )
 
 
 def members(minion: Minion) -> int:

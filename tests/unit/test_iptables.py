@@ -1,8 +1,11 @@
 """The iptables path over tables in memory: what is written, in what order, and what a packet finds at any moment."""
 
+import logging
+import os
 import random
 from collections.abc import Iterable
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +15,7 @@ from svcnet.iptables.fake_xtables import FakeTables, Packet
 from svcnet.iptables.iptables import Iptables
 from svcnet.iptables.layout import Layout
 from svcnet.iptables.ruleset import Class, Parameters
+from svcnet.iptables.xtables import Xtables
 from svcnet.model.errors import KernelError
 from svcnet.model.frontend import Frontend
 from svcnet.model.snapshot import PortKey
@@ -312,3 +316,27 @@ def test_a_layout_forgets_what_went() -> None:
     assert {chain.name for chain, lines in edit.items() if lines is None} == {
         name for name in written if name[7:8].isdigit() or name.startswith("SVCNET-EP-")
     }
+
+
+def test_a_load_that_takes_long_arrives_whole_and_says_what_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("svcnet.iptables.xtables.SILENT_SECONDS", 0.01)
+    program, heard, ready = tmp_path / "restore", tmp_path / "heard", tmp_path / "ready"
+    os.mkfifo(ready)
+    program.write_text(f"#!/bin/sh\nread word <{ready}\ncat >{heard}\n")
+    program.chmod(0o755)
+
+    class Heard(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            ready.write_text(f"{record.getMessage()}\n")
+
+    logger, handler = logging.getLogger("svcnet.iptables.xtables"), Heard()
+    logger.addHandler(handler)
+    text = "-A CHAIN -j RETURN\n" * 20_000
+    try:
+        Xtables("legacy", {"iptables-restore": str(program)}).restore(4, text)
+    finally:
+        logger.removeHandler(handler)
+    assert heard.read_text() == text
+    assert "xtables lock" in caplog.text

@@ -41,6 +41,8 @@ class Said(msgspec.Struct, frozen=True, array_like=True):
     loaded: bool = False
     """It answers from records."""
     pid: int = 0
+    troubles: tuple[str, ...] = ()
+    """What is wrong with servers upstream."""
 
 
 class Counts:
@@ -77,14 +79,16 @@ class Counts:
         """Count anything else: a row of `svcnet.dns.ledger.EVENTS`, with as many labels as it has."""
         self._events[what, *labels] += by
 
-    def say(self, levels: dict[str, float], loaded: bool, pid: int) -> Said:
+    def say(self, levels: dict[str, float], loaded: bool, pid: int, troubles: tuple[str, ...] = ()) -> Said:
         """Return what happened since the last call."""
         answers = tuple(
             (way, *key, number) for key, cell in self._cells.items() for way, number in enumerate(cell) if number
         )
         for cell in self._cells.values():
             cell[:] = [0] * len(WAYS)
-        said = Said(answers, tuple(self._took), self._seconds, tuple(self._events.items()), levels, loaded, pid)
+        said = Said(
+            answers, tuple(self._took), self._seconds, tuple(self._events.items()), levels, loaded, pid, troubles
+        )
         self._took = [0] * len(self._took)
         self._seconds = 0.0
         self._events.clear()

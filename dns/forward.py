@@ -1,127 +1,307 @@
-"""Other names: asked of the servers upstream, one after the other, in bounded time. Shell (asyncio).
+"""Other names: from the cache, or asked of the servers upstream, in bounded time. Shell.
 
-Owns: sockets to the servers upstream, ids, ports, time, and that the same question is in flight once. Must not know our
-zones.
-
-Every try has a socket of its own, connected, so that the kernel picks a random port and drops what others send; the id
-is random too (RFC 5452). A server that says SERVFAIL or REFUSED is passed over like one that says nothing.
+Owns: what is in flight, who waits for it, when a server is probed, and what is counted. Must not know our zones. No
+call blocks: every answer comes by `done`, at once where the cache has it.
 """
 
-import asyncio
-import contextlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
-from svcnet.dns.answer import FORMERR, HEADER_BYTES, NOERROR, NXDOMAIN
-from svcnet.dns.query import CD, QR, RD, TC, UDP_BYTES, Query
+from svcnet.dns.answer import IN, SERVFAIL
+from svcnet.dns.cache import STALE_SECONDS, Cache, Entry, Key
+from svcnet.dns.exchange import Link, Loop, Timer, message
+from svcnet.dns.inquiry import WHOLE_SECONDS, Inquiry, Peer
+from svcnet.dns.mirror import Mirror
+from svcnet.dns.private import OWN_NAMES, Trusted
+from svcnet.dns.query import CD
+from svcnet.dns.records import NS, PTR
+from svcnet.dns.relay import relayed
+from svcnet.dns.reply import FOUND, Reply
+from svcnet.dns.responder import Ask
+from svcnet.dns.upstream import PROBE_SECONDS, Server
 
-Upstream = tuple[str, int]
-
-WHOLE_SECONDS = 4.0
-"""For one question: a stub resolver asks again after 5 s."""
-ROUNDS = 2
-"""How often every server is asked: a datagram may be lost."""
-LEAST_TRY_SECONDS = 0.8
+CACHE_BYTES = 16 << 20
 MOST_IN_FLIGHT = 1000
-Key = tuple[bytes, int, bool, bool]
+"""Questions; each has a socket for every server that it waits for."""
+STALE_TTL = 30
+"""Of an answer past its time (RFC 8767 §4)."""
+STALE_AFTER_SECONDS = 1.8
+"""A client that could have a stale answer waits so long for a new one (RFC 8767 §5)."""
+QUIET_SECONDS = 30.0
+"""After nobody could tell, the stale answer is given at once for so long (RFC 8767 §5)."""
+FAILURE_SECONDS = 2.0
+"""How long a failure is kept where there is no answer (RFC 9520 §3.2: 1 s at least)."""
+MIRROR_SECONDS, LOOPING_SECONDS = 30.0, 5.0
+"""How often a server that is in use is asked for a name that shows a loop; and one that has shown it."""
+LIFE = b"\0" + NS.to_bytes(2) + IN.to_bytes(2)
+"""The root's servers: every resolver has them."""
+Done = Callable[[bytes], None]
+Links = Callable[[Server], Link]
+
+
+class _Waiter(NamedTuple):
+    ask: Ask
+    done: Done
+
+
+class _Flight:
+    """A question that is being asked, and who waits for it."""
+
+    def __init__(self) -> None:
+        self.inquiry: Inquiry | None = None
+        self.waiters: list[_Waiter] = []
+        self.stale: Entry | None = None
+        self.timer: Timer | None = None
+        self.late = False
+        """Whoever could have a stale answer waits no longer."""
+
+
+class Options(NamedTuple):
+    """How a forwarder is set up."""
+
+    cache_bytes: int = CACHE_BYTES
+    most_in_flight: int = MOST_IN_FLIGHT
+    secret: str = ""
+    """The same in every worker of a daemon; "" for one that is alone."""
+    trusted: tuple[str, ...] = ()
+    """Names that may lead to private addresses, besides OWN_NAMES."""
+    whole_seconds: float = WHOLE_SECONDS
 
 
 class Forwarder:
-    """Asks upstream servers in the order given."""
+    """`links` opens a way by stream to a server; `count` hears of events (svcnet.dns.ledger.EVENTS)."""
 
-    def __init__(self, upstreams: Sequence[Upstream], whole_seconds: float = WHOLE_SECONDS) -> None:
-        self.upstreams = tuple(upstreams)
-        self._whole_seconds = whole_seconds
-        self._in_flight: dict[Key, asyncio.Task[bytes | None]] = {}
+    def __init__(
+        self,
+        loop: Loop,
+        servers: Sequence[Server],
+        links: Links,
+        count: Callable[..., None],
+        options: Options | None = None,
+    ) -> None:
+        options = options or Options()
+        self._count = count
+        self._loop = loop
+        self._options = options
+        self._cache = Cache(options.cache_bytes)
+        self._flights: dict[Key, _Flight] = {}
+        self._mirror = Mirror(options.secret or secrets.token_hex(8))
+        self._mirrored: dict[int, float] = {}
+        self._probing: set[int] = set()
+        self._trusted = Trusted((*OWN_NAMES, *options.trusted))
+        self._peers = [
+            Peer(loop, server, links(server), partial(self._suspect, number), count)
+            for number, server in enumerate(servers)
+        ]
 
-    async def ask(self, query: Query, wanted: bytes) -> bytes | None:
-        """Return the reply to `wanted` with the type, class and flags of `query`; None: nobody gave one."""
-        question = wanted + query.question[-4:]
-        key = (question, query.flags & CD, query.edns, query.wants_dnssec)
-        task = self._in_flight.get(key)
-        if task is None:
-            if len(self._in_flight) >= MOST_IN_FLIGHT:
-                return None
-            task = asyncio.create_task(self._ask_all(question, query))
-            self._in_flight[key] = task
-            task.add_done_callback(lambda _: self._in_flight.pop(key, None))
-        return await asyncio.shield(task)
+    def ask(self, ask: Ask, done: Done) -> None:
+        """Call `done` with the reply to a question, now or in bounded time."""
+        if self._returned(ask, done):
+            return
+        query = ask.query
+        key = (ask.name + query.question[-4:], bool(query.flags & CD), query.wants_dnssec)
+        now = self._loop.time()
+        entry = self._cache.get(key, now)
+        waiter = _Waiter(ask, done)
+        if entry is not None and entry.fresh(now):
+            self._count("cache_hits", "success" if entry.reply.counts[:2] != b"\0\0" else "denial")
+            self._answer(waiter, entry.reply, int(now - entry.born))
+            if entry.wants_refresh(now) and key not in self._flights and self._room():
+                self._count("cache_prefetch")
+                self._fly(key)
+            return
+        if entry is not None and now < entry.quiet_until:
+            self._stale(waiter, entry)
+            return
+        self._count("cache_misses")
+        self._wait(key, waiter, entry)
 
-    async def _ask_all(self, question: bytes, query: Query) -> bytes | None:
-        last: bytes | None = None
-        seconds = max(self._whole_seconds / (ROUNDS * len(self.upstreams)), LEAST_TRY_SECONDS)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._whole_seconds):
-                for upstream in self.upstreams * ROUNDS:
-                    reply = await _ask_one(upstream, _message(question, query), seconds)
-                    if reply is not None:
-                        last = reply
-                        if reply[3] & 0xF in {NOERROR, NXDOMAIN}:
-                            break
-        return last
+    def levels(self) -> dict[str, float]:
+        """Return the rows of `svcnet.dns.ledger.LEVELS` that are ours."""
+        return {
+            "cache_entries": float(len(self._cache)),
+            "cache_bytes": float(self._cache.bytes),
+            "forward_in_flight": float(len(self._flights)),
+            "forward_servers_down": float(sum(not peer.health.up for peer in self._peers)),
+        }
 
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """Which servers can't be used as they are set up, and why."""
+        loops = (f"{peer.server} leads back to this server" for peer in self._peers if peer.health.loops)
+        links = (f"{peer.server}: {peer.link.why}" for peer in self._peers if peer.server.tls and peer.link.why)
+        return (*loops, *links)
 
-async def _ask_one(upstream: Upstream, message: bytes, seconds: float) -> bytes | None:
-    """One server: by UDP, and again by TCP when the reply was cut short (RFC 7766 §5). None: it gave none."""
-    with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
-        async with asyncio.timeout(seconds):
-            reply = await _by_udp(upstream, message)
-            return await _by_tcp(upstream, message) if int.from_bytes(reply[2:4]) & TC else reply
-    return None
+    def _wait(self, key: Key, waiter: _Waiter, entry: Entry | None) -> None:
+        flight = self._flights.get(key)
+        if flight is not None:
+            self._count("forward_joined")
+        elif not self._room():
+            self._count("forward_max_concurrent_rejects")
+            self._give_up(waiter, entry)
+            return
+        else:
+            flight = self._fly(key)
+            if flight is None:
+                self._count("forward_failures")
+                self._give_up(waiter, entry)
+                return
+        if entry is not None and flight.late:
+            self._stale(waiter, entry)
+            return
+        flight.waiters.append(waiter)
+        if entry is not None and flight.timer is None:
+            flight.stale = entry
+            flight.timer = self._loop.call_later(STALE_AFTER_SECONDS, self._give_stale, flight)
 
+    def _room(self) -> bool:
+        return len(self._flights) < self._options.most_in_flight
 
-def _message(question: bytes, query: Query) -> bytes:
-    flags = RD | query.flags & CD
-    opt = b"\0\0\x29" + UDP_BYTES.to_bytes(2) + (b"\0\0\x80\0\0\0" if query.wants_dnssec else bytes(6))
-    counts = b"\0\1\0\0\0\0\0\1" if query.edns else b"\0\1\0\0\0\0\0\0"
-    return secrets.token_bytes(2) + flags.to_bytes(2) + counts + question + (opt if query.edns else b"")
+    def _fly(self, key: Key) -> _Flight | None:
+        """Ask upstream; None: no server is left to ask."""
+        if all(peer.health.loops for peer in self._peers):
+            self._look_for_loops()
+            return None
+        flight = self._flights[key] = _Flight()
+        over = partial(self._landed, key, flight)
+        flight.inquiry = Inquiry(self._peers, key[0], key[1:], over, self._options.whole_seconds)
+        self._look_for_loops()
+        return flight
 
+    def _landed(self, key: Key, flight: _Flight, reply: Reply | None) -> None:
+        """Keep what there is to keep; answer all who wait."""
+        del self._flights[key]
+        if flight.timer is not None:
+            flight.timer.cancel()
+        now = self._loop.time()
+        if reply is not None and reply.rcode in FOUND:
+            if reply.seconds:
+                self._put(key, reply, reply.seconds)
+            for waiter in flight.waiters:
+                self._answer(waiter, reply, 0)
+            return
+        self._count("forward_failures")
+        self._look_for_loops()
+        entry = self._cache.get(key, now)
+        if entry is not None and entry.reply.rcode in FOUND:
+            entry.quiet_until = now + QUIET_SECONDS
+        else:
+            entry = None
+            failure = Reply(SERVFAIL if reply is None else reply.rcode)
+            self._put(key, failure, FAILURE_SECONDS, stale_seconds=0)
+        for waiter in flight.waiters:
+            if entry is not None:
+                self._stale(waiter, entry)
+            else:
+                self._answer(waiter, reply, 0)
 
-def answers(reply: bytes, message: bytes) -> bool:
-    """Whether a packet is a reply to this message: id, direction, and the question as it was asked."""
-    end = message.index(0, HEADER_BYTES) + 5 if len(message) > HEADER_BYTES else 0
-    if len(reply) < HEADER_BYTES or reply[:2] != message[:2] or not reply[2] & QR >> 8:
-        return False
-    if reply[4:6] == b"\0\0":  # an error may come without the question
-        return reply[3] & 0xF >= FORMERR and len(reply) == HEADER_BYTES
-    same = reply[HEADER_BYTES : end - 4].lower() == message[HEADER_BYTES : end - 4]
-    return reply[4:6] == b"\0\1" and same and reply[end - 4 : end] == message[end - 4 : end]
+    def _put(self, key: Key, reply: Reply, seconds: float, stale_seconds: float = STALE_SECONDS) -> None:
+        gone = self._cache.put(key, reply, self._loop.time(), seconds, stale_seconds)
+        if gone:
+            self._count("cache_evictions", by=gone)
 
+    def _give_stale(self, flight: _Flight) -> None:
+        """Whoever waited long enough gets what was."""
+        waiters, flight.waiters, flight.late = flight.waiters, [], True
+        assert flight.stale is not None
+        for waiter in waiters:
+            self._stale(waiter, flight.stale)
 
-class _Once(asyncio.DatagramProtocol):
-    """Waits for the one datagram that answers `message`."""
+    def _give_up(self, waiter: _Waiter, entry: Entry | None) -> None:
+        if entry is not None:
+            self._stale(waiter, entry)
+        else:
+            self._answer(waiter, None, 0)
 
-    def __init__(self, message: bytes) -> None:
-        self._message = message
-        self.reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    def _stale(self, waiter: _Waiter, entry: Entry) -> None:
+        self._count("cache_served_stale")
+        waiter.done(relayed(waiter.ask, self._shown(waiter.ask, entry.reply), entry.reply.stale(STALE_TTL)))
 
-    def datagram_received(self, data: bytes, _addr: object) -> None:
-        if not self.reply.done() and answers(data, self._message):
-            self.reply.set_result(data)
+    def _answer(self, waiter: _Waiter, reply: Reply | None, age: int) -> None:
+        shown = self._shown(waiter.ask, reply) if reply is not None else None
+        waiter.done(relayed(waiter.ask, shown, shown.aged(age) if shown is not None else b""))
 
-    def error_received(self, exc: Exception) -> None:
-        if not self.reply.done():
-            self.reply.set_exception(exc)
+    def _shown(self, ask: Ask, reply: Reply) -> Reply:
+        """Return what this client may see; an alias of ours leads where its record's author wanted it to."""
+        if not reply.private or ask.aliases or ask.query.type == PTR or ask.name in self._trusted:
+            return reply
+        self._count("forward_private_addresses")
+        return Reply(reply.rcode)
 
+    # Signs of life
 
-async def _by_udp(upstream: Upstream, message: bytes) -> bytes:
-    loop = asyncio.get_running_loop()
-    transport, once = await loop.create_datagram_endpoint(lambda: _Once(message), remote_addr=upstream)
-    try:
-        transport.sendto(message)
-        return await once.reply
-    finally:
-        once.reply.cancel()
-        transport.close()
+    def _suspect(self, number: int) -> None:
+        """A try had no reply: ask for a sign of life until there is one."""
+        if number not in self._probing:
+            self._probing.add(number)
+            self._loop.call_later(PROBE_SECONDS, self._probe, number)
 
+    def _probe(self, number: int) -> None:
+        peer = self._peers[number]
+        over = False
 
-async def _by_tcp(upstream: Upstream, message: bytes) -> bytes:
-    reader, writer = await asyncio.open_connection(*upstream)
-    try:
-        writer.write(len(message).to_bytes(2) + message)
-        while True:
-            reply = await reader.readexactly(int.from_bytes(await reader.readexactly(2)))
-            if answers(reply, message):
-                return reply
-    finally:
-        writer.close()
+        def heard(reply: bytes | None) -> None:
+            nonlocal over
+            if over:
+                return
+            over = True
+            late.cancel()
+            self._probing.discard(number)
+            if reply is None:
+                peer.health.failed_probes += 1
+                self._count("forward_healthcheck_failures", str(peer.server))
+                self._suspect(number)
+
+        def give_up() -> None:
+            exchange.cancel()
+            heard(None)
+
+        late = self._loop.call_later(2 * PROBE_SECONDS, give_up)
+        exchange = peer.exchange(message(LIFE, False, False), heard)
+
+    # Loops
+
+    def _look_for_loops(self) -> None:
+        """Ask every server for a name that shows whether it leads back, where that is due."""
+        now = self._loop.time()
+        for number, peer in enumerate(self._peers):
+            due = self._mirrored.get(number, now)
+            if now >= due:
+                self._mirrored[number] = now + (LOOPING_SECONDS if peer.health.loops else MIRROR_SECONDS)
+                self._look(number)
+
+    def _look(self, number: int) -> None:
+        peer = self._peers[number]
+        question = self._mirror.question(number, secrets.token_hex(4))
+
+        def heard(reply: bytes | None) -> None:
+            late.cancel()
+            if reply is not None:
+                self._loops(number, self._mirror.shown(reply))
+
+        exchange = peer.exchange(message(question, False, False), heard)
+        late = self._loop.call_later(self._options.whole_seconds, exchange.cancel)
+
+    def _returned(self, ask: Ask, done: Done) -> bool:
+        """Whether the question is one of ours that came back; then it is answered."""
+        number = self._mirror.number(ask.name)
+        if number is None:
+            return False
+        self._count("forward_loops")
+        if number < len(self._peers):
+            self._loops(number, True)
+        done(self._mirror.reply(ask.query))
+        return True
+
+    def _loops(self, number: int, loops: bool) -> None:
+        peer = self._peers[number]
+        if peer.health.loops == loops:
+            return
+        peer.health.loops = loops
+        self._mirrored[number] = self._loop.time() + LOOPING_SECONDS
+        if loops:
+            for flight in list(self._flights.values()):
+                if flight.inquiry is not None:
+                    flight.inquiry.abandon(peer)

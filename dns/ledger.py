@@ -33,8 +33,19 @@ EVENTS = (
     Event("dropped", "Packets that got no answer, by why.", ("reason",)),
     Event("tcp_connections", "TCP connections taken in."),
     Event("tcp_connections_ended", "TCP connections that had to make room for others."),
-    Event("forward_requests", "Questions that went to servers upstream."),
-    Event("forward_responses", "Answers to them, by code.", ("rcode",)),
+    Event("cache_hits", "Other names that were answered from the cache, by whether there was something.", ("type",)),
+    Event("cache_misses", "Other names that had to be asked for."),
+    Event("cache_served_stale", "Answers past their time, as no server upstream gave one."),
+    Event("cache_prefetch", "Names that were asked for again before their time was over."),
+    Event("cache_evictions", "Answers that made room for others."),
+    Event("forward_requests", "Questions that went to a server upstream, probes too.", ("to",)),
+    Event("forward_responses", "What came of them, by code; none: nothing in time.", ("to", "rcode")),
+    Event("forward_healthcheck_failures", "Probes of a server that failed.", ("to",)),
+    Event("forward_joined", "Questions that joined the same one, which was asked already."),
+    Event("forward_failures", "Questions that no server upstream answered well."),
+    Event("forward_max_concurrent_rejects", "Questions that were not asked, as too many were."),
+    Event("forward_private_addresses", "Answers that were emptied: a private address under a name from outside."),
+    Event("forward_loops", "Questions of ours that came back to us."),
 )
 """Drops by the kernel, whose receive buffer was full, are told apart (`Ledger.overflow`)."""
 
@@ -51,6 +62,10 @@ LEVELS = (
     Level("open_tcp_connections", "TCP connections that are open."),
     Level("ready_answers", "Answers that stand ready."),
     Level("zone_serial", "Serial of the zones.", largest=True),
+    Level("cache_entries", "Answers from upstream that are kept."),
+    Level("cache_bytes", "What they take."),
+    Level("forward_in_flight", "Questions that wait for servers upstream."),
+    Level("forward_servers_down", "Servers upstream that give no sign of life.", largest=True),
 )
 
 _decoder = msgspec.msgpack.Decoder(Said)

@@ -1,38 +1,51 @@
 """A reply from upstream → the reply to our client. Pure.
 
-Owns: ids, the client's spelling of the name, the aliases that led out of our zones, and the client's limit.
+Owns: the header and OPT of it, the client's spelling of the name, the aliases that led out of our zones, and the
+client's limit.
 """
 
-from svcnet.dns.answer import HEADER_BYTES, SERVFAIL
-from svcnet.dns.query import AA, CD, QR, RA, RD, TC, opt, refusal
+from svcnet.dns.answer import SERVFAIL
+from svcnet.dns.query import AA, CD, QR, RA, RD, TC, Query, opt, refusal
+from svcnet.dns.reply import AD, Reply
 from svcnet.dns.responder import Ask
 
 
-def relayed(ask: Ask, reply: bytes | None) -> bytes:
-    """Return what goes to the client; without a reply from upstream, SERVFAIL."""
+def relayed(ask: Ask, reply: Reply | None, body: bytes | bytearray) -> bytes:
+    """Return what goes to the client: `body` are the sections with TTLs as they are now. None: SERVFAIL."""
     query = ask.query
     if reply is None:
         return refusal(query, SERVFAIL, flags=RA)
     if ask.aliases:
-        reply = _with_aliases(ask, reply)
-    elif reply[4:6] == b"\0\0":
-        return refusal(query, reply[3] & 0xF, flags=RA)
+        packet = _with_aliases(ask, reply, body)
+        if not packet:
+            return refusal(query, SERVFAIL, flags=RA)
     else:
-        reply = query.id + reply[2:HEADER_BYTES] + query.question + reply[HEADER_BYTES + len(query.question) :]
-    if reply and len(reply) <= query.limit:
-        return reply
-    return refusal(query, SERVFAIL if not reply else reply[3] & 0xF, flags=RA | (TC if reply else 0))
+        packet = _head(query, reply) + query.question + body + (opt(query) if query.edns else b"")
+    if len(packet) <= query.limit:
+        return packet
+    return refusal(query, reply.rcode, flags=RA | TC)
 
 
-def _with_aliases(ask: Ask, reply: bytes) -> bytes:
+def _head(query: Query, reply: Reply) -> bytes:
+    flags = QR | RA | query.flags & (RD | CD) | reply.rcode & 0xF
+    if reply.authentic and (query.wants_dnssec or query.flags & AD):  # RFC 6840 §5.8
+        flags |= AD
+    counts = reply.counts
+    if query.edns:
+        counts = counts[:4] + (int.from_bytes(counts[4:]) + 1).to_bytes(2)
+    return query.id + flags.to_bytes(2) + b"\0\1" + counts
+
+
+def _with_aliases(ask: Ask, reply: Reply, body: bytes | bytearray) -> bytes:
     """Put the aliases in front of the answers; b"" when upstream's packet can't be read."""
     # Aliases that lead elsewhere are rare, so that it is read late; it has no types.
     from dnslib import DNSBuffer, DNSRecord  # type: ignore[import-untyped]  # noqa: PLC0415
 
     query = ask.query
     try:
-        answers = DNSRecord.parse(reply).rr
-        head = QR | AA | RA | query.flags & (RD | CD) | reply[3] & 0xF
+        message = bytes(4) + b"\0\1" + reply.counts + ask.name + query.question[-4:] + body
+        answers = DNSRecord.parse(message).rr
+        head = QR | AA | RA | query.flags & (RD | CD) | reply.rcode & 0xF
         counts = b"\0\1" + (ask.aliases + len(answers)).to_bytes(2) + b"\0\0" + (b"\0\1" if query.edns else b"\0\0")
         buffer = DNSBuffer(query.id + head.to_bytes(2) + counts + query.question + ask.alias)
         buffer.offset = len(buffer.data)

@@ -18,7 +18,6 @@ from svcnet.dns.answer import SERVFAIL
 from svcnet.dns.crowd import Crowd, Guest
 from svcnet.dns.forward import Forwarder
 from svcnet.dns.query import refusal
-from svcnet.dns.relay import relayed
 from svcnet.dns.responder import Ask, Responder
 
 log = logging.getLogger(__name__)
@@ -91,7 +90,7 @@ class Server:
                 except OSError:  # a full buffer loses it, as the wire may
                     self._counts.add("dropped", "not sent")
             elif reply is not None:
-                self._later(reply, _to(bound, client))
+                self._forward(reply, _to(bound, client))
         return DRAIN
 
     def _drain_any(self, bound: socket.socket) -> int:
@@ -108,20 +107,35 @@ class Server:
                 except OSError:
                     self._counts.add("dropped", "not sent")
             elif reply is not None:
-                self._later(reply, _to(bound, client, control))
+                self._forward(reply, _to(bound, client, control))
         return DRAIN
 
-    def _later(self, ask: Ask, send: Send) -> asyncio.Task[None]:
+    def _forward(self, ask: Ask, send: Send) -> None:
+        """Send the reply when there is one: now, when it is kept."""
         begin, way = time.perf_counter(), self._counts.way
 
-        async def finish() -> None:
-            reply = await self._forwarded(ask)
+        def done(reply: bytes) -> None:
             self._counts.answered(reply, ask.query.type, way)
             self._counts.took(time.perf_counter() - begin)
             try:
                 send(reply)
             except OSError:
                 self._counts.add("dropped", "not sent")
+
+        self._forwarder.ask(ask, done)
+
+    def _later(self, ask: Ask, send: Send) -> asyncio.Task[None]:
+        over = asyncio.get_running_loop().create_future()
+
+        def send_once(reply: bytes) -> None:
+            if not over.done():  # the client may be gone
+                send(reply)
+                over.set_result(None)
+
+        self._forward(ask, send_once)
+
+        async def finish() -> None:
+            await over
 
         return self._keep(finish())
 
@@ -130,12 +144,6 @@ class Server:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-    async def _forwarded(self, ask: Ask) -> bytes:
-        self._counts.add("forward_requests")
-        reply = await self._forwarder.ask(ask.query, ask.name)
-        self._counts.add("forward_responses", "none" if reply is None else str(reply[3] & 0xF))
-        return relayed(ask, reply)
 
     def _respond(self, packet: bytes, allowed: bool, way: int, waiting: int) -> bytes | Ask | None:
         """Answer a query of a connection on which so many wait for upstream."""

@@ -7,6 +7,7 @@ from ipaddress import ip_network
 
 import msgspec
 
+from svcnet.dns.upstream import Server
 from svcnet.dns.zone import Shape
 from svcnet.endpoints import Networks
 
@@ -24,7 +25,11 @@ class Settings(msgspec.Struct, frozen=True):
     """Which minion this is: its own endpoints come first."""
     ttls: tuple[tuple[str, int], ...] = ()
     """(zone, seconds), zone "" the others."""
-    upstreams: tuple[tuple[str, int], ...] = ()
+    upstreams: tuple[Server, ...] = ()
+    trusted: tuple[str, ...] = ()
+    """Names whose answers from upstream may hold private addresses; "" is every name."""
+    secret: str = ""
+    """Hexadecimal, by which a daemon knows its own questions when they come back; workers share it."""
     allow: tuple[str, ...] = ("0.0.0.0/0", "::/0")
 
     @property

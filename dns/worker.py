@@ -17,10 +17,11 @@ from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
-from svcnet.dns.forward import Forwarder
+from svcnet.dns.forward import Forwarder, Options
 from svcnet.dns.responder import Responder
 from svcnet.dns.server import Server
 from svcnet.dns.settings import Settings
+from svcnet.dns.stream import links
 from svcnet.dns.zone import Zone
 from svcnet.feed import Splitter, Whole, decode, framed
 
@@ -39,8 +40,8 @@ async def work(feed: socket.socket, bound: Sequence[socket.socket]) -> None:
     settings = await anext(coming, None)
     if settings is None:
         return
-    responder, server = await start(msgspec.msgpack.decode(settings, type=Settings), bound)
-    telling = asyncio.create_task(tell(feed, responder, server))
+    responder, server, forwarder = await start(msgspec.msgpack.decode(settings, type=Settings), bound)
+    telling = asyncio.create_task(tell(feed, responder, server, forwarder))
     async for payload in coming:
         frame = decode(payload)
         if isinstance(frame, Whole):
@@ -63,7 +64,7 @@ async def payloads(feed: socket.socket) -> AsyncIterator[bytes]:
                 yield payload
 
 
-async def tell(feed: socket.socket, responder: Responder, server: Server) -> None:
+async def tell(feed: socket.socket, responder: Responder, server: Server, forwarder: Forwarder) -> None:
     """Say every so often what was counted; nobody need listen."""
     loop = asyncio.get_running_loop()
     while True:
@@ -71,8 +72,9 @@ async def tell(feed: socket.socket, responder: Responder, server: Server) -> Non
             "open_tcp_connections": float(server.open_connections),
             "ready_answers": float(responder.ready_answers),
             "zone_serial": float(responder.zone.serial),
+            **forwarder.levels(),
         }
-        said = responder.counts.say(levels, responder.zone.loaded, os.getpid())
+        said = responder.counts.say(levels, responder.zone.loaded, os.getpid(), forwarder.troubles)
         try:
             await loop.sock_sendall(feed, framed(msgspec.msgpack.encode(said)))
         except OSError:  # the feed's end: `work` sees it too
@@ -80,13 +82,17 @@ async def tell(feed: socket.socket, responder: Responder, server: Server) -> Non
         await asyncio.sleep(TELL_SECONDS)
 
 
-async def start(settings: Settings, bound: Sequence[socket.socket]) -> tuple[Responder, Server]:
+async def start(settings: Settings, bound: Sequence[socket.socket]) -> tuple[Responder, Server, Forwarder]:
     """Serve all sockets; return what answers."""
     responder = Responder(Zone(settings.shape), settings.allowed, bool(settings.upstreams))
-    server = Server(responder, Forwarder(settings.upstreams))
+    loop = asyncio.get_running_loop()
+    options = Options(secret=settings.secret, trusted=settings.trusted)
+    ways = links(loop, settings.upstreams)
+    forwarder = Forwarder(loop, settings.upstreams, ways, responder.counts.add, options)
+    server = Server(responder, forwarder)
     for one in bound:
         await server.serve(one)
-    return responder, server
+    return responder, server, forwarder
 
 
 def main(arguments: Sequence[str]) -> None:

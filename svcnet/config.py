@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from svcnet import option_kind as kind
 from svcnet.model.errors import ConfigError
-from svcnet.option_kind import Kind, Listen, Network
+from svcnet.option_kind import Kind, Listen, Network, Upstream
 
 DEFAULT_FILE = Path("/etc/svcnet/svcnet.toml")
 PREFIX = "SVCNET_"
@@ -56,8 +56,10 @@ class Config:
     cluster_domain: str
     dns_ttl: tuple[tuple[str, int], ...]
     """(zone, seconds); zone "" stands for all that are not named."""
-    dns_upstream: tuple[Listen, ...] | None
+    dns_upstream: tuple[Upstream, ...] | None
     """None: the servers of /etc/resolv.conf; (): `off`."""
+    dns_private: tuple[str, ...] | None
+    """None: the search domains of /etc/resolv.conf; ("",): `all`."""
     dns_allow: tuple[Network, ...]
     dns_transfer_to: tuple[Network, ...]
     dns_notify: tuple[Listen, ...]
@@ -131,6 +133,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("cluster_domain", kind.NAME, "cluster.local", "domain of the long service names"),
     Option("dns_ttl", kind.DNS_TTL, "5", "how long answers may be kept, negative ones too", "seconds"),
     Option("dns_upstream", kind.DNS_UPSTREAM, "system", "where other names go; off: REFUSED"),
+    Option("dns_private", kind.DNS_PRIVATE, "search", "which other names may lead to private addresses"),
     Option("dns_allow", kind.ALLOWED, "everyone", "who may ask"),
     Option("dns_transfer_to", kind.ALLOWED, "127.0.0.0/8,::1/128", "who may transfer zones"),
     Option("dns_notify", kind.DNS_NOTIFY, "none", "whom to notify of changes"),

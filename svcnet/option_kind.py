@@ -15,8 +15,8 @@ Network = IPv4Network | IPv6Network
 """A CIDR of either family."""
 
 EVERYONE: tuple[Network, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
-DNS_PORT = 53
-"""An address without a port means this one where DNS is meant (contract, DNS)."""
+DNS_PORT, DNS_TLS_PORT = 53, 853
+"""An address without a port means the first where DNS is meant (contract, DNS), the second behind tls://."""
 
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", re.ASCII)
 _YES = frozenset({"true", "yes", "on", "1"})
@@ -32,6 +32,20 @@ class Listen(NamedTuple):
     def __str__(self) -> str:
         """ADDR:PORT, with brackets around IPv6."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Upstream(NamedTuple):
+    """A DNS server that other names go to. `tls`: by DNS over TLS, with `name`, or else the address, certified."""
+
+    host: str
+    port: int
+    tls: bool = False
+    name: str = ""
+
+    def __str__(self) -> str:
+        """ADDR:PORT, or tls://ADDR:PORT[#NAME]."""
+        at = Listen(self.host, self.port)
+        return f"tls://{at}{self.name and '#' + self.name}" if self.tls else str(at)
 
 
 class Kind(NamedTuple):
@@ -122,6 +136,20 @@ def _listen(text: str, default_port: int | None) -> Listen:
 
 def _dns_addresses(text: str) -> tuple[Listen, ...]:
     return tuple(dict.fromkeys(_listen(item, DNS_PORT) for item in _items(text)))
+
+
+def _upstream(text: str) -> Upstream:
+    scheme, tls, rest = text.rpartition("://")
+    if scheme not in {"", "tls"} or (tls and not scheme):
+        raise ValueError(f"{text!r} has a scheme other than tls://")
+    if not tls:
+        return Upstream(*_listen(text, DNS_PORT))
+    at, mark, name = rest.partition("#")
+    return Upstream(*_listen(at, DNS_TLS_PORT), tls=True, name=_name(name) if mark else "")
+
+
+def _upstreams(text: str) -> tuple[Upstream, ...]:
+    return tuple(dict.fromkeys(map(_upstream, _items(text))))
 
 
 def _or(word: str, value: Any, parse: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -259,10 +287,17 @@ DNS_LISTEN = Kind(
     (list,),
 )
 DNS_UPSTREAM = Kind(
-    "ADDR[,…]",
-    "addresses separated by commas, system (those of /etc/resolv.conf), or off",
-    _or("system", None, _or("off", (), _dns_addresses)),
+    "[tls://]ADDR[:PORT][#NAME][,…]",
+    "addresses, or tls://ADDR[:PORT][#NAME], separated by commas, system (those of /etc/resolv.conf), or off",
+    _or("system", None, _or("off", (), _upstreams)),
     _show_or("system", None, _show_or("off", (), _joined)),
+    (list,),
+)
+DNS_PRIVATE = Kind(
+    "NAME[,…]",
+    "DNS names separated by commas, search (the domains of /etc/resolv.conf), all, or none",
+    _or("search", None, _or("all", ("",), _or("none", (), NAMES.parse))),
+    _show_or("search", None, _show_or("all", ("",), _show_or("none", (), _joined))),
     (list,),
 )
 DNS_NOTIFY = Kind(

@@ -108,6 +108,16 @@ def parse_name_servers(text: str) -> tuple[Address, ...]:
     return tuple(servers)
 
 
+def parse_search_domains(text: str) -> tuple[str, ...]:
+    """Read the last `search` or `domain` line of resolv.conf(5): lower case, no dot at the end; the root is none."""
+    found: list[str] = []
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) >= 2 and words[0] in {"search", "domain"}:
+            found = words[1:]
+    return tuple(domain for word in found if (domain := word.lower().removesuffix(".")))
+
+
 def read_machine(resolv_conf: Path = RESOLV_CONF) -> Machine:
     """Ask `ip` for this network namespace. KernelError when it can't be asked."""
     routes = tuple(

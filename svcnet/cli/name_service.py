@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import secrets
 import socket
 import sys
 from collections.abc import Callable, Iterable
@@ -20,8 +21,8 @@ from typing import NamedTuple
 from svcnet.config import Config
 from svcnet.dns.ledger import Ledger
 from svcnet.model.snapshot import Delta, Snapshot
-from svcnet.option_kind import DNS_PORT, Listen
-from svcnet.overlap import RESOLV_CONF, parse_name_servers
+from svcnet.option_kind import DNS_PORT, Listen, Upstream
+from svcnet.overlap import RESOLV_CONF, parse_name_servers, parse_search_domains
 from svcnet.pacing import Backoff
 from svcnet.supervisor import STARTING, Crew, Program
 
@@ -53,6 +54,9 @@ class NameService:
         self._missing: dict[Listen, str] = {}
         self._crew: Crew | None = None
         self._crew_state = STARTING
+        self._troubles: dict[int, tuple[str, ...]] = {}
+        """Worker → what it says is wrong with servers upstream."""
+        self._told: tuple[str, ...] = ()
         self._snapshot: Snapshot | None = None
         self.ledger = Ledger()
         self.ledger.overflow = self._overflow
@@ -116,7 +120,14 @@ class NameService:
                 self._missing.pop(listen, None)
 
     def _hear(self, worker: int, payload: bytes) -> None:
-        self.ledger.hear(worker, payload)
+        troubles = self.ledger.hear(worker, payload).troubles
+        self._troubles[worker] = troubles
+        told = tuple(dict.fromkeys(trouble for each in self._troubles.values() for trouble in each))
+        if told != self._told:
+            for trouble in set(told) - set(self._told):
+                log.warning("dns upstream can't be used why=%s", trouble)
+            self._told = told
+            self._tell(self._crew_state)
 
     def _overflow(self) -> int:
         datagram = (s for bound in self._bound for sockets in bound.sockets for s in sockets if s.type == SOCK_DGRAM)
@@ -124,12 +135,14 @@ class NameService:
 
     def _tell(self, state: str) -> None:
         self._crew_state = state
-        self._on_state(f"failed: {'; '.join(self._missing.values())}" if self._missing else state)
+        wrong = (*self._missing.values(), *(f"upstream {trouble}" for trouble in self._told))
+        self._on_state(f"failed: {'; '.join(wrong)}" if wrong else state)
 
     def _settings(self) -> bytes:
         import msgspec  # noqa: PLC0415 (what DNS needs is not read on the way to the first packet)
 
         from svcnet.dns.settings import Settings  # noqa: PLC0415 (as above)
+        from svcnet.dns.upstream import Server  # noqa: PLC0415 (as above)
 
         options = self._options
         own = tuple(bound.listen for bound in self._bound)
@@ -140,7 +153,9 @@ class NameService:
             servers=advertised(_reachable(listen.host) for listen in own),
             node=options.node,
             ttls=options.dns_ttl,
-            upstreams=upstreams(options.dns_upstream, own, _resolv_conf),
+            upstreams=tuple(Server(*one) for one in upstreams(options.dns_upstream, own, _resolv_conf)),
+            trusted=trusted(options.dns_private, _resolv_conf),
+            secret=secrets.token_hex(8),
             allow=tuple(map(str, options.dns_allow)),
         )
         return msgspec.msgpack.encode(settings)
@@ -192,16 +207,30 @@ def drops(bound: socket.socket) -> int:
 
 
 def upstreams(
-    given: tuple[Listen, ...] | None, own: Iterable[Listen], resolv_conf: Callable[[], str]
-) -> tuple[tuple[str, int], ...]:
+    given: tuple[Upstream, ...] | None, own: Iterable[Listen], resolv_conf: Callable[[], str]
+) -> tuple[Upstream, ...]:
     """Return the servers that other names go to: the given ones, else this machine's; never this server itself."""
     own = tuple(own)
     if given is None:
-        given = tuple(Listen(str(address), DNS_PORT) for address in parse_name_servers(resolv_conf()))
-    return tuple((one.host, one.port) for one in given if not any(_leads_to(one, listen) for listen in own))
+        given = tuple(Upstream(str(address), DNS_PORT) for address in parse_name_servers(resolv_conf()))
+    return tuple(one for one in given if not any(_leads_to(one, listen) for listen in own))
 
 
-def _leads_to(server: Listen, listen: Listen) -> bool:
+def trusted(given: tuple[str, ...] | None, resolv_conf: Callable[[], str]) -> tuple[str, ...]:
+    """Return the names that may lead to private addresses: the given ones, else the search domains that are names."""
+    from svcnet.dns.name import absolute  # noqa: PLC0415 (what DNS needs is not read on the way to the first packet)
+
+    if given is not None:
+        return given
+    found = []
+    for domain in parse_search_domains(resolv_conf()):
+        with contextlib.suppress(ValueError):
+            absolute(domain)
+            found.append(domain)
+    return tuple(found)
+
+
+def _leads_to(server: Upstream, listen: Listen) -> bool:
     local = listen.host in WILDCARDS and ipaddress.ip_address(server.host.partition("%")[0]).is_loopback
     return server.port == listen.port and (local or server.host == listen.host)
 

@@ -16,6 +16,7 @@ import msgspec
 
 import dns.query
 from svcnet.dns.settings import Settings
+from svcnet.dns.upstream import Server
 from svcnet.feed import Entry, Frame, Whole, encode, framed
 
 HOST = "127.0.0.1"
@@ -104,8 +105,10 @@ class Upstream:
     def __init__(self, behave: Behaviour) -> None:
         self._behave = behave
         self._datagram, self._stream = bound()
-        self.address = (HOST, self._stream.getsockname()[1])
+        self.address = Server(HOST, self._stream.getsockname()[1])
         self.asked: list[tuple[str, bool]] = []
+        self.signs: list[str] = []
+        """What it was asked only to know whether it lives, and whether it leads back."""
         self.ports: set[int] = set()
         self.ids: list[int] = []
         self._over = threading.Event()
@@ -127,10 +130,14 @@ class Upstream:
 
     def _reply(self, packet: bytes, stream: bool) -> bytes | None:
         query = dns.message.from_wire(packet)
-        self.asked.append((str(query.question[0].name), stream))
-        self.ids.append(query.id)
+        name = str(query.question[0].name)
+        if name == "." or name.endswith(".svcnet-loop."):
+            self.signs.append(name)
+        else:
+            self.asked.append((name, stream))
+            self.ids.append(query.id)
         reply = self._behave(query, stream)
-        return reply.to_wire() if isinstance(reply, dns.message.Message) else reply
+        return reply.to_wire(max_size=65535) if isinstance(reply, dns.message.Message) else reply
 
     def _run_udp(self) -> None:
         while not self._over.is_set():

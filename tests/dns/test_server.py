@@ -14,6 +14,7 @@ import pytest
 
 import dns.query
 from svcnet.dns.settings import Settings
+from svcnet.dns.upstream import Server
 from svcnet.feed import Change, Whole
 from svcnet.model.snapshot import Endpoint
 from tests.dns.serving import HOST, PATIENCE_SECONDS, Served, bound, worker
@@ -180,7 +181,7 @@ def test_many_clients_with_a_few_connections_each_leave_room_for_another() -> No
 
 
 def test_without_descriptors_it_still_answers_and_recovers() -> None:
-    settings = Settings(upstreams=((HOST, 9),))
+    settings = Settings(upstreams=(Server(HOST, 9),))
     with worker(settings, RECORDS) as running:
         until(lambda: running.udp("tomcat.svc.").answer)
         resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (40, 40))

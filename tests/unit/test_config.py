@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from svcnet import config
 from svcnet.config import BY_NAME, OPTIONS, Config, load, load_with_sources
 from svcnet.model.errors import ConfigError
-from svcnet.option_kind import EVERYONE, Listen
+from svcnet.option_kind import EVERYONE, Listen, Upstream
 
 
 def no_file(path: Path) -> bytes:
@@ -208,7 +208,12 @@ def test_a_ttl_is_for_a_zone_that_there_is() -> None:
         ("dns_listen", "off", ()),
         ("dns_listen", "10.0.0.1, [::1]:5353,::1", (Listen("10.0.0.1", 53), Listen("::1", 5353), Listen("::1", 53))),
         ("dns_upstream", "off", ()),
-        ("dns_upstream", "9.9.9.9", (Listen("9.9.9.9", 53),)),
+        ("dns_upstream", "9.9.9.9,[::1]:54", (Upstream("9.9.9.9", 53), Upstream("::1", 54))),
+        ("dns_upstream", "tls://9.9.9.9#Dns.Quad9.net", (Upstream("9.9.9.9", 853, True, "dns.quad9.net"),)),
+        ("dns_upstream", "tls://[2620:fe::fe]:8853", (Upstream("2620:fe::fe", 8853, True),)),
+        ("dns_private", "all", ("",)),
+        ("dns_private", "none", ()),
+        ("dns_private", "Corp.Example.,lan", ("corp.example", "lan")),
         ("dns_notify", "10.0.0.9:54", (Listen("10.0.0.9", 54),)),
         ("dns_ttl", "5", (("", 5),)),
         ("dns_ttl", "30, svc=0,Cluster.Local.=3600", (("", 30), ("svc", 0), ("cluster.local", 3600))),

@@ -5,14 +5,17 @@ TCP is left alone: an open connection ends by itself, a UDP flow goes on to a de
 """
 
 import errno
+import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import NamedTuple
 
 from svcnet.endpoints import Networks
 from svcnet.iptables.desired import packed
 from svcnet.iptables.elements import FAMILY_NUMBERS, PROTOCOL_NUMBERS, unpacked
 from svcnet.iptables.netlink import NLM_F_ACK, NetlinkError, Socket, attr, attributes, message, nest
+from svcnet.iptables.reach import Backend, Reach, Reaches
 from svcnet.model.frontend import Frontend
 
 CT_GET, CT_DELETE = (1 << 8) + 1, (1 << 8) + 2
@@ -29,8 +32,10 @@ BY_IP_DST, BY_PROTO, BY_DST_PORT = 1 << 1, 1 << 3, 1 << 5
 SWEEP_FROM = 32
 """From this many frontends on, one dump of all UDP flows is cheaper than a filtered one each (0.04 s for 15,000)."""
 
+NODE_PORTS = range(30000, 32768)
+"""Where node ports are claimed (contract, Records): a flow to another port that no service has is not ours."""
+NOTHING = Networks(())
 _PORT = struct.Struct(">H")
-Backend = tuple[str, int]
 
 
 class Flow(NamedTuple):
@@ -38,44 +43,74 @@ class Flow(NamedTuple):
 
     front: Frontend
     backend: Backend
+    client: str
+    translated: bool
+    """Rules, ours or others', sent it elsewhere than to what was asked for."""
     name: bytes
 
 
-def stale(flow: Flow, wanted: Mapping[Frontend, frozenset[Backend]]) -> bool:
-    """Whether a flow to one of the `wanted` frontends leads to none of its endpoints. Flows elsewhere are not ours."""
-    keep = wanted.get(flow.front)
-    return keep is not None and flow.backend not in keep
+def stale(flow: Flow, may: Reach | None, inside: Callable[[str], bool]) -> bool:
+    """Whether a flow leads where it may not. `inside`: whether a client is a pod or this machine.
+
+    Where nobody serves, one that no rule ever touched leads where it should. Where somebody does, it began before.
+    """
+    if may is None:
+        return flow.translated
+    if flow.backend not in may.inside:
+        return True
+    return flow.backend not in may.outside and not inside(flow.client)
 
 
 class Conntrack:
-    """The connection table of this network namespace. Virtual IPs are in `virtual`: nobody else has addresses there."""
+    """The connection table of this network namespace. Virtual IPs are in `virtual`: nobody else has addresses there.
 
-    def __init__(self, virtual: Networks) -> None:
-        self._virtual = virtual
+    In `external` services have addresses among those of others; pods are in `cluster`.
+    """
+
+    def __init__(self, virtual: Networks, external: Networks = NOTHING, cluster: Networks = NOTHING) -> None:
+        self._virtual, self._external, self._cluster = virtual, external, cluster
         self._socket = Socket()
 
     def close(self) -> None:
         """Give the socket back."""
         self._socket.close()
 
-    def clean(self, wanted: Mapping[Frontend, frozenset[Backend]]) -> int:
-        """Remove the UDP flows of these frontends that lead to none of their endpoints; return how many."""
-        udp = {front: keep for front, keep in wanted.items() if front.protocol == "udp"}
+    def clean(self, wanted: Reaches) -> int:
+        """Remove the UDP flows of these frontends that lead where they may not; return how many."""
+        udp = {front: may for front, may in wanted.items() if front.protocol == "udp"}
         if not udp:
             return 0
         if len(udp) >= SWEEP_FROM:
             flows = [f for family in {f.family for f in udp} for f in self.flows(family, None)]
         else:
             flows = [flow for front in udp for flow in self.flows(front.family, front)]
-        return sum(self._delete(flow) for flow in flows if stale(flow, udp))
+        inside = self._inside()
+        return sum(self._delete(flow) for flow in flows if flow.front in udp and stale(flow, udp[flow.front], inside))
 
-    def sweep(self, wanted: Mapping[Frontend, frozenset[Backend]]) -> int:
-        """Remove the UDP flows to any virtual IP that lead to no endpoint of `wanted`, which is all there is.
+    def sweep(self, wanted: Reaches) -> int:
+        """Remove the UDP flows that lead where they may not by `wanted`, which is all there is; return how many.
 
-        For a start: what became of services while nobody watched, no plan tells.
+        For a start: what became of services while nobody watched, no plan tells. To a virtual IP that nobody has no
+        flow may be; to an external address or a node port that nobody has, none that rules have translated.
         """
-        flows = [f for family in (4, 6) for f in self.flows(family, None) if self._virtual.holding(f.front.address)]
-        return sum(self._delete(f) for f in flows if f.backend not in wanted.get(f.front, ()))
+        flows = [flow for family in (4, 6) for flow in self.flows(family, None)]
+        inside, own = self._inside(), cache(_is_own)
+
+        def ends(flow: Flow) -> bool:
+            if flow.front in wanted:
+                return stale(flow, wanted[flow.front], inside)
+            if self._virtual.holding(flow.front.address):
+                return True
+            return flow.translated and self._may_be_ours(flow.front.address, flow.front.port, own)
+
+        return sum(self._delete(flow) for flow in flows if ends(flow))
+
+    def _inside(self) -> Callable[[str], bool]:
+        own = cache(_is_own)
+        return lambda client: self._cluster.holding(client) is not None or own(client)
+
+    def _may_be_ours(self, address: str, port: int, own: Callable[[str], bool]) -> bool:
+        return self._external.holding(address) is not None or (port in NODE_PORTS and own(address))
 
     def flows(self, family: int, front: Frontend | None) -> Iterator[Flow]:
         """UDP flows of a family, of one frontend if given; a table in motion is read as far as it holds still."""
@@ -89,14 +124,15 @@ class Conntrack:
                 raise
 
     def translated(self) -> int:
-        """How many TCP connections to a virtual IP are open that rules have sent to an endpoint."""
-        found = 0
+        """How many TCP connections to addresses of services are open that rules have sent to an endpoint."""
+        found, own = 0, cache(_is_own)
         for family in (4, 6):
             for body in self._socket.dump(CT_GET, FAMILY_NUMBERS[family], _filter(None, "tcp")):
                 parts = dict(attributes(body))
                 if _is_open(parts) and int.from_bytes(parts[CT_STATUS]) & DESTINATION_TRANSLATED:
-                    destination = _tuple(family, parts[TUPLE_ORIG])[1]
-                    found += bool(self._virtual.holding(unpacked(destination)))
+                    _, packed_destination, _, _, port = _tuple(family, parts[TUPLE_ORIG])
+                    address = unpacked(packed_destination)
+                    found += self._virtual.holding(address) is not None or self._may_be_ours(address, port, own)
         return found
 
     def _delete(self, flow: Flow) -> bool:
@@ -134,12 +170,25 @@ def _flow(family: int, body: memoryview) -> Flow | None:
     parts = dict(attributes(body))
     if TUPLE_ORIG not in parts or TUPLE_REPLY not in parts:
         return None
-    _, destination, protocol, _, port = _tuple(family, parts[TUPLE_ORIG])
+    client, destination, protocol, _, port = _tuple(family, parts[TUPLE_ORIG])
     source, _, _, source_port, _ = _tuple(family, parts[TUPLE_REPLY])
     if protocol != PROTOCOL_NUMBERS["udp"]:
         return None
     name = nest(TUPLE_ORIG, bytes(parts[TUPLE_ORIG])) + (attr(CT_ID, bytes(parts[CT_ID])) if CT_ID in parts else b"")
-    return Flow(Frontend(family, unpacked(destination), "udp", port), (unpacked(source), source_port), name)
+    translated = bool(int.from_bytes(parts.get(CT_STATUS, b"")) & DESTINATION_TRANSLATED)
+    front, backend = Frontend(family, unpacked(destination), "udp", port), (unpacked(source), source_port)
+    return Flow(front, backend, unpacked(client), translated, name)
+
+
+def _is_own(address: str) -> bool:
+    """Whether this machine has an address: only those can be bound (with ip_nonlocal_bind any, and flows are kept)."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
 
 
 def _tuple(family: int, data: memoryview) -> tuple[bytes, bytes, int, int, int]:

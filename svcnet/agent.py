@@ -9,18 +9,18 @@ import contextlib
 import errno
 import gc
 import logging
-from collections.abc import Iterable
 
 from svcnet import checkpoint
-from svcnet.iptables.desired import Desired, Minion, Treatment, desired, rows
+from svcnet.iptables.desired import Desired, Treatment, rows
 from svcnet.iptables.netlink import MendedError, NetlinkError
+from svcnet.iptables.reach import Reaches, reach
 from svcnet.keeper import Keeper
 from svcnet.model.errors import SvcnetError
 from svcnet.model.event import Away, Event, Problem, Put, Synced
 from svcnet.model.frontend import Frontend
 from svcnet.model.meta import Key
 from svcnet.model.node import Node
-from svcnet.model.snapshot import Delta, LeftOut, ServedPort
+from svcnet.model.snapshot import Delta, LeftOut
 from svcnet.pacing import Backoff, Pacing
 from svcnet.parts import Parts, State
 from svcnet.plan import NOTHING, Excerpt, Plan, diff
@@ -118,6 +118,7 @@ class Agent:
                 return
             try:
                 await asyncio.to_thread(path.apply, plan)
+                await self._clean_flows(reach(mine, before), reach(mine, self.minion))
             except (SvcnetError, OSError) as error:
                 self.tell(str(error), plan.excerpt())
                 self.resync()
@@ -304,18 +305,20 @@ class Agent:
         return rows(self.tracker.snapshot.ports.values(), self.minion)
 
     async def _clean(self, delta: Delta) -> None:
-        """Remove the UDP flows that lead where no endpoint is; weight 0 keeps those that are open."""
+        """Remove the UDP flows that lead where they may not (reach.py)."""
         before = (*delta.removed, *(old for old, _ in delta.changed))
         after = (*delta.added, *(new for _, new in delta.changed))
-        wanted = dict.fromkeys(_backends(before, self.minion), frozenset[tuple[str, int]]())
-        wanted |= _backends(after, self.minion)
+        await self._clean_flows(reach(before, self.minion), reach(after, self.minion))
+
+    async def _clean_flows(self, before: Reaches, after: Reaches) -> None:
+        wanted = {**dict.fromkeys(before), **after}
         if wanted and self.parts.flows is not None:
             self.parts.meter.flows_deleted(await asyncio.to_thread(self.parts.flows.clean, wanted))
 
     async def _sweep(self) -> None:
         """The same for everything that is served, and for what is not any more."""
-        wanted = _backends(self.tracker.snapshot.ports.values(), self.minion)
         if self.parts.flows is not None:
+            wanted = reach(self.tracker.snapshot.ports.values(), self.minion)
             self.parts.meter.flows_deleted(await asyncio.to_thread(self.parts.flows.sweep, wanted))
 
     def _announce(self) -> None:
@@ -360,9 +363,3 @@ class Agent:
             if not self._stale and not self._programming.locked() and foreign():
                 self._audit = True
                 self.resync()
-
-
-def _backends(ports: Iterable[ServedPort], minion: Minion) -> dict[Frontend, frozenset[tuple[str, int]]]:
-    """Where UDP flows may lead."""
-    udp = (p for p in ports if p.key.protocol == "UDP")
-    return {front: frozenset((e.address, e.port) for e in p.endpoints) for p in udp for front in desired(p, minion)}

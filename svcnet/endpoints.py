@@ -63,11 +63,15 @@ class Site(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The endpoints of one port, sorted: for everybody, and those of this minion; and what was left out."""
+    """The endpoints of one port, sorted: for everybody, and those of this minion; and what was left out.
+
+    `lingering`: those that are neither, and serve.
+    """
 
     endpoints: tuple[Endpoint, ...]
     local: tuple[Endpoint, ...]
     left_out: tuple[LeftOut, ...]
+    lingering: tuple[Endpoint, ...] = ()
 
 
 class Candidates(NamedTuple):
@@ -122,7 +126,11 @@ def endpoints_of(
     if len(chosen) > most:
         what = f"{len(chosen) - most} endpoints of {service.key} {port.protocol.lower()}/{port.port}"
         left_out.append(LeftOut(what, f"a service port has at most {most} endpoints"))
-    return Found(tuple(chosen[:most]), tuple(local[:most]), tuple(dict.fromkeys(left_out)))
+    lingering: tuple[Endpoint, ...] = ()
+    if len(chosen) < len(whole) and port.protocol == "UDP":  # the connections of other protocols are left alone anyway
+        used = {*chosen, *local}
+        lingering = tuple(e for e in whole if e.serving and e not in used)
+    return Found(tuple(chosen[:most]), tuple(local[:most]), tuple(dict.fromkeys(left_out)), lingering)
 
 
 def _distinct(endpoints: list[Endpoint]) -> Iterable[Endpoint]:

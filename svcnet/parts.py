@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from svcnet.iptables.desired import Desired, Minion, Treatment
+from svcnet.iptables.reach import Reaches
 from svcnet.model.frontend import Frontend
 from svcnet.model.node import Node
 from svcnet.model.snapshot import Delta, LeftOut, Snapshot
@@ -39,12 +40,12 @@ class DataPath(Protocol):
 class Flows(Protocol):
     """The connection table."""
 
-    def clean(self, wanted: dict[Frontend, frozenset[tuple[str, int]]]) -> int:
-        """Remove UDP flows of these frontends that lead to none of these endpoints."""
+    def clean(self, wanted: Reaches) -> int:
+        """Remove UDP flows of these frontends that lead where they may not."""
         ...
 
-    def sweep(self, wanted: dict[Frontend, frozenset[tuple[str, int]]]) -> int:
-        """Remove UDP flows to any virtual IP that lead to none of these endpoints."""
+    def sweep(self, wanted: Reaches) -> int:
+        """The same for all frontends that there are; flows to others that were ours go too."""
         ...
 
 

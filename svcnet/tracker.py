@@ -261,7 +261,8 @@ class Tracker:
                 left_out += found.left_out
                 port_key = PortKey(key.namespace, key.name, port.protocol, port.port, family)
                 node_port = port.node_port if service.wants_address else 0
-                one = ServedPort(port_key, port.name, virtual_ip, found.endpoints, node_port, found.local, policy)
+                chosen = found.endpoints, node_port, found.local, policy, found.lingering
+                one = ServedPort(port_key, port.name, virtual_ip, *chosen)
                 served.append(self._hold(one, key, addresses, left_out))
                 self.endpoints += len(found.endpoints)
         if service.wants_address and not service.cluster_ips:

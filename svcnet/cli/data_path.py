@@ -159,7 +159,7 @@ def _userspace(config: Config, left: Left, reason: str) -> Chosen:
 
 
 def _flows(config: Config) -> Conntrack:
-    return Conntrack(Networks(config.service_cidr))
+    return Conntrack(Networks(config.service_cidr), Networks(config.external_ips), Networks(config.cluster_cidr))
 
 
 def _before_nftables(path: Nftables, left: Left) -> None:

@@ -57,6 +57,8 @@ class ServedPort(msgspec.Struct, frozen=True):
     local: tuple[Endpoint, ...] = ()
     """Those of this minion, sorted, where a policy asks for them."""
     policy: Policy = PLAIN
+    lingering: tuple[Endpoint, ...] = ()
+    """Others that still serve, sorted: no new connection goes there, those that are open may go on."""
 
 
 class LeftOut(NamedTuple):

@@ -54,6 +54,10 @@ class Link(Protocol):
         """Send a message, under an id of its own; return what forgets it."""
         ...
 
+    def close(self) -> None:
+        """End at once; nobody is told."""
+        ...
+
 
 def message(question: bytes, checking_disabled: bool, wants_dnssec: bool, edns: bool = True) -> bytes:
     """Return a query with a random id. It says nothing of the client: no subnet, no cookie."""

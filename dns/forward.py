@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from svcnet.dns.answer import IN, SERVFAIL
 from svcnet.dns.cache import STALE_SECONDS, Cache, Entry, Key
-from svcnet.dns.exchange import Link, Loop, Timer, message
+from svcnet.dns.exchange import Exchange, Heard, Link, Loop, Timer, message
 from svcnet.dns.inquiry import WHOLE_SECONDS, Inquiry, Peer
 from svcnet.dns.mirror import Mirror
 from svcnet.dns.private import OWN_NAMES, Trusted
@@ -90,6 +90,8 @@ class Forwarder:
         self._mirror = Mirror(options.secret or secrets.token_hex(8))
         self._mirrored: dict[int, float] = {}
         self._probing: set[int] = set()
+        self._own: set[Exchange] = set()
+        """Probes in flight."""
         self._trusted = Trusted((*OWN_NAMES, *options.trusted))
         self._peers = [
             Peer(loop, server, links(server), partial(self._suspect, number), count)
@@ -117,6 +119,20 @@ class Forwarder:
             return
         self._count("cache_misses")
         self._wait(key, waiter, entry)
+
+    def close(self) -> None:
+        """Let go of every socket; whoever waits is not told."""
+        for flight in self._flights.values():
+            if flight.timer is not None:
+                flight.timer.cancel()
+            if flight.inquiry is not None:
+                flight.inquiry.cancel()
+        self._flights.clear()
+        for exchange in self._own:
+            exchange.cancel()
+        self._own.clear()
+        for peer in self._peers:
+            peer.link.close()
 
     def levels(self) -> dict[str, float]:
         """Return the rows of `svcnet.dns.ledger.LEVELS` that are ours."""
@@ -240,26 +256,29 @@ class Forwarder:
 
     def _probe(self, number: int) -> None:
         peer = self._peers[number]
-        over = False
 
         def heard(reply: bytes | None) -> None:
-            nonlocal over
-            if over:
-                return
-            over = True
-            late.cancel()
             self._probing.discard(number)
             if reply is None:
                 peer.health.failed_probes += 1
                 self._count("forward_healthcheck_failures", str(peer.server))
                 self._suspect(number)
 
+        self._ask_ourselves(peer, LIFE, 2 * PROBE_SECONDS, heard)
+
+    def _ask_ourselves(self, peer: Peer, question: bytes, seconds: float, heard: Heard) -> None:
+        def over(reply: bytes | None) -> None:
+            late.cancel()
+            self._own.discard(exchange)
+            heard(reply)
+
         def give_up() -> None:
             exchange.cancel()
-            heard(None)
+            over(None)
 
-        late = self._loop.call_later(2 * PROBE_SECONDS, give_up)
-        exchange = peer.exchange(message(LIFE, False, False), heard)
+        late = self._loop.call_later(seconds, give_up)
+        exchange = peer.exchange(message(question, False, False), over)
+        self._own.add(exchange)
 
     # Loops
 
@@ -277,12 +296,10 @@ class Forwarder:
         question = self._mirror.question(number, secrets.token_hex(4))
 
         def heard(reply: bytes | None) -> None:
-            late.cancel()
             if reply is not None:
                 self._loops(number, self._mirror.shown(reply))
 
-        exchange = peer.exchange(message(question, False, False), heard)
-        late = self._loop.call_later(self._options.whole_seconds, exchange.cancel)
+        self._ask_ourselves(peer, question, self._options.whole_seconds, heard)
 
     def _returned(self, ask: Ask, done: Done) -> bool:
         """Whether the question is one of ours that came back; then it is answered."""

@@ -78,13 +78,14 @@ def read(packet: bytes, question_bytes: int) -> Reply:
     kept: list[_Record] = []
     rcode = flags & RCODE
     end = begin
+    had_opt = False
     for record in _records(packet, begin, counts):
         if record.type == OPT:
             rcode |= packet[record.ttl_at] << 4
-            # Names behind it could point over the gap: they are extra, and left out too.
-            break
-        kept.append(record)
-        end = record.end
+            had_opt = True
+        elif not had_opt:  # names behind it could point over the gap: they are extra, and left out too
+            kept.append(record)
+            end = record.end
     most = MOST_NEGATIVE_SECONDS if rcode == NXDOMAIN or not counts[0] else MOST_SECONDS
     numbers = [sum(1 for record in kept if record.section == section) for section in range(3)]
     return Reply(

@@ -4,8 +4,7 @@ Owns: the connection, when it is opened and closed, ids on it, and the certifica
 asked.
 
 It is opened by the first question and kept while it is of use (RFC 7766 §6.2.1, RFC 7858 §3.4): a handshake costs more
-than hundreds of questions. A server may close it at any time: what was asked on a connection that had served before is
-asked once more on a new one.
+than hundreds of questions. A server may close it at any time: what was asked on it then is asked again, once.
 """
 
 import secrets
@@ -65,10 +64,10 @@ class Stream:
         if self._open is not None:
             self._open.forget(token)
 
-    def _lost(self, served: bool, why: str, owed: dict[object, _Asked]) -> None:
+    def _lost(self, begun: bool, why: str, owed: dict[object, _Asked]) -> None:
         self.why = why
         for token, asked in owed.items():
-            if served and asked.again:
+            if begun and asked.again:
                 self._ask(token, asked._replace(again=False))
             else:
                 asked.heard(None)
@@ -78,14 +77,13 @@ Lost = Callable[[bool, str, dict[object, _Asked]], None]
 
 
 class _Connection:
-    """From the first byte to the end, of which `lost` hears: whether it gave a reply, why, and what it owed."""
+    """From the first byte to the end, of which `lost` hears: whether it had begun, why, and what it owed."""
 
     def __init__(self, loop: Loop, server: Server, context: ssl.SSLContext | None, lost: Lost) -> None:
         self._loop = loop
         self._context = context
         self._server = server
         self._lost = lost
-        self._served = False
         self._ready = False
         self._owed: dict[object, _Asked] = {}
         self._ids: dict[bytes, object] = {}
@@ -147,13 +145,13 @@ class _Connection:
         if self.alive:
             self.close()
             owed, self._owed = self._owed, {}
-            self._lost(self._served, why, owed)
+            self._lost(self._ready, why, owed)
 
     def _look(self) -> None:
         """Whether it is idle, or stuck, for too long."""
         silent = self._loop.time() - self._heard_at
         if silent >= (STUCK_SECONDS if self._owed else IDLE_SECONDS):
-            self._served = False  # what it did not answer, it would not answer again
+            self._ready = False  # what it did not answer, it would not answer again
             self._end("no reply" if self._owed else "")
         else:
             self._timer = self._loop.call_later(STUCK_SECONDS, self._look)
@@ -252,7 +250,6 @@ class _Connection:
             asked = self._owed.get(token) if token is not None else None
             if asked is not None and answers(packet, asked.message):
                 del self._owed[token], self._ids[packet[:2]]
-                self._served = True
                 asked.heard(packet)
 
 

@@ -102,14 +102,18 @@ def worker(settings: Settings, entries: Sequence[Entry] | None = (), host: str =
 class Upstream:
     """A DNS server in a thread; `asked` are the questions, in order, with how they came."""
 
-    def __init__(self, behave: Behaviour) -> None:
+    def __init__(self, behave: Behaviour, keeps: bool = True) -> None:
         self._behave = behave
+        self._keeps = keeps
+        self.connections = 0
         self._datagram, self._stream = bound()
         self.address = Server(HOST, self._stream.getsockname()[1])
         self.asked: list[tuple[str, bool]] = []
         self.signs: list[str] = []
         """What it was asked only to know whether it lives, and whether it leads back."""
         self.ports: set[int] = set()
+        self.client: tuple[str, int] = ("", 0)
+        """Who asked last by UDP."""
         self.ids: list[int] = []
         self._over = threading.Event()
         self._threads = [threading.Thread(target=run) for run in (self._run_udp, self._run_tcp)]
@@ -128,6 +132,10 @@ class Upstream:
         self._datagram.close()
         self._stream.close()
 
+    def send(self, packet: bytes) -> None:
+        """Send whoever asked last something else, from the same port."""
+        self._datagram.sendto(packet, self.client)
+
     def _reply(self, packet: bytes, stream: bool) -> bytes | None:
         query = dns.message.from_wire(packet)
         name = str(query.question[0].name)
@@ -144,6 +152,7 @@ class Upstream:
             with contextlib.suppress(TimeoutError):
                 packet, client = self._datagram.recvfrom(65535)
                 self.ports.add(client[1])
+                self.client = client
                 reply = self._reply(packet, stream=False)
                 if reply is not None:
                     self._datagram.sendto(reply, client)
@@ -152,8 +161,24 @@ class Upstream:
         while not self._over.is_set():
             with contextlib.suppress(TimeoutError):
                 connection, _ = self._stream.accept()
-                with connection, connection.makefile("rb") as reader:
-                    connection.settimeout(PATIENCE_SECONDS)
-                    reply = self._reply(reader.read(int.from_bytes(reader.read(2))), stream=True)
-                    if reply is not None:
-                        connection.sendall(len(reply).to_bytes(2) + reply)
+                self.connections += 1
+                with connection, contextlib.suppress(OSError):
+                    self._converse(connection)
+
+    def _converse(self, connection: socket.socket) -> None:
+        """Answer on one connection: one query, or (`keeps`) as many as come."""
+        connection.settimeout(0.05)
+        held = b""
+        while not self._over.is_set():
+            with contextlib.suppress(TimeoutError):
+                data = connection.recv(65536)
+                held += data
+                if not data:
+                    return
+            while len(held) >= 2 and len(held) >= (end := 2 + int.from_bytes(held[:2])):
+                packet, held = held[2:end], held[end:]
+                reply = self._reply(packet, stream=True)
+                if reply is not None:
+                    connection.sendall(len(reply).to_bytes(2) + reply)
+                if not self._keeps:
+                    return

@@ -117,6 +117,56 @@ def test_a_start_that_waits_for_the_lock_says_so_and_goes_on(minion: Minion) -> 
     assert minion.ask(VIP) == A
 
 
+@pytest.fixture(params=["legacy", "nft"])
+def variant(request: pytest.FixtureRequest, minion: Minion) -> str:
+    """Where the machine's rules are."""
+    for command in ("iptables", "ip6tables"):
+        assert minion.run(f"{command}-{request.param}", "-A", "INPUT", "-j", "ACCEPT").returncode == 0
+    return str(request.param)
+
+
+def without(minion: Minion, *extensions: str) -> dict[str, str]:
+    """The environment of a program of iptables that lacks these extensions, as on a kernel without their modules."""
+    (library,) = {found.parent for found in Path("/usr/lib").glob("**/xtables/libxt_set.so")}
+    directory = minion.root / "extensions"
+    directory.mkdir()
+    for found in library.iterdir():
+        if found.stem.partition("_")[2] not in extensions:
+            (directory / found.name).symlink_to(found)
+    return {"XTABLES_LIBDIR": str(directory)}
+
+
+@kernel
+@needs_iptables
+@pytest.mark.usefixtures("variant")
+@pytest.mark.parametrize("extension", ["addrtype", "statistic", "conntrack", "comment"])
+def test_a_start_without_a_match_that_every_service_needs_names_its_module(minion: Minion, extension: str) -> None:
+    daemon = minion.daemon(IPTABLES, environ=without(minion, extension))
+    assert daemon.ended() == 1
+    assert f"this kernel or iptables has no match {extension} (module xt_{extension})" in daemon.log
+
+
+@kernel
+@needs_iptables
+@pytest.mark.usefixtures("variant")
+def test_services_that_want_what_is_missing_are_served_by_chance_and_named(minion: Minion) -> None:
+    hashed = service("hashed", "10.0.0.7")
+    hashed["metadata"]["annotations"] = {"svcnet.dev/balance": "source-hash"}
+    minion.put(service("web", VIP, sessionAffinity="ClientIP"), endpoints("web", A, B))
+    minion.put(hashed, endpoints("hashed", A, B), service("other", "10.0.0.6"), endpoints("other", A))
+    daemon = minion.daemon(IPTABLES, environ=without(minion, "cluster", "set", "bpf")).ready()
+    for address in (VIP, "10.0.0.7"):
+        assert minion.reaches(address, A, B)
+    assert minion.ask("10.0.0.6") == A
+    left_out = {item["what"]: item["reason"] for item in daemon.status()["left_out"]}
+    assert left_out.keys() == {f"default/{name} {p}/80" for name in ("web", "hashed") for p in ("tcp", "udp")}
+    assert "session affinity is not kept: this kernel or iptables has no match set (module xt_set)" in str(left_out)
+    assert "source hash is not kept: this kernel or iptables has no match cluster (module xt_cluster)" in str(left_out)
+    minion.remove(hashed)
+    daemon.until(lambda: len(daemon.status()["left_out"]) == 2)
+    assert daemon.status()["last_error"] == ""
+
+
 def use_legacy(minion: Minion) -> Path:
     """Make the daemon use legacy tables, where others' rules are; a file for their lock."""
     for command in ("iptables", "ip6tables"):

@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
 
 from svcnet.bench import client
-from svcnet.bench.world import PORT, TARGET_PORT, one_endpoint, service, virtual_ip, write
+from svcnet.bench.world import PORT, TARGET_PORT, one_endpoint, service, slice_of, virtual_ip, write
 from svcnet.lab import namespace
 from svcnet.model.errors import SvcnetError
 
 MINION, SERVER = "192.0.2.1", "192.0.2.2"
 SERVICE_CIDR = "10.0.0.0/16"
+ENDPOINTS = 10
+"""Of each service but the one that is asked."""
 START_SECONDS = 30.0
 END_SECONDS = 10.0
 LOOK_SECONDS = 0.1
@@ -46,11 +48,12 @@ class LeftOutError(SvcnetError):
 
 
 class Site(NamedTuple):
-    """Where one path is: its minion's namespace, the server's, and a directory for files."""
+    """Where one path is: its minion's namespace, the server's, a directory for files, and the records of all paths."""
 
     minion: str
     server: str
     root: Path
+    records: Path
 
 
 class Cores(NamedTuple):
@@ -66,11 +69,11 @@ def _direct(_site: Site) -> None:
 
 def _svcnet(mode: str) -> Callable[[Site], list[str]]:
     def command(site: Site) -> list[str]:
-        records = site.root / "records"
-        records.mkdir()
-        write(records, service(1))
-        write(records, one_endpoint(1, SERVER))
-        options = [f"--records=dir:{records}", f"--state-dir={site.root / 'state'}", f"--service-cidr={SERVICE_CIDR}"]
+        options = [
+            f"--records=dir:{site.records}",
+            f"--state-dir={site.root / 'state'}",
+            f"--service-cidr={SERVICE_CIDR}",
+        ]
         options += [f"--mode={mode}", "--node=m1", "--env-dir=off", "--dns-listen=off"]
         return [sys.executable, "-m", "svcnet.cli.daemon", *options]
 
@@ -136,8 +139,10 @@ PATHS = {
 class Ground:
     """Made when entered; gone when left, also when making it fails half-way. `left_out`: path → why it is not there."""
 
-    def __init__(self, names: Iterable[str], cores: Cores) -> None:
+    def __init__(self, names: Iterable[str], cores: Cores, services: int = 1) -> None:
+        """`services`: so many have virtual IPs; the server is behind the last one, all others have made-up endpoints."""
         self.names = list(names)
+        self._services = services
         self.left_out: dict[str, str] = {}
         self._cores = cores
         self._sites: dict[str, Site] = {}
@@ -152,14 +157,16 @@ class Ground:
             stack.callback(self._delete)
             for name in self.names:
                 prefix = f"bench-{os.getpid()}-{name}"
-                self._sites[name] = Site(f"{prefix}-minion", f"{prefix}-server", root / name)
+                self._sites[name] = Site(f"{prefix}-minion", f"{prefix}-server", root / name, root / "records")
                 self._sites[name].root.mkdir()
+            self._write(root / "records")
             self._wire()
             self._serve(stack)
             for name in self.names:
                 self._attempt(name, partial(self._start, name, stack))
             for name in [n for n in self.names if n not in self.left_out]:
                 self._attempt(name, partial(self._wait, name))
+            self._forget()
             self._stack = stack.pop_all()
         return self
 
@@ -169,7 +176,7 @@ class Ground:
 
     def address(self, name: str) -> client.Address:
         """Where the clients of a path connect to."""
-        return (SERVER, TARGET_PORT) if name == DIRECT else (virtual_ip(1), PORT)
+        return (SERVER, TARGET_PORT) if name == DIRECT else (virtual_ip(self._services), PORT)
 
     def pid(self, name: str) -> int:
         """The process that a path runs."""
@@ -184,6 +191,14 @@ class Ground:
             act()
         except SvcnetError as error:
             self.left_out[name] = str(error)
+
+    def _write(self, directory: Path) -> None:
+        directory.mkdir()
+        for i in range(1, self._services):
+            write(directory, service(i))
+            write(directory, slice_of(i, ENDPOINTS))
+        write(directory, service(self._services))
+        write(directory, one_endpoint(self._services, SERVER))
 
     def _wire(self) -> None:
         namespace.add([n for site in self._sites.values() for n in (site.minion, site.server)])
@@ -225,17 +240,23 @@ class Ground:
 
     def _wait(self, name: str) -> None:
         """Wait until a path answers."""
-        deadline = time.monotonic() + START_SECONDS
+        patience = START_SECONDS + self._services / 100
+        deadline = time.monotonic() + patience
         while not self.inside(name, lambda: client.answers(self.address(name), LOOK_SECONDS)):
             process, log = self._processes.get(name, (None, None))
             if process is not None and log is not None and process.poll() is not None:
                 raise LeftOutError(_last_line(log) or f"ended with {process.returncode}")
             if time.monotonic() > deadline:
-                raise LeftOutError(f"no answer in {START_SECONDS:.0f} s" + (f": {_last_line(log)}" if log else ""))
+                raise LeftOutError(f"no answer in {patience:.0f} s" + (f": {_last_line(log)}" if log else ""))
             time.sleep(LOOK_SECONDS / 4)
         proof = PATHS[name].proof
         if proof and proof not in self._processes[name][1].read_text(errors="replace"):
             raise LeftOutError(f"the daemon chose another path: its log lacks `{proof}`")
+
+    def _forget(self) -> None:
+        """Tries of before the rules are known as connections without translation, and their ports will come again."""
+        for name in self._processes.keys() - self.left_out.keys():
+            _run(["nsenter", f"--net={namespace.path(self._sites[name].minion)}", "conntrack", "-F"])
 
     def _delete(self) -> None:
         names = [n for site in self._sites.values() for n in (site.minion, site.server)]

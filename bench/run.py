@@ -24,6 +24,7 @@ SUITES = {
     "worker": Suite("the userspace path's worker killed under load: time to the next answer", apart=False),
     "curve": Suite("cost of one change by the number of services: tracker, plan, kernel"),
     "sync": Suite("N services x E endpoints: first packet, change to packet, memory, health; beside chains"),
+    "connect": Suite("time of a connect through 1 to 10,000 services, in the kernel's paths, to direct", apart=False),
     "sizes": Suite("cost of a map with `size` and without, and grown in place (docs/adr/0010)"),
     "keys": Suite("cost of one element by the shape of the map (docs/adr/0001)"),
     "dns": Suite("DNS beside dnsmasq, Knot and NSD: queries a second, CPU a query, latency, memory"),

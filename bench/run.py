@@ -22,6 +22,7 @@ class Suite(NamedTuple):
 SUITES = {
     DEFAULT: Suite("every data path side by side: throughput, new connections, latency (the default)", apart=False),
     "worker": Suite("the userspace path's worker killed under load: time to the next answer", apart=False),
+    "proxy": Suite("the userspace proxy beside HAProxy, with splice and without, and nginx stream"),
     "curve": Suite("cost of one change by the number of services: tracker, plan, kernel"),
     "sync": Suite("N services x E endpoints: first packet, change to packet, memory, health; beside chains"),
     "connect": Suite("time of a connect through 1 to 10,000 services, in the kernel's paths, to direct", apart=False),

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from svcnet.dns import name
-from svcnet.dns.records import AAAA, CNAME, HINFO, NS, RR, SOA, SRV, A
+from svcnet.dns.records import AAAA, BARE, CNAME, EXISTS, HINFO, NS, RR, SOA, SRV, A
 from svcnet.dns.zone import Node, Zone
 
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = 0, 1, 2, 3, 4, 5
@@ -72,6 +72,8 @@ def _records(node: Node, owner: bytes, kind: int) -> list[RR]:
     """
     if kind == ANY:
         return [RR(owner, HINFO, node.mount.ttl, ANY_DATA)] if any(node.rrsets) else []
+    if kind == BARE and node.rrsets.keys() == {EXISTS}:
+        return [RR(owner, BARE, node.mount.ttl, b"")]
     found = node.rrsets.get(kind, ())
     ttl = min(map(node.mount.lives, found), default=0)
     return [rr._replace(owner=owner, ttl=ttl) for rr in found]

@@ -60,6 +60,30 @@ def end_of(packet: bytes, at: int) -> int:
     raise ValueError("malformed name")
 
 
+def read(packet: bytes, at: int) -> tuple[bytes, int]:
+    """Return the name that begins at `at`, whole and in lower case, and where it ends. ValueError: not one.
+
+    Pointers (RFC 1035 §4.1.4) lead only backwards, so that the walk ends.
+    """
+    found, end, least = b"", 0, at
+    while at < len(packet):
+        length = packet[at]
+        if length >= 0xC0:
+            end = end or at + 2
+            at = int.from_bytes(packet[at : at + 2]) & 0x3FFF
+            if at >= least:
+                break
+            least = at
+        elif length > LONGEST_LABEL or len(found) + length >= LONGEST_NAME or at + length >= len(packet):
+            break
+        else:
+            found += packet[at : at + length + 1]
+            at += length + 1
+            if not length:
+                return found.lower(), end or at
+    raise ValueError("malformed name")
+
+
 def text(name: bytes) -> str:
     """Return a name as text with a dot at the end; what would confuse a reader is escaped (RFC 1035 §5.1)."""
     labels = [name[at + 1 : at + 1 + name[at]] for at in offsets(name) if name[at]]

@@ -20,6 +20,7 @@ BADVERS_HIGH = 1
 PLAIN_BYTES, UDP_BYTES = 512, 1232
 """What a client takes that doesn't say; the most that we send by UDP (DNS flag day 2020)."""
 STREAM_BYTES = 65535
+IXFR, AXFR = 251, 252
 META_TYPES = range(249, 255)
 """TKEY, TSIG, IXFR, AXFR, MAILB, MAILA: no data of a name (RFC 6895 §3.1)."""
 
@@ -36,6 +37,8 @@ class Query(NamedTuple):
     limit: int
     edns: bool = False
     wants_dnssec: bool = False
+    serial: int | None = None
+    """IXFR: what the client has."""
 
 
 class Malformed(Exception):  # noqa: N818 (it says what the message is, not that we failed)
@@ -53,7 +56,7 @@ def parse(packet: bytes, stream: bool) -> Query:
     flags = int.from_bytes(packet[2:4])
     if flags & OPCODE:
         raise Malformed(error(packet, NOTIMP))
-    if flags & (TC | RCODE) or packet[4:10] != b"\0\1\0\0\0\0":  # what is cut short, or failed, is no question
+    if flags & (TC | RCODE) or packet[4:8] != b"\0\1\0\0":  # what is cut short, or failed, is no question
         raise Malformed(error(packet, FORMERR))
     try:
         end = name.end_of(packet, HEADER_BYTES) + 4
@@ -66,11 +69,13 @@ def parse(packet: bytes, stream: bool) -> Query:
     limit = STREAM_BYTES if stream else PLAIN_BYTES
     klass = int.from_bytes(packet[end - 2 : end])
     query = Query(packet[:2], flags, question, question[:-4].lower(), kind, klass, limit)
+    if kind == IXFR or packet[8:10] != b"\0\0":
+        query, end = _with_serial(packet, query, end)
     if packet[10:12] == b"\0\0":
         if len(packet) != end:
             raise Malformed(error(packet, FORMERR))
         return query
-    return _with_extra(packet, query, stream)
+    return _with_extra(packet, query, end, stream)
 
 
 def error(packet: bytes, rcode: int) -> bytes:
@@ -92,9 +97,25 @@ def refusal(query: Query, rcode: int, extended: int = 0, flags: int = 0) -> byte
     return query.id + head.to_bytes(2) + counts + query.question + (opt(query, extended) if query.edns else b"")
 
 
-def _with_extra(packet: bytes, query: Query, stream: bool) -> Query:
+def _with_serial(packet: bytes, query: Query, at: int) -> tuple[Query, int]:
+    """Read the authority section: IXFR has the SOA that the client holds (RFC 1995 §3), nobody else anything."""
+    try:
+        owner, at = name.read(packet, at)
+        fixed, at = packet[at : at + 10], at + 10
+        end = at + int.from_bytes(fixed[8:])
+        for _ in range(2):
+            _, at = name.read(packet, at)
+    except ValueError:
+        raise Malformed(error(packet, FORMERR)) from None
+    sound = packet[8:10] == b"\0\1" and fixed[:4] == b"\0\6\0\1" and owner == query.name
+    if query.type != IXFR or not sound or end != at + 20 or end > len(packet):
+        raise Malformed(error(packet, FORMERR))
+    return query._replace(serial=int.from_bytes(packet[at : at + 4])), end
+
+
+def _with_extra(packet: bytes, query: Query, at: int, stream: bool) -> Query:
     """Read the additional section: one OPT. Nobody sends a server anything else that it would understand."""
-    found = read(packet, HEADER_BYTES + len(query.question))
+    found = read(packet, at)
     if found is None:
         raise Malformed(error(packet, FORMERR))
     limit = query.limit if stream else min(max(found.payload, PLAIN_BYTES), UDP_BYTES)

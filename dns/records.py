@@ -21,6 +21,8 @@ A, NS, CNAME, SOA, HINFO, PTR, TXT, AAAA, SRV = 1, 2, 5, 6, 13, 12, 16, 28, 33
 TYPES = {"A": A, "NS": NS, "CNAME": CNAME, "SOA": SOA, "PTR": PTR, "TXT": TXT, "AAAA": AAAA, "SRV": SRV}
 EXISTS = 0
 """No type on the wire: the record by which a service without any address exists (NODATA, not NXDOMAIN)."""
+BARE = 65280
+"""The type, of those for private use (RFC 6895 §3.1), by which secondaries learn of a name without other records."""
 ZONE_TTL = -1
 """A record lives as long as the zone that is asked says: trees hang in several."""
 LONGEST_SUFFIX = 100

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from svcnet.dns.answer import IN, REFUSED, SERVFAIL, answer
 from svcnet.dns.counts import OTHER_TYPE, Counts
 from svcnet.dns.fast import Answers
-from svcnet.dns.query import META_TYPES, RA, RD, Malformed, Query, parse, refusal
+from svcnet.dns.query import AXFR, IXFR, META_TYPES, RA, RD, Malformed, Query, parse, refusal
 from svcnet.dns.zone import Zone
 from svcnet.endpoints import Networks
 from svcnet.feed import Change, Whole
@@ -22,6 +22,12 @@ class Ask(NamedTuple):
     alias: bytes = b""
     """The aliases that led there, ready to stand in front of the answer."""
     aliases: int = 0
+
+
+class Pull(NamedTuple):
+    """A zone that somebody wants to transfer (AXFR, IXFR): whether he may, and how, is `transfer`'s."""
+
+    query: Query
 
 
 class Responder:
@@ -51,8 +57,8 @@ class Responder:
         elif touched:
             self._answers.clear()
 
-    def respond(self, packet: bytes, stream: bool, allowed: bool = True) -> bytes | Ask | None:
-        """Return the reply, None when there is none, or what to ask elsewhere."""
+    def respond(self, packet: bytes, stream: bool, allowed: bool = True) -> bytes | Ask | Pull | None:
+        """Return the reply, None when there is none, what to ask elsewhere, or which zone to transfer."""
         if allowed:
             ready = self._answers.get(packet, stream)
             if ready is not None:
@@ -61,6 +67,8 @@ class Responder:
             query = parse(packet, stream)
         except Malformed as wrong:
             return self._count(wrong.reply)
+        if allowed and query.klass == IN and query.type in {AXFR, IXFR}:
+            return Pull(query)
         if not allowed or query.klass != IN or query.type in META_TYPES:
             return self._count(refusal(query, REFUSED), query.type)
         return self._answer(packet, query, stream)

@@ -17,8 +17,9 @@ from typing import Any
 from svcnet.dns.answer import SERVFAIL
 from svcnet.dns.crowd import Crowd, Guest
 from svcnet.dns.forward import Forwarder
-from svcnet.dns.query import refusal
-from svcnet.dns.responder import Ask, Responder
+from svcnet.dns.query import Query, refusal
+from svcnet.dns.responder import Ask, Pull, Responder
+from svcnet.dns.transfer import Transfers
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ BREATH_SECONDS = 0.1
 MOST_PIPELINED = 32
 """Queries of one connection that wait for upstream at a time."""
 CONTROL_BYTES = 64
+MOST_TRANSFERS = 8
+"""Zones that go out by TCP at a time; each may hold copies of the tables of one serial."""
 TCP = 2
 """Where it begins in svcnet.dns.counts.WAYS."""
 
@@ -42,9 +45,11 @@ Caller = Guest[asyncio.StreamWriter]
 class Server:
     """Answers on sockets that are bound already."""
 
-    def __init__(self, responder: Responder, forwarder: Forwarder) -> None:
+    def __init__(self, responder: Responder, forwarder: Forwarder, transfers: Transfers) -> None:
         self._responder = responder
         self._forwarder = forwarder
+        self._transfers = transfers
+        self._transferring = asyncio.Semaphore(MOST_TRANSFERS)
         self._counts = responder.counts
         self._tasks: set[asyncio.Task[None]] = set()
         self._crowd: Crowd[asyncio.StreamWriter] = Crowd()
@@ -90,7 +95,7 @@ class Server:
                 except OSError:  # a full buffer loses it, as the wire may
                     self._counts.add("dropped", "not sent")
             elif reply is not None:
-                self._forward(reply, _to(bound, client))
+                self._onward(reply, client[0], _to(bound, client))
         return DRAIN
 
     def _drain_any(self, bound: socket.socket) -> int:
@@ -107,8 +112,29 @@ class Server:
                 except OSError:
                     self._counts.add("dropped", "not sent")
             elif reply is not None:
-                self._forward(reply, _to(bound, client, control))
+                self._onward(reply, client[0], _to(bound, client, control))
         return DRAIN
+
+    def _onward(self, wish: Ask | Pull, client: str, send: Send) -> None:
+        if isinstance(wish, Ask):
+            self._forward(wish, send)
+            return
+        reply = self._transfers.datagram(wish.query, client)
+        self._counts.answered(reply, wish.query.type)
+        try:
+            send(reply)
+        except OSError:
+            self._counts.add("dropped", "not sent")
+
+    async def _transfer(self, query: Query, writer: asyncio.StreamWriter, send: Send, way: int) -> None:
+        """Send a zone, one message a turn of the loop; what the client asks meanwhile waits."""
+        async with self._transferring:
+            for message in self._transfers.stream(query, writer.get_extra_info("peername")[0]):
+                send(message)
+                self._counts.answered(message, query.type, way)
+                async with asyncio.timeout(IDLE_SECONDS):
+                    await writer.drain()
+                await asyncio.sleep(0)
 
     def _forward(self, ask: Ask, send: Send) -> None:
         """Send the reply when there is one: now, when it is kept."""
@@ -145,7 +171,7 @@ class Server:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _respond(self, packet: bytes, allowed: bool, way: int, waiting: int) -> bytes | Ask | None:
+    def _respond(self, packet: bytes, allowed: bool, way: int, waiting: int) -> bytes | Ask | Pull | None:
         """Answer a query of a connection on which so many wait for upstream."""
         begin = time.perf_counter()
         self._counts.way = way
@@ -225,6 +251,10 @@ class Server:
                 return
             if isinstance(reply, bytes):
                 send(reply)
+            elif isinstance(reply, Pull):
+                guest.busy += 1
+                await self._transfer(reply.query, guest.connection, send, way)
+                guest.busy -= 1
             else:
                 task = self._later(reply, send)
                 waiting.add(task)

@@ -31,6 +31,8 @@ class Settings(msgspec.Struct, frozen=True):
     secret: str = ""
     """Hexadecimal, by which a daemon knows its own questions when they come back; workers share it."""
     allow: tuple[str, ...] = ("0.0.0.0/0", "::/0")
+    transfer_to: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
+    notify: tuple[tuple[str, int], ...] = ()
 
     @property
     def shape(self) -> Shape:
@@ -42,3 +44,8 @@ class Settings(msgspec.Struct, frozen=True):
     def allowed(self) -> Networks:
         """Who may ask."""
         return Networks(map(ip_network, self.allow))
+
+    @property
+    def transferable(self) -> Networks:
+        """Who may transfer zones."""
+        return Networks(map(ip_network, self.transfer_to))

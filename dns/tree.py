@@ -13,10 +13,15 @@ RRsets = dict[int, tuple[RR, ...]]
 
 
 class Tree:
-    """Changed in place; every change costs the owners that it names."""
+    """Changed in place; every change costs the owners that it names.
+
+    What stands under an owner is replaced, never changed: who holds it holds a state of the past.
+    """
 
     def __init__(self) -> None:
         self.owners: dict[bytes, RRsets] = {}
+        self.before: dict[bytes, RRsets] | None = None
+        """What the owners that changed had before, {} for nothing; who wants to know puts an empty dict here."""
         self._below: dict[bytes, int] = {}
         self._turned: set[bytes] = set()
         """Names above others that began or ceased to exist in this change."""
@@ -47,17 +52,17 @@ class Tree:
                 yield from rrs
 
     def _put(self, owner: bytes, kind: int, rrs: tuple[RR, ...]) -> None:
-        rrsets = self.owners.get(owner)
-        if rrs:
-            if rrsets is None:
-                rrsets = self.owners[owner] = {}
+        old = self.owners.get(owner, {})
+        if self.before is not None:
+            self.before.setdefault(owner, old)
+        new = old | {kind: rrs} if rrs else {k: those for k, those in old.items() if k != kind}
+        if new:
+            self.owners[owner] = new
+            if not old:
                 self._count(owner, 1)
-            rrsets[kind] = rrs
-        elif rrsets is not None:
-            rrsets.pop(kind, None)
-            if not rrsets:
-                del self.owners[owner]
-                self._count(owner, -1)
+        elif old:
+            del self.owners[owner]
+            self._count(owner, -1)
 
     def _count(self, owner: bytes, step: int) -> None:
         for at in name.offsets(owner)[1:]:

@@ -22,6 +22,7 @@ from svcnet.dns.responder import Responder
 from svcnet.dns.server import Server
 from svcnet.dns.settings import Settings
 from svcnet.dns.stream import links
+from svcnet.dns.transfer import Transfers
 from svcnet.dns.zone import Zone
 from svcnet.feed import Splitter, Whole, decode, framed
 
@@ -89,7 +90,7 @@ async def start(settings: Settings, bound: Sequence[socket.socket]) -> tuple[Res
     options = Options(secret=settings.secret, trusted=settings.trusted)
     ways = links(loop, settings.upstreams)
     forwarder = Forwarder(loop, settings.upstreams, ways, responder.counts.add, options)
-    server = Server(responder, forwarder)
+    server = Server(responder, forwarder, Transfers(responder.zone, settings.transferable))
     for one in bound:
         await server.serve(one)
     return responder, server, forwarder

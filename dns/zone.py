@@ -15,7 +15,8 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple
 
 from svcnet.dns import name
-from svcnet.dns.records import NS, PTR, RR, SOA, TXT, ZONE_TTL, address_record, known_records, records_of
+from svcnet.dns.journal import Before, Journal, later
+from svcnet.dns.records import EXISTS, NS, PTR, RR, SOA, TXT, ZONE_TTL, address_record, known_records, records_of
 from svcnet.dns.tree import RRsets, Tree
 from svcnet.feed import Entry, Known
 from svcnet.model.meta import Key
@@ -29,6 +30,8 @@ REFRESH_SECONDS, RETRY_SECONDS, EXPIRE_SECONDS = 7200, 1800, 86400
 TTL_SECONDS = 5
 """Of answers, negative ones too, where nothing else is said (contract)."""
 NOTHING: RRsets = {}
+BARELY: RRsets = {EXISTS: (RR(b"", EXISTS, ZONE_TTL, b""),)}
+"""A name that exists by itself, and has no records: a namespace, the place where a tree hangs."""
 
 
 class Shape(NamedTuple):
@@ -79,19 +82,23 @@ class Zone:
         """Where this server is. Another one needs a whole."""
         self.loaded = False
         """Nothing is known before the first whole."""
+        self.changed: dict[bytes, int] = {}
+        """Apex → the serial since which that zone's records have been as they are."""
         self.mounts: dict[bytes, Mount] = {}
         self._records: dict[Key, frozenset[RR]] = {}
         self._seen: set[Key] | None = None
         self._moved = False
-        self._services, self._reverse, self._pods, self._namespaces = Tree(), Tree(), Tree(), Tree()
+        self._services, self.reverse, self._pods, self.namespaces = Tree(), Tree(), Tree(), Tree()
         self._trees = {
-            "Service": ((self._services, False), (self._reverse, True)),
+            "Service": ((self._services, False), (self.reverse, True)),
             "Address": ((self._pods, False),),
-            "Namespace": ((self._namespaces, False),),
+            "Namespace": ((self.namespaces, False),),
         }
+        self.journal = Journal((self._services, self.reverse, self._pods, self.namespaces))
         domain = name.absolute(shape.cluster_domain)
         self._home = name.label("svc") + domain
-        self._server = name.relative("ns.dns") + domain
+        self.server = name.relative("ns.dns") + domain
+        """What the NS of every zone leads to."""
         self._hostmaster = name.label("hostmaster") + domain
         ttls = {name.absolute(zone): seconds for zone, seconds in shape.ttls}
         ttl = ttls.pop(name.ROOT, TTL_SECONDS)
@@ -102,7 +109,7 @@ class Zone:
         self._hang(Mount(name.label("pod") + domain, domain, self._pods, of_domain))
         self._hang(Mount(domain, domain, _fixed(shape.servers), of_domain))
         for zone in (z for network in shape.reverse for z in reverse_zones(network)):
-            self._hang(Mount(zone, zone, self._reverse, ttl))
+            self._hang(Mount(zone, zone, self.reverse, ttl))
 
     def change(self, rev: int, entries: Iterable[Entry], census: Iterable[Known] = ()) -> set[bytes]:
         """Replace these services, and this of the census; return the keys of trees that changed. O(what changed)."""
@@ -135,7 +142,7 @@ class Zone:
 
     def names(self, touched: Iterable[bytes]) -> Iterator[bytes]:
         """Yield the whole names that may lead to these keys of trees."""
-        relative = tuple(mount.suffix for mount in self.mounts.values() if mount.tree is not self._reverse)
+        relative = tuple(mount.suffix for mount in self.mounts.values() if mount.tree is not self.reverse)
         for key in touched:
             yield key
             for suffix in relative:
@@ -145,23 +152,28 @@ class Zone:
                 for suffix in relative:
                     yield short + suffix
 
-    def soa(self, mount: Mount) -> RR:
+    def soa(self, mount: Mount, serial: int | None = None) -> RR:
         """The SOA of a zone (RFC 1035 §3.3.13); its last number is the TTL of negative answers (RFC 2308 §4)."""
-        numbers = (self.serial, REFRESH_SECONDS, RETRY_SECONDS, EXPIRE_SECONDS, mount.ttl)
-        data = self._server + self._hostmaster + b"".join(n.to_bytes(4) for n in numbers)
+        numbers = (self.serial if serial is None else serial, REFRESH_SECONDS, RETRY_SECONDS, EXPIRE_SECONDS, mount.ttl)
+        data = self.server + self._hostmaster + b"".join(n.to_bytes(4) for n in numbers)
         return RR(mount.apex, SOA, mount.ttl, data)
 
     def _look(self, mount: Mount, key: bytes, whole: bytes) -> Node:
         if not key and mount.suffix == mount.apex:
-            rrsets: RRsets = {SOA: (self.soa(mount),), NS: (RR(mount.apex, NS, mount.ttl, self._server),)}
+            rrsets: RRsets = {SOA: (self.soa(mount),), NS: (RR(mount.apex, NS, mount.ttl, self.server),)}
             return Node(mount, rrsets, True)
         tree = mount.tree
-        keys = (whole,) if tree is self._reverse else (key, key + DEFAULT) if mount.aliased and key else (key,)
+        keys = (whole,) if tree is self.reverse else (key, key + DEFAULT) if mount.aliased and key else (key,)
         for k in keys:
             if k in tree.owners:
                 return Node(mount, tree.owners[k], True)
-        empty = tree in {self._services, self._pods} and self._namespaces.exists(key)
-        return Node(mount, NOTHING, not key or empty or any(map(tree.exists, keys)))
+        if not key or (self.has_namespaces(mount) and key in self.namespaces.owners):
+            return Node(mount, BARELY, True)
+        return Node(mount, NOTHING, any(map(tree.exists, keys)))
+
+    def has_namespaces(self, mount: Mount) -> bool:
+        """Whether a namespace is a name there, be it empty."""
+        return mount.tree is self._services or mount.tree is self._pods
 
     def _replace(self, key: Key, new: frozenset[RR]) -> set[bytes]:
         old = self._records.get(key, frozenset())
@@ -185,13 +197,33 @@ class Zone:
         return touched
 
     def _advance(self, rev: int, changed: bool) -> None:
-        """Move the serial: to the revision, or one on where that would not be later (RFC 1982 §3.2)."""
+        """Move the serial: to the revision, or one on where that would not be later (RFC 1982 §3.2).
+
+        Also where a revision changed nothing: several workers, told in different portions, come to one serial.
+        """
         self.rev = max(self.rev, rev)
-        ahead = (rev - self.serial) & 0xFFFFFFFF
-        if not self.loaded or (changed and 0 < ahead < 1 << 31):
+        old = self.serial
+        if not self.loaded or later(rev, old):
             self.serial = rev & 0xFFFFFFFF
         elif changed:
-            self.serial = (self.serial + 1) & 0xFFFFFFFF
+            self.serial = (old + 1) & 0xFFFFFFFF
+        if self.loaded:
+            self._note(self.journal.end(old, self.serial))
+        else:
+            self.journal.begin()
+            self.changed = dict.fromkeys((mount.apex for mount in self.mounts.values()), self.serial)
+
+    def _note(self, before: Before) -> None:
+        """Note which zones it was that changed."""
+        mounts = self.mounts.values()
+        for tree, owners in before:
+            if tree is self.reverse:
+                found = (self.find(owner) for owner in owners)
+                apexes = {node.mount.apex for node in found if node is not None}
+            else:
+                empty = tree is self.namespaces
+                apexes = {m.apex for m in mounts if m.tree is tree or (empty and self.has_namespaces(m))}
+            self.changed |= dict.fromkeys(apexes, self.serial)
 
     def _hang(self, mount: Mount) -> None:
         self.mounts.setdefault(mount.suffix, mount)

@@ -157,6 +157,8 @@ class NameService:
             trusted=trusted(options.dns_private, _resolv_conf),
             secret=secrets.token_hex(8),
             allow=tuple(map(str, options.dns_allow)),
+            transfer_to=tuple(map(str, options.dns_transfer_to)),
+            notify=tuple((one.host, one.port) for one in options.dns_notify),
         )
         return msgspec.msgpack.encode(settings)
 

@@ -55,11 +55,11 @@ class Transfers:
 
     def datagram(self, query: Query, client: str) -> bytes:
         """Return the reply by UDP: all if it fits, else the SOA, which says whether to come by TCP (RFC 1995 §2)."""
-        if query.type == AXFR:
-            return refusal(query, REFUSED)  # not defined by UDP (RFC 5936 §4.2)
         wrong = self._refusal(query, client)
         if wrong is not None:
             return wrong
+        if query.type == AXFR:
+            return refusal(query, REFUSED)  # not defined by UDP (RFC 5936 §4.2)
         found = self._difference(query)
         if found is None and sum(len(tree.owners) for tree in self._zone.journal.now()) <= SHORT:
             found = self._whole(query.name)

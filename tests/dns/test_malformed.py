@@ -86,7 +86,9 @@ MALFORMED = {
     "opcode UPDATE": (HEAD[:2] + b"\x28\0" + HEAD[4:] + QUESTION, "NOTIMP"),
     "class CH": (HEAD + QUESTION[:-1] + b"\3", "REFUSED"),
     "class ANY": (HEAD + QUESTION[:-1] + b"\xff", "REFUSED"),
-    "AXFR by UDP": (HEAD + QUESTION[:-4] + b"\0\xfc\0\1", "REFUSED"),
+    "type MAILB": (HEAD + QUESTION[:-4] + b"\0\xfd\0\1", "REFUSED"),
+    "AXFR of what is no zone": (HEAD + QUESTION[:-4] + b"\0\xfc\0\1", "NOTAUTH"),
+    "IXFR without a serial": (HEAD + QUESTION[:-4] + b"\0\xfb\0\1", "FORMERR"),
 }
 
 

@@ -219,6 +219,11 @@ def test_by_udp_a_difference_comes_whole_or_the_soa_alone() -> None:
     assert int(reply.answer[0][0].serial) == 9
 
 
+def test_axfr_is_not_for_udp() -> None:
+    reply = Primary(*RECORDS).by_udp(query_for(dns.name.from_text("svc."), dns.rdatatype.AXFR))
+    assert (reply.rcode().name, reply.answer) == ("REFUSED", [])
+
+
 def test_by_udp_nobody_gets_more_bytes_than_it_takes() -> None:
     primary = Primary(*(virtual(f"s{i}", f"10.0.0.{i + 1}") for i in range(10)))
     primary.asked.change(*(virtual(f"t{i}", f"10.0.0.{i + 100}") for i in range(4)))

@@ -276,7 +276,7 @@ def test_what_somebody_else_broke_is_mended(minion: Minion, variant: str, damage
         assert minion.run(f"iptables-{variant}", *SHOP).returncode == 0
     daemon.until(lambda: rules(minion, variant) == before)
     assert [minion.ask(VIP), minion.ask("10.0.0.6")] == [A, "refused"]
-    assert daemon.status()["drift"] > 0
+    daemon.until(lambda: daemon.status()["drift"] > 0)
 
 
 def test_auto_takes_iptables_where_nft_is_missing_and_says_why(minion: Minion, tmp_path: Path) -> None:

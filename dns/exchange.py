@@ -20,6 +20,8 @@ from svcnet.dns.upstream import Server
 
 LARGEST_DATAGRAM = 65535
 MOST_GUESSES = 4
+CERTIFICATE = "certificate: "
+"""Begins why a link failed when the server's can't be believed."""
 PENDING = (BlockingIOError, InterruptedError)
 Heard = Callable[[bytes | None], None]
 """Called once, with the reply or without one; never before the call that asked has returned."""
@@ -48,7 +50,7 @@ class Link(Protocol):
     """A way by stream (svcnet.dns.stream.Stream)."""
 
     why: str
-    """Why it failed last, "" for never."""
+    """Why it failed, "" while it does not."""
 
     def ask(self, message: bytes, heard: Heard) -> Callable[[], None]:
         """Send a message, under an id of its own; return what forgets it."""

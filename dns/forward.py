@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from svcnet.dns.answer import IN, SERVFAIL
 from svcnet.dns.cache import STALE_SECONDS, Cache, Entry, Key
-from svcnet.dns.exchange import Exchange, Heard, Link, Loop, Timer, message
+from svcnet.dns.exchange import CERTIFICATE, Exchange, Heard, Link, Loop, Timer, message
 from svcnet.dns.inquiry import WHOLE_SECONDS, Inquiry, Peer
 from svcnet.dns.mirror import Mirror
 from svcnet.dns.private import OWN_NAMES, Trusted
@@ -146,9 +146,12 @@ class Forwarder:
     @property
     def troubles(self) -> tuple[str, ...]:
         """Which servers can't be used as they are set up, and why."""
-        loops = (f"{peer.server} leads back to this server" for peer in self._peers if peer.health.loops)
-        links = (f"{peer.server}: {peer.link.why}" for peer in self._peers if peer.server.tls and peer.link.why)
-        return (*loops, *links)
+        loops = (f"upstream {peer.server} leads back to this server" for peer in self._peers if peer.health.loops)
+        links = (
+            f"upstream {peer.server}: {peer.link.why}" for peer in self._peers if peer.link.why.startswith(CERTIFICATE)
+        )
+        dead = self._peers and not any(peer.health.up for peer in self._peers)
+        return (*loops, *links, *(("no server upstream gives a sign of life",) if dead else ()))
 
     def _wait(self, key: Key, waiter: _Waiter, entry: Entry | None) -> None:
         flight = self._flights.get(key)

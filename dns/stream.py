@@ -13,7 +13,7 @@ import ssl
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from svcnet.dns.exchange import PENDING, Heard, Loop, Timer, _address, answers
+from svcnet.dns.exchange import CERTIFICATE, PENDING, Heard, Loop, Timer, _address, answers
 from svcnet.dns.upstream import Server
 
 IDLE_SECONDS = 10.0
@@ -41,7 +41,7 @@ class Stream:
         self._context = context
         self._open: _Connection | None = None
         self.why = ""
-        """Why the last connection ended, "" for well."""
+        """Why there is no connection, "" for no trouble."""
 
     def ask(self, message: bytes, heard: Heard) -> Callable[[], None]:
         """Send a message, under an id of its own; return what forgets it."""
@@ -57,12 +57,15 @@ class Stream:
 
     def _ask(self, token: object, asked: _Asked) -> None:
         if self._open is None or not self._open.alive:
-            self._open = _Connection(self._loop, self._server, self._context, self._lost)
+            self._open = _Connection(self._loop, self._server, self._context, self._begun, self._lost)
         self._open.ask(token, asked)
 
     def _forget(self, token: object) -> None:
         if self._open is not None:
             self._open.forget(token)
+
+    def _begun(self) -> None:
+        self.why = ""
 
     def _lost(self, begun: bool, why: str, owed: dict[object, _Asked]) -> None:
         self.why = why
@@ -79,8 +82,11 @@ Lost = Callable[[bool, str, dict[object, _Asked]], None]
 class _Connection:
     """From the first byte to the end, of which `lost` hears: whether it had begun, why, and what it owed."""
 
-    def __init__(self, loop: Loop, server: Server, context: ssl.SSLContext | None, lost: Lost) -> None:
+    def __init__(
+        self, loop: Loop, server: Server, context: ssl.SSLContext | None, begun: Callable[[], None], lost: Lost
+    ) -> None:
         self._loop = loop
+        self._begun = begun
         self._context = context
         self._server = server
         self._lost = lost
@@ -172,7 +178,7 @@ class _Connection:
             self._send()
             self._receive()
         except ssl.SSLCertVerificationError as error:
-            self._end(f"certificate: {error.verify_message}")
+            self._end(f"{CERTIFICATE}{error.verify_message}")
         except OSError as error:
             self._end(error.strerror or str(error))
 
@@ -191,6 +197,7 @@ class _Connection:
             self._write(False)
             self._loop.add_reader(one.fileno(), self._turn)
             self._ready = True
+            self._begun()
             return True
         if not isinstance(one, ssl.SSLSocket):
             name = self._server.name or self._server.host.partition("%")[0]
@@ -206,6 +213,7 @@ class _Connection:
             self._write(True)
             return False
         self._ready = True
+        self._begun()
         return True
 
     def _send(self) -> None:

@@ -125,7 +125,7 @@ class NameService:
         told = tuple(dict.fromkeys(trouble for each in self._troubles.values() for trouble in each))
         if told != self._told:
             for trouble in set(told) - set(self._told):
-                log.warning("dns upstream can't be used why=%s", trouble)
+                log.warning("dns asks others in vain why=%s", trouble)
             self._told = told
             self._tell(self._crew_state)
 
@@ -135,7 +135,7 @@ class NameService:
 
     def _tell(self, state: str) -> None:
         self._crew_state = state
-        wrong = (*self._missing.values(), *(f"upstream {trouble}" for trouble in self._told))
+        wrong = (*self._missing.values(), *self._told)
         self._on_state(f"failed: {'; '.join(wrong)}" if wrong else state)
 
     def _settings(self) -> bytes:

@@ -5,6 +5,7 @@ Owns: processes, sockets and threads; nothing is left of them. Only loopback is 
 
 import contextlib
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -102,7 +103,8 @@ def worker(settings: Settings, entries: Sequence[Entry] | None = (), host: str =
 class Upstream:
     """A DNS server in a thread; `asked` are the questions, in order, with how they came."""
 
-    def __init__(self, behave: Behaviour, keeps: bool = True) -> None:
+    def __init__(self, behave: Behaviour, keeps: bool = True, tls: ssl.SSLContext | None = None) -> None:
+        self.tls = tls
         self._behave = behave
         self._keeps = keeps
         self.connections = 0
@@ -163,7 +165,12 @@ class Upstream:
                 connection, _ = self._stream.accept()
                 self.connections += 1
                 with connection, contextlib.suppress(OSError):
-                    self._converse(connection)
+                    connection.settimeout(PATIENCE_SECONDS)
+                    if self.tls is None:
+                        self._converse(connection)
+                    else:
+                        with self.tls.wrap_socket(connection, server_side=True) as secure:
+                            self._converse(secure)
 
     def _converse(self, connection: socket.socket) -> None:
         """Answer on one connection: one query, or (`keeps`) as many as come."""

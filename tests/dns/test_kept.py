@@ -247,7 +247,7 @@ def test_a_server_that_leads_back_is_found_and_left_out_until_it_does_no_more() 
         assert "0123456789abcdef" in str(looped.answer[0]), "it is known again by this"
         running.loop.until(lambda: waiting)
         assert dns.message.from_wire(waiting[0]).rcode() == dns.rcode.SERVFAIL
-        assert running.forwarder.troubles == (f"{upstream.address} leads back to this server",)
+        assert running.forwarder.troubles == (f"upstream {upstream.address} leads back to this server",)
         before = len([name for name in back if not name.endswith("svcnet-loop.")])
         assert running.ask("other.example.org.").rcode() == dns.rcode.SERVFAIL
         assert len([name for name in back if not name.endswith("svcnet-loop.")]) == before

@@ -179,6 +179,18 @@ def test_every_address_is_asked_and_answers_and_only_for_the_allowed(
     assert by_tcp.stdout.split() == [VIP]
 
 
+def test_a_server_upstream_that_leads_back_is_named_and_asked_no_more(minion: Minion) -> None:
+    minion.put(service("web", VIP))
+    upstream = f"{A}:53"  # which is this minion
+    daemon = minion.daemon("--dns-listen=0.0.0.0:53", "--mode=none", f"--dns-upstream={upstream}").ready()
+    daemon.until(lambda: ask(minion, "web.svc.") == [VIP])
+    assert ask(minion, "example.org.") == ["SERVFAIL"]
+    assert says(daemon, lambda state: state == f"failed: upstream {upstream} leads back to this server")
+    assert f"upstream {upstream} leads back to this server" in daemon.get("/readyz")[1]
+    assert ask(minion, "other.example.org.") == ["SERVFAIL"]
+    assert ask(minion, "web.svc.") == [VIP]
+
+
 def test_the_name_server_of_our_zones_is_no_loopback_address_where_others_may_ask(minion: Minion) -> None:
     minion.put(service("web", VIP))
     daemon = minion.daemon("--dns-listen=127.0.0.1:53,192.0.2.1:53", "--mode=none", "--dns-upstream=off").ready()

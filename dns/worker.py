@@ -104,9 +104,7 @@ def main(arguments: Sequence[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the control process, whose end is ours
     os.umask(0o077)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(
-        resource.RLIMIT_NOFILE, (most, most)
-    )  # a question upstream is a socket; nothing here is select()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a question upstream is a socket
     feed, *bound = [socket.socket(fileno=int(number)) for number in arguments]
     asyncio.run(work(feed, bound))
 

@@ -43,7 +43,7 @@ def question(message: dns.message.Message) -> bytes:
     return name + b"\0\1\0\1"
 
 
-def rebuilt(reply: Reply, asked: bytes, body: bytes) -> dns.message.Message:
+def rebuilt(reply: Reply, asked: bytes, body: bytearray) -> dns.message.Message:
     """As a client reads it."""
     return dns.message.from_wire(b"\0\0\x80\0\0\1" + reply.counts + asked + body)
 

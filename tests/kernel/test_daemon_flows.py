@@ -183,3 +183,20 @@ def test_flows_of_an_address_that_the_machine_gave_up_go(minion: Minion) -> None
         until(lambda: talk.say() == A)
         minion.run("ip", "addr", "del", "203.0.113.3/32", "dev", "lo")
         until(lambda: talk.say() == "silence")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_open_tcp_connection_outlives_its_endpoint_and_its_service(minion: Minion, mode: str) -> None:
+    ports = [{"name": "talk", "port": 8081, "protocol": "TCP"}]
+    talk, here = service("talk", VIP, ports=ports), endpoints("talk", A) | {"ports": ports}
+    minion.put(talk, here)
+    daemon = minion.daemon(f"--mode={mode}").ready()
+    with minion.call(VIP, A, 8081) as call:
+        assert call.say("first") == "first"
+        minion.put(endpoints("talk") | {"ports": ports})
+        until(lambda: minion.ask(VIP, port=8081) == "refused")
+        assert call.say("second") == "second"
+        minion.remove(talk)
+        until(lambda: minion.ask(VIP, port=8081) == "silence")
+        assert call.say("third") == "third"
+    assert daemon.status()["last_error"] == ""

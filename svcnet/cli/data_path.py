@@ -5,7 +5,7 @@ Owns: `--mode`, the trial of what works here, `--cleanup`. Errors say what is mi
 
 import logging
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -58,7 +58,11 @@ def choose(config: Config, left: Left = NOBODY) -> Chosen:
     """
     if config.mode == "none":
         left.end()
-        return Chosen(Mode("none", "--mode none: no data path"), None, None)
+        stays = _left_behind()
+        if stays:
+            log.warning("%s stays in the kernel as it was: nobody keeps it in time with the records", stays)
+        why = f"; {stays} stays as it was, until svcnet-proxy --cleanup" if stays else ""
+        return Chosen(Mode("none", f"--mode none: no data path{why}"), None, None)
     if config.mode == "auto":
         return _first(config, left)
     refuse_unbuilt(config)
@@ -193,6 +197,17 @@ def _predecessors(
         old = Iptables(tables, ())
         found[f"iptables {name}"] = _rules(f"iptables chains SVCNET- ({name} tables)", old.remove, old.silence, flows)
     return [other for name, other in found.items() if name != but]
+
+
+def _left_behind() -> str:
+    """What a path of ours left in this network namespace, as far as this user may see."""
+    found: list[str] = []
+    with suppress(SvcnetError, OSError), closing(NftKernel()) as kernel:
+        found += ["nftables table svcnet"] * any(kernel.chains(family) for family in (4, 6))
+    for name, tables in _variants().items():
+        with suppress(SvcnetError, OSError):
+            found += [f"iptables chains SVCNET- ({name} tables)"] * any(tables.save(f).chains for f in (4, 6))
+    return " and ".join(found)
 
 
 def _rules(

@@ -1,6 +1,7 @@
 """Ends and starts of the daemon: what stays in the kernel, who may run beside whom, and how it is taken away."""
 
 import signal
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -226,3 +227,15 @@ def test_a_family_that_the_service_cidr_has_no_more_is_taken_away(minion: Minion
         daemon = minion.daemon(options[0]).ready()
         daemon.until(lambda: minion.run("nft", "list", "tables").stdout.splitlines() == ["table ip svcnet"])
         assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("mode", ["nftables", "iptables"])
+def test_mode_none_says_that_rules_stay_and_nobody_keeps_them(minion: Minion, mode: str) -> None:
+    minion.put(service("web", VIP), endpoints("web", A))
+    minion.daemon(f"--mode={mode}").ready().stop()
+    daemon = minion.daemon("--mode=none").ready()
+    assert "stays as it was, until svcnet-proxy --cleanup" in daemon.status()["mode_reason"]
+    assert minion.ask(VIP) == A
+    daemon.stop()
+    minion.run(sys.executable, "-m", "svcnet.cli.daemon", "--cleanup")
+    assert minion.daemon("--mode=none").ready().status()["mode_reason"] == "--mode none: no data path"

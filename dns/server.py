@@ -7,6 +7,7 @@ their share however many come.
 """
 
 import asyncio
+import contextlib
 import logging
 import resource
 import socket
@@ -28,6 +29,8 @@ LARGEST_DATAGRAM = 4096
 """A query is far shorter; of what is longer the rest is cut off, and the message refused."""
 IDLE_SECONDS = 10.0
 """For the next query on a connection, and for the client to take its replies (RFC 7766 §6.2.3)."""
+LAST_SECONDS = 1.0
+"""For what is on its way on connections, before all are closed."""
 BREATH_SECONDS = 0.1
 """Before a connection is accepted again when there was no file descriptor for it."""
 MOST_PIPELINED = 32
@@ -52,13 +55,21 @@ class Server:
         self._transferring = asyncio.Semaphore(MOST_TRANSFERS)
         self._counts = responder.counts
         self._tasks: set[asyncio.Task[None]] = set()
+        self._bound: list[socket.socket] = []
+        self._entering = 0
+        """Connections that the crowd doesn't know yet."""
+        self._asked = 0
+        """Questions that wait for upstream."""
+        self._answered = asyncio.Event()
+        self._finishing = False
         self._crowd: Crowd[asyncio.StreamWriter] = Crowd()
 
     async def serve(self, bound: socket.socket) -> None:
         """Answer on a UDP socket, or on a listening TCP one."""
         bound.setblocking(False)
+        self._bound.append(bound)
         if bound.type == socket.SOCK_STREAM:
-            self._keep(self._accept(bound))
+            self._listen(bound)
             return
         loop = asyncio.get_running_loop()
         if bound.getsockname()[0] in {"0.0.0.0", "::"}:  # noqa: S104 (to know it, not to bind it)
@@ -66,6 +77,19 @@ class Server:
             loop.add_reader(bound, self._turn, self._drain_any, bound)
         else:
             loop.add_reader(bound, self._turn, self._drain, bound)
+
+    async def finish(self, seconds: float) -> None:
+        """Take no more in, and answer what was; others may have the sockets."""
+        self._finishing = True
+        for bound in self._bound:
+            asyncio.get_running_loop().remove_reader(bound)
+        if self.open_connections or self._entering:
+            await asyncio.sleep(LAST_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._asked:
+                    self._answered.clear()
+                    await self._answered.wait()
 
     @property
     def open_connections(self) -> int:
@@ -139,8 +163,11 @@ class Server:
     def _forward(self, ask: Ask, send: Send) -> None:
         """Send the reply when there is one: now, when it is kept."""
         begin, way = time.perf_counter(), self._counts.way
+        self._asked += 1
 
         def done(reply: bytes) -> None:
+            self._asked -= 1
+            self._answered.set()
             self._counts.answered(reply, ask.query.type, way)
             self._counts.took(time.perf_counter() - begin)
             try:
@@ -189,28 +216,43 @@ class Server:
             self._counts.add("tcp_connections_ended")
             guest.connection.transport.abort()
 
-    async def _accept(self, bound: socket.socket) -> None:
-        """Take connections one by one, so that there are never more than the crowd knows of."""
+    def _accept(self, bound: socket.socket) -> None:
+        """Take one connection in; the next when the crowd knows of it, so that there are never more."""
         loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, address = await loop.sock_accept(bound)
-            except OSError as error:  # no descriptor, or a client that is gone again
-                log.info("dns can't accept why=%s", error.strerror)
-                self._end(self._crowd.make_room())
-                await asyncio.sleep(BREATH_SECONDS)
-                continue
-            try:
-                reader, writer = await asyncio.open_connection(sock=connection)
-            except OSError:
-                connection.close()
-                continue
-            files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-            guest, first = self._crowd.enter(address[0], writer, files)
-            self._counts.add("tcp_connections")
-            self._end(first)
-            way = TCP + int(bound.family == socket.AF_INET6)
-            self._keep(self._connected(reader, guest, self._responder.may_ask(address[0]), way))
+        try:
+            connection, address = bound.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):  # another worker has it, or it is gone
+            return
+        except OSError as error:  # no descriptor
+            log.info("dns can't accept why=%s", error.strerror)
+            self._end(self._crowd.make_room())
+            loop.remove_reader(bound)
+            loop.call_later(BREATH_SECONDS, self._listen, bound)
+            return
+        loop.remove_reader(bound)
+        connection.setblocking(False)
+        self._entering += 1
+        self._keep(self._enter(bound, connection, address[0]))
+
+    def _listen(self, bound: socket.socket) -> None:
+        if not self._finishing:
+            asyncio.get_running_loop().add_reader(bound, self._accept, bound)
+
+    async def _enter(self, bound: socket.socket, connection: socket.socket, address: str) -> None:
+        try:
+            reader, writer = await asyncio.open_connection(sock=connection)
+        except OSError:
+            connection.close()
+            return
+        finally:
+            self._entering -= 1
+            self._listen(bound)
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        guest, first = self._crowd.enter(address, writer, files)
+        self._counts.add("tcp_connections")
+        self._end(first)
+        way = TCP + int(bound.family == socket.AF_INET6)
+        await self._connected(reader, guest, self._responder.may_ask(address), way)
 
     async def _connected(self, reader: asyncio.StreamReader, guest: Caller, allowed: bool, way: int) -> None:
         waiting: set[asyncio.Task[None]] = set()

@@ -25,7 +25,7 @@ from svcnet.dns.settings import Settings
 from svcnet.dns.stream import links
 from svcnet.dns.transfer import Transfers
 from svcnet.dns.zone import Zone
-from svcnet.feed import Splitter, Whole, decode, framed
+from svcnet.feed import Change, Splitter, Whole, decode, framed
 
 log = logging.getLogger("svcnet.dns")
 
@@ -33,6 +33,8 @@ PR_SET_PDEATHSIG = 1
 READ_BYTES = 1 << 18
 TELL_SECONDS = 1.0
 """What was counted meanwhile is lost with a worker that is killed."""
+FINISH_SECONDS = 4.5
+"""For what still waits for servers upstream at the end: longer than the forwarder takes."""
 
 
 async def work(feed: socket.socket, bound: Sequence[socket.socket]) -> None:
@@ -42,8 +44,9 @@ async def work(feed: socket.socket, bound: Sequence[socket.socket]) -> None:
     settings = await anext(coming, None)
     if settings is None:
         return
-    responder, server, forwarder = await start(msgspec.msgpack.decode(settings, type=Settings), bound)
+    responder, server, forwarder = prepared(msgspec.msgpack.decode(settings, type=Settings))
     telling = asyncio.create_task(tell(feed, responder, server, forwarder))
+    serving = False
     async for payload in coming:
         frame = decode(payload)
         if isinstance(frame, Whole):
@@ -52,7 +55,13 @@ async def work(feed: socket.socket, bound: Sequence[socket.socket]) -> None:
         if isinstance(frame, Whole) and frame.last:
             gc.freeze()  # what is loaded stays for long: a later collection need not stop answers to look at it
             gc.enable()
+        if not serving and (isinstance(frame, Change) or frame.last):
+            # Until here queries wait in the sockets: of a worker that takes another's place no answer is SERVFAIL.
+            serving = True
+            for one in bound:
+                await server.serve(one)
         await asyncio.sleep(0)  # queries have their turn between two frames
+    await server.finish(FINISH_SECONDS)
     telling.cancel()
 
 
@@ -84,16 +93,14 @@ async def tell(feed: socket.socket, responder: Responder, server: Server, forwar
         await asyncio.sleep(TELL_SECONDS)
 
 
-async def start(settings: Settings, bound: Sequence[socket.socket]) -> tuple[Responder, Server, Forwarder]:
-    """Serve all sockets; return what answers."""
+def prepared(settings: Settings) -> tuple[Responder, Server, Forwarder]:
+    """Return what answers, on no socket yet."""
     responder = Responder(Zone(settings.shape), settings.allowed, bool(settings.upstreams))
     loop = asyncio.get_running_loop()
     options = Options(secret=settings.secret, trusted=settings.trusted)
     ways = links(loop, settings.upstreams)
     forwarder = Forwarder(loop, settings.upstreams, ways, responder.counts.add, options)
     server = Server(responder, forwarder, Transfers(responder.zone, settings.transferable))
-    for one in bound:
-        await server.serve(one)
     return responder, server, forwarder
 
 

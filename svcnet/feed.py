@@ -55,7 +55,7 @@ class Whole(msgspec.Struct, frozen=True, tag="whole"):
 
 
 class Change(msgspec.Struct, frozen=True, tag="change"):
-    """What changed."""
+    """What changed. One before any whole says that none is at hand: nothing is known yet."""
 
     rev: int
     entries: tuple[Entry, ...]

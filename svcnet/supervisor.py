@@ -50,6 +50,10 @@ class Worker:
     ) -> None:
         self.program = program
         self.pid: int | None = None
+        self.left: tuple[int, socket.socket] | None = None
+        """Its pid and feed, when it was to be left running."""
+        self.stay = False
+        """When `run` is cancelled it goes on, for whoever has its feed then."""
         self._on_state = on_state
         self._on_word = on_word
         self._snapshot: Snapshot | None = None
@@ -100,7 +104,10 @@ class Worker:
                 return await self._until_end(process, ours)
             finally:
                 self.pid = None
-                await _end(process)
+                if self.stay and process.poll() is None:
+                    self.left = process.pid, ours.dup()
+                else:
+                    await _end(process)
 
     def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
         # From this thread, which lives as long as the process: a worker dies with the thread that started it.
@@ -127,6 +134,8 @@ class Worker:
         loop = asyncio.get_running_loop()
         self._dirty = None
         await loop.sock_sendall(ours, feed.framed(self.program.greeting))
+        if self._snapshot is None:  # it need not wait for a whole
+            await loop.sock_sendall(ours, feed.encode(feed.Change(0, ())))
         while True:
             for frame in self._frames():
                 await loop.sock_sendall(ours, feed.encode(frame))
@@ -176,6 +185,11 @@ class Crew:
         keys = feed.changed(delta)
         for worker in self.workers:
             worker.publish(snapshot, keys)
+
+    def stay(self) -> None:
+        """Let the workers go on when `run` is cancelled; then each has `left`."""
+        for worker in self.workers:
+            worker.stay = True
 
     async def run(self) -> None:
         """Run all until cancelled."""

@@ -27,6 +27,7 @@ from svcnet.cli.control import ControlServer
 from svcnet.cli.data_path import Chosen, remove_all
 from svcnet.cli.in_force import told
 from svcnet.cli.main import run
+from svcnet.cli.name_left import NameLeft
 from svcnet.cli.name_service import NameService
 from svcnet.cli.option import config_options
 from svcnet.cli.vet import vet
@@ -64,10 +65,12 @@ SWITCH_SECONDS = 0.001
 class Daemon:
     """One run of svcnet-proxy."""
 
-    def __init__(self, options: Config, chosen: Chosen, notifier: Notifier) -> None:
+    def __init__(self, options: Config, chosen: Chosen, notifier: Notifier, names_left: NameLeft) -> None:
         self.options, self.chosen, self.notifier = options, chosen, notifier
         self.parts_state = {"data path": RUNNING if chosen.path else OFF, "dns": OFF}
-        self.names = NameService(options, self._on_dns) if options.dns_listen else None
+        self.names = NameService(options, self._on_dns, names_left) if options.dns_listen else None
+        if self.names is None:
+            names_left.end()
         self.metrics = Metrics()
         self.metrics.dns = self.names.ledger if self.names else None
         self.tally = self._accounts()
@@ -166,6 +169,8 @@ class Daemon:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         self.notifier.reloading(time.monotonic())
         self._again.set()
+        if self.names is not None:
+            self.names.leave()
         stop.set()
 
     def _on_ready(self, status: str) -> None:
@@ -310,17 +315,19 @@ def serve(flags: Mapping[str, Any]) -> None:
     log.info("starting node=%s mode=%s reason=%s records=%s", options.node, *chosen.mode, options.records)
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.disable()  # a load makes a million objects and no garbage; on again after the first sync
-    again = asyncio.run(_run(options, chosen, reload))
+    names_left = NameLeft.from_environment(os.environ)
+    again = asyncio.run(_run(options, chosen, reload, names_left))
     if not again:
         chosen.stop()
     else:
         log.info("starting again with the changed configuration")
         chosen.leave().pass_on(os.environ)
+        names_left.pass_on(os.environ)
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 (the same program; rules stay)
 
 
-async def _run(options: Config, chosen: Chosen, reload: Reload) -> bool:
-    return await Daemon(options, chosen, Notifier.from_environment(os.environ)).run(reload)
+async def _run(options: Config, chosen: Chosen, reload: Reload, names_left: NameLeft) -> bool:
+    return await Daemon(options, chosen, Notifier.from_environment(os.environ), names_left).run(reload)
 
 
 @click.command()

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from socket import SOCK_DGRAM
 from typing import NamedTuple
 
+from svcnet.cli.name_left import Kept, NameLeft
 from svcnet.config import Config
 from svcnet.dns.ledger import Ledger
 from svcnet.model.snapshot import Delta, Snapshot
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 WORKER = (sys.executable, "-m", "svcnet.dns.worker")
 BACKLOG = 128
+REAP_SECONDS = 0.5
+"""How often it is looked whether a worker of an earlier program has ended."""
 RECEIVE_BYTES = 1 << 20
 """Queries that wait for a worker: some thousands (the kernel may grant less)."""
 SO_MEMINFO, MEMINFO_BYTES = 55, 36
@@ -47,8 +50,14 @@ class Bound(NamedTuple):
 class NameService:
     """Satisfies the agent's Follower. `on_state` hears what `/status` says of DNS."""
 
-    def __init__(self, options: Config, on_state: Callable[[str], None]) -> None:
+    def __init__(self, options: Config, on_state: Callable[[str], None], left: NameLeft | None = None) -> None:
         self._options = options
+        self._left = left or NameLeft()
+        self._leaving = False
+        self._loaded: set[int] = set()
+        """Workers that answer from records."""
+        self._known = asyncio.Event()
+        """There are records."""
         self._on_state = on_state
         self._bound: list[Bound] = []
         self._missing: dict[Listen, str] = {}
@@ -60,12 +69,15 @@ class NameService:
         self._snapshot: Snapshot | None = None
         self.ledger = Ledger()
         self.ledger.overflow = self._overflow
-        self._bind(options.dns_listen)
+        taken = self._left.take(options.dns_listen, options.dns_workers)
+        self._bound += [Bound(listen, sockets) for listen, sockets in taken.items()]
+        self._bind(listen for listen in options.dns_listen if listen not in taken)
         self._tell(STARTING)
 
     def publish(self, snapshot: Snapshot, delta: Delta) -> None:
         """Hand a sync on to the workers."""
         self._snapshot = snapshot
+        self._known.set()
         if self._crew is not None:
             self._crew.publish(snapshot, delta)
 
@@ -79,15 +91,29 @@ class NameService:
                 try:
                     await self._until_more(backoff)
                 finally:
-                    self._crew = None
+                    crew, self._crew = self._crew, None
                     if serving is not None:
                         serving.cancel()
                         await asyncio.gather(serving, return_exceptions=True)
+                    if self._leaving and crew is not None:
+                        self._left.keep((), [Kept(*worker.left) for worker in crew.workers if worker.left])
         finally:
-            for one in (s for bound in self._bound for sockets in bound.sockets for s in sockets):
-                one.close()
+            if self._leaving:
+                self._left.keep(self._bound, ())
+            else:
+                self._left.end()
+                for one in (s for bound in self._bound for sockets in bound.sockets for s in sockets):
+                    one.close()
+
+    def leave(self) -> None:
+        """When `run` is cancelled let workers and sockets be, for the next program of this process."""
+        self._leaving = True
+        if self._crew is not None:
+            self._crew.stay()
 
     async def _serve(self) -> None:
+        if self._left.serves():
+            await self._known.wait()  # they know more than nothing
         settings = self._settings()
         sockets = [[s for bound in self._bound for s in bound.sockets[n]] for n in range(self._options.dns_workers)]
         crew = Crew([Program("dns", WORKER, settings, each) for each in sockets], self._tell, self._hear)
@@ -95,7 +121,14 @@ class NameService:
             crew.publish(self._snapshot, Delta(self._snapshot.rev))
         self._crew = crew
         log.info("dns answers at=%s", ",".join(str(bound.listen) for bound in self._bound))
-        await crew.run()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(crew.run())
+            tasks.create_task(self._relieve())
+
+    async def _relieve(self) -> None:
+        """See to the end of those who answered before us."""
+        while self._left.serves() or self._left.reap():  # noqa: ASYNC110 (they are none of our children by asyncio)
+            await asyncio.sleep(REAP_SECONDS)
 
     async def _until_more(self, backoff: Backoff) -> None:
         """Return when an address that lacked is there."""
@@ -120,8 +153,12 @@ class NameService:
                 self._missing.pop(listen, None)
 
     def _hear(self, worker: int, payload: bytes) -> None:
-        troubles = self.ledger.hear(worker, payload).troubles
-        self._troubles[worker] = troubles
+        said = self.ledger.hear(worker, payload)
+        if said.loaded:
+            self._loaded.add(worker)
+            if len(self._loaded) == self._options.dns_workers:
+                self._left.retire()
+        self._troubles[worker] = said.troubles
         told = tuple(dict.fromkeys(trouble for each in self._troubles.values() for trouble in each))
         if told != self._told:
             for trouble in set(told) - set(self._told):

@@ -18,7 +18,7 @@ import msgspec
 import dns.query
 from svcnet.dns.settings import Settings
 from svcnet.dns.upstream import Server
-from svcnet.feed import Entry, Frame, Whole, encode, framed
+from svcnet.feed import Change, Entry, Frame, Whole, encode, framed
 
 HOST = "127.0.0.1"
 PATIENCE_SECONDS = 20.0
@@ -91,8 +91,7 @@ def worker(settings: Settings, entries: Sequence[Entry] | None = (), host: str =
         for one in (theirs, *sockets):
             one.close()
         ours.sendall(framed(msgspec.msgpack.encode(settings)))
-        if entries is not None:
-            served.tell(Whole(1, tuple(entries)))
+        served.tell(Change(0, ()) if entries is None else Whole(1, tuple(entries)))
         try:
             yield served
         finally:

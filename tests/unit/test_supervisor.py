@@ -118,11 +118,13 @@ def test_a_worker_is_greeted_then_told_the_whole_then_changes(tmp_path: Path) ->
         async with crew(scribe) as running:
             await true(scribe.pids)
             (pid,) = scribe.pids()
-            await true(lambda: scribe.told(pid) == [b"hello"])
+            await true(lambda: len(scribe.told(pid)) == 2)
+            assert scribe.told(pid)[0] == b"hello"
+            assert scribe.frames(pid) == [Change(0, ())], "there is no whole to wait for"
             running.publish(scribe.tracker.snapshot, scribe.put("a", "10.0.0.1"))
             running.publish(scribe.tracker.snapshot, Delta(2))
             await true(lambda: scribe.known(pid) == {"a": "10.0.0.1"})
-            assert isinstance(scribe.frames(pid)[0], Whole)
+            assert isinstance(scribe.frames(pid)[1], Whole)
             delta = scribe.put("b", "10.0.0.2")
             running.publish(scribe.tracker.snapshot, delta)
             await true(lambda: scribe.known(pid) == {"a": "10.0.0.1", "b": "10.0.0.2"})

@@ -111,9 +111,9 @@ class Minion:
         `without`: an option that it shall find in its file, and so does not get.
         """
         log = self.root / f"log{len(self._daemons)}"
-        usual = [option for option in self.options() if not option.startswith(f"{without}=")]
+        usual = [o for o in (*self.options(), "--dns-listen=off") if not o.startswith(f"{without}=")]
         command = [*wrap, sys.executable, "-m", "svcnet.cli.daemon", *usual, f"--state-dir={self.state}"]
-        command += [f"--env-dir={self.env}", "--dns-listen=off", *options]
+        command += [f"--env-dir={self.env}", *options]
         with log.open("wb") as out:
             process = self.inside(
                 lambda: subprocess.Popen(command, stdout=out, stderr=out, env=clean_environment() | (environ or {}))

@@ -353,7 +353,7 @@ def test_a_reload_that_needs_other_sockets_gets_them(minion: Minion) -> None:
     minion.put(service("web", VIP))
     config = minion.root / "svcnet.toml"
     config.write_text('dns-listen = "127.0.0.1:53"\n')
-    daemon = minion.daemon("--mode=none", "--dns-upstream=off", f"--config={config}").ready()
+    daemon = minion.daemon(*HERE[1:], f"--config={config}", without="--dns-listen").ready()
     daemon.until(lambda: ask(minion, "web.svc.") == [VIP])
     for said, count in (
         ('"0.0.0.0:53"', 1),

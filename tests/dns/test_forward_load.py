@@ -1,0 +1,68 @@
+"""A worker whose servers upstream say nothing, or come and go, while many ask: its own names never wait."""
+
+import socket
+from pathlib import Path
+
+import dns.message
+import dns.rcode
+
+from svcnet.dns.forward import MOST_IN_FLIGHT
+from svcnet.dns.settings import Settings
+from tests.dns.serving import HOST, PATIENCE_SECONDS, Upstream, worker
+from tests.dns.test_counts import RECORDS, Heard
+from tests.dns.test_forward import answers, dead, silent
+from tests.dns.world import lines
+from tests.harness.until import until
+
+
+def wire(number: int) -> bytes:
+    query = dns.message.make_query(f"n{number}.example.org.", "A", use_edns=False)
+    query.id = number
+    return query.to_wire()
+
+
+def test_questions_above_the_bound_are_refused_at_once_and_all_others_in_time() -> None:
+    with Upstream(silent) as upstream, worker(Settings(upstreams=(upstream.address,)), RECORDS) as running:
+        until(lambda: running.udp("tomcat.svc.").answer)
+        listening = Heard(running)
+        files = Path(f"/proc/{running.process.pid}/fd")
+        idle = len(list(files.iterdir()))
+        replies: dict[int, dns.message.Message] = {}
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+            client.settimeout(PATIENCE_SECONDS)
+            client.connect((HOST, running.port))
+            for number in range(MOST_IN_FLIGHT + 100):
+                client.send(wire(number))
+                if number % 50 == 49:  # no faster than it reads, or the kernel drops some
+                    assert lines(running.udp("tomcat.svc.").answer) == ["tomcat.svc. 5 IN A 10.0.0.5"]
+            while len(replies) < MOST_IN_FLIGHT + 100:
+                reply = dns.message.from_wire(client.recv(4096))
+                replies[reply.id] = reply
+        assert {reply.rcode() for reply in replies.values()} == {dns.rcode.SERVFAIL}
+        until(lambda: len(list(files.iterdir())) <= idle + 2)
+        while not listening.ledger.events["forward_max_concurrent_rejects",]:
+            listening.word()
+        assert listening.ledger.events["forward_max_concurrent_rejects",] >= 1
+        assert lines(running.udp("tomcat.svc.").answer) == ["tomcat.svc. 5 IN A 10.0.0.5"]
+
+
+def test_what_became_of_questions_is_a_metric() -> None:
+    gone = dead()
+    with Upstream(answers) as upstream, worker(Settings(upstreams=(gone, upstream.address)), RECORDS) as running:
+        until(lambda: running.udp("tomcat.svc.").answer)
+        listening = Heard(running)
+        for name in ("a.example.", "b.example.", "a.example.", "A.example."):
+            assert lines(running.udp(name).answer) == [f"{name} 60 IN A 192.0.2.7"]
+        wanted = {
+            'svcnet_dns_cache_hits_total{type="success"} 2.0',
+            "svcnet_dns_cache_misses_total 2.0",
+            "svcnet_dns_cache_entries 2.0",
+            "svcnet_dns_forward_in_flight 0.0",
+            "svcnet_dns_forward_servers_down 1.0",
+        }
+        while not wanted <= set((text := listening.text()).split("\n")):
+            listening.word()
+        assert f'svcnet_dns_forward_responses_total{{rcode="NOERROR",to="{upstream.address}"}}' in text
+        assert f'svcnet_dns_forward_responses_total{{rcode="none",to="{gone}"}}' in text
+        assert f'svcnet_dns_forward_healthcheck_failures_total{{to="{gone}"}}' in text

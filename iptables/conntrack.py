@@ -15,7 +15,7 @@ from svcnet.endpoints import Networks
 from svcnet.iptables.desired import packed
 from svcnet.iptables.elements import FAMILY_NUMBERS, PROTOCOL_NUMBERS, unpacked
 from svcnet.iptables.netlink import NLM_F_ACK, NetlinkError, Socket, attr, attributes, message, nest
-from svcnet.iptables.reach import Backend, Reach, Reaches
+from svcnet.iptables.reach import Backend, Look, Reach, Reaches
 from svcnet.model.frontend import Frontend
 
 CT_GET, CT_DELETE = (1 << 8) + 1, (1 << 8) + 2
@@ -56,6 +56,8 @@ def stale(flow: Flow, may: Reach | None, inside: Callable[[str], bool]) -> bool:
     """
     if may is None:
         return flow.translated
+    if not may.ours:
+        return False
     if flow.backend not in may.inside:
         return True
     return flow.backend not in may.outside and not inside(flow.client)
@@ -87,14 +89,15 @@ class Conntrack:
         inside = self._inside()
         return sum(self._delete(flow) for flow in flows if flow.front in udp and stale(flow, udp[flow.front], inside))
 
-    def sweep(self, wanted: Reaches) -> int:
-        """Remove the UDP flows that lead where they may not by `wanted`, which is all there is; return how many.
+    def sweep(self, look: Look) -> int:
+        """Remove all UDP flows that lead where they may not; return how many. `look` knows all services.
 
         For a start: what became of services while nobody watched, no plan tells. To a virtual IP that nobody has no
         flow may be; to an external address or a node port that nobody has, none that rules have translated.
         """
         flows = [flow for family in (4, 6) for flow in self.flows(family, None)]
         inside, own = self._inside(), cache(_is_own)
+        wanted = look({flow.front for flow in flows})
 
         def ends(flow: Flow) -> bool:
             if flow.front in wanted:

@@ -13,7 +13,7 @@ import logging
 from svcnet import checkpoint
 from svcnet.iptables.desired import Desired, Treatment, rows
 from svcnet.iptables.netlink import MendedError, NetlinkError
-from svcnet.iptables.reach import Reaches, reach
+from svcnet.iptables.reach import Reaches, looker, reach
 from svcnet.keeper import Keeper
 from svcnet.model.errors import SvcnetError
 from svcnet.model.event import Away, Event, Problem, Put, Synced
@@ -76,6 +76,7 @@ class Agent:
             tasks.create_task(self.env.run())
             tasks.create_task(self.checkpoint.run())
             tasks.create_task(self._watch_kernel())
+            tasks.create_task(self._sweep_by_the_clock())
             while True:
                 await self._wake.wait()
                 delay = self._pacing.delay(self.parts.clock())
@@ -318,8 +319,19 @@ class Agent:
     async def _sweep(self) -> None:
         """The same for everything that is served, and for what is not any more."""
         if self.parts.flows is not None:
-            wanted = reach(self.tracker.snapshot.ports.values(), self.minion)
-            self.parts.meter.flows_deleted(await asyncio.to_thread(self.parts.flows.sweep, wanted))
+            look = looker(self.tracker.snapshot, self.minion)
+            self.parts.meter.flows_deleted(await asyncio.to_thread(self.parts.flows.sweep, look))
+
+    async def _sweep_by_the_clock(self) -> None:
+        while self.parts.flows is not None:
+            await asyncio.sleep(self.parts.sweep_seconds)
+            async with self._programming:
+                if self._stale:
+                    continue
+                try:
+                    await self._sweep()
+                except (SvcnetError, OSError) as error:
+                    self.tell(str(error))
 
     def _announce(self) -> None:
         if self.tracker.synced and not self.state.synced:

@@ -220,7 +220,7 @@ def _rules(
         there = silence()
         if there:  # UDP has no end to wait for: the next datagram of each flow comes to the next path
             with closing(flows()) as table:
-                table.sweep({})
+                table.sweep(lambda _fronts: {})
         return there
 
     def is_used() -> bool:

@@ -131,6 +131,24 @@ def test_flows_by_every_address_follow_what_changed_while_no_daemon_ran(minion: 
         assert [minion.flow(talk) for talk in strangers] == flows
 
 
+def test_flows_of_a_service_of_another_proxy_are_left_alone(minion: Minion) -> None:
+    rule = f"ip daddr {VIP} udp dport 80 dnat to {C}:8080"
+    other = f"table ip other {{ chain c {{ type nat hook output priority -110; {rule}; }}; }}"
+    assert minion.run("nft", other).returncode == 0
+    record = reachable()
+    record["metadata"]["labels"] = {"service.kubernetes.io/service-proxy-name": "other"}
+    minion.put(record, ends(A))
+    with minion.conversation(VIP) as talk:
+        assert talk.say() == C
+        flow = minion.flow(talk)
+        daemon = minion.daemon(ALLOWED).caught_up()
+        minion.put(ends(B))
+        daemon.caught_up()
+        assert talk.say() == C
+        assert minion.flow(talk) == flow
+    assert minion.ask(VIP, "udp") == C
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_policy_that_becomes_local_moves_the_flows_of_those_whom_it_keeps_out(minion: Minion, mode: str) -> None:
     minion.put(reachable(), placed({A: "m1", B: "m2"}))

@@ -13,9 +13,11 @@ from svcnet.env import EnvFiles
 from svcnet.iptables.desired import Minion
 from svcnet.iptables.fake import FakeKernel
 from svcnet.iptables.nftables import Nftables
+from svcnet.iptables.reach import Look, Reach, Reaches
 from svcnet.iptables.ruleset import Parameters
 from svcnet.iptables.tracer import Packet, trace
 from svcnet.model.endpoint import EndpointPort, EndpointSlice, SliceEndpoint
+from svcnet.model.frontend import Frontend
 from svcnet.model.meta import Key, Meta, pairs
 from svcnet.model.service import Service, ServicePort
 from svcnet.parts import Parts
@@ -29,10 +31,12 @@ def service(name: str, ip: str) -> Service:
     return Service(Meta(name, "default"), (ServicePort(80),), cluster_ips=(ip,))
 
 
-def slice_of(name: str, *ips: str) -> EndpointSlice:
+def slice_of(name: str, *ips: str, protocol: str = "TCP") -> EndpointSlice:
     labels = pairs({"kubernetes.io/service-name": name})
     ends = tuple(SliceEndpoint((ip,)) for ip in ips)
-    return EndpointSlice(Meta(f"{name}-1", "default", labels), endpoints=ends, ports=(EndpointPort(8080),))
+    return EndpointSlice(
+        Meta(f"{name}-1", "default", labels), endpoints=ends, ports=(EndpointPort(8080, protocol=protocol),)
+    )
 
 
 class House:
@@ -220,6 +224,37 @@ def test_what_somebody_else_deletes_comes_back_while_the_records_are_quiet(tmp_p
         assert h.agent.state.last_error == ""
 
     live(House(tmp_path), story)
+
+
+class Table:
+    """A connection table with one flow, to a virtual IP."""
+
+    def __init__(self) -> None:
+        self.front = Frontend(4, "10.0.0.5", "udp", 80)
+        self.swept: list[Reaches] = []
+
+    def clean(self, wanted: Reaches) -> int:
+        return 0
+
+    def sweep(self, look: Look) -> int:
+        self.swept.append(look([self.front]))
+        return 0
+
+
+def test_all_udp_flows_are_looked_at_again_and_again(tmp_path: Path) -> None:
+    table = Table()
+
+    async def story(h: House) -> None:
+        h.store.put(udp, slice_of("web", "10.1.0.2", protocol="UDP"))
+        here = frozenset({("10.1.0.2", 8080)})
+        await h.until(lambda: len(table.swept) > 3 and table.swept[-1] == {table.front: Reach(here, here)})
+        h.store.delete(Key("Service", "default", "web"))
+        await h.until(lambda: table.swept[-1] == {})
+
+    udp = Service(Meta("web", "default"), (ServicePort(80, protocol="UDP"),), cluster_ips=("10.0.0.5",))
+    house = House(tmp_path)
+    house.agent.parts.flows, house.agent.parts.sweep_seconds = table, 0.01
+    live(house, story)
 
 
 def test_problems_of_the_store_are_left_out_until_mended(tmp_path: Path) -> None:

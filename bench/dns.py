@@ -37,6 +37,7 @@ SINGLE_CHANGES = 3000
 RECORDS = 100_000
 RECORDS_A_SERVICE = 3
 LOAD_AFTER_SECONDS = 0.2
+WARM_SECONDS = 0.4
 SEED = 1
 
 
@@ -136,6 +137,7 @@ class Asker:
 def measure(asker: Asker, row: Row, upset: Upset, seconds: float, rate: int) -> Measured:
     """Ask as fast as it answers, then at a rate."""
     server = row.server
+    asker.run(server.port, "-l", str(WARM_SECONDS))
     with upset.happening(row):
         before = server.cpu_seconds()
         told = asker.run(server.port, "-l", str(seconds))

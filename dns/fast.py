@@ -57,7 +57,7 @@ class Answers:
     def __init__(self, recursion: bool, tally: Counts) -> None:
         self._recursion = recursion
         self._tally = tally
-        self.datagrams: dict[bytes, Ready] = {}
+        self._datagrams: dict[bytes, Ready] = {}
         """Packets without their ids, as they come by UDP."""
         self._streams: dict[bytes, Ready] = {}
         self._asked: dict[bytes, bytes | set[bytes]] = {}
@@ -67,16 +67,30 @@ class Answers:
         """Of every SOA."""
 
     def __len__(self) -> int:
-        return len(self.datagrams) + len(self._streams)
+        return len(self._datagrams) + len(self._streams)
 
     def get(self, packet: bytes, stream: bool) -> bytes | None:
         """Return the reply to a packet; None: not asked before."""
-        table = self._streams if stream else self.datagrams
+        table = self._streams if stream else self._datagrams
         ready = table.get(packet[2:])
         if ready is None:
             return self._respelled(packet, table)
         ready.cell[self._tally.way] += 1
         return packet[:2] + ready.next(self.serial)
+
+    def many(self, packets: Iterable[bytes]) -> list[bytes | None]:
+        """Return the replies to datagrams, all without their ids; None: not asked before."""
+        find, way, serial = self._datagrams.get, self._tally.way, self.serial
+        replies: list[bytes | None] = []
+        add = replies.append
+        for packet in packets:
+            ready = find(packet)
+            if ready is None:
+                add(None)
+            else:
+                ready.cell[way] += 1
+                add(ready.whole or ready.next(serial))
+        return replies
 
     def put(self, packet: bytes, query: Query, answer: Answer, stream: bool, keep: bool = True) -> bytes:
         """Return the reply with this answer, and remember it (`keep`)."""
@@ -98,12 +112,12 @@ class Answers:
         for name in names:
             keys = self._asked.pop(name, None)
             for key in (keys,) if isinstance(keys, bytes) else keys or ():
-                self.datagrams.pop(key, None)
+                self._datagrams.pop(key, None)
                 self._streams.pop(key, None)
 
     def clear(self) -> None:
         """Drop everything."""
-        for each in (self.datagrams, self._streams, self._asked, *self._order):
+        for each in (self._datagrams, self._streams, self._asked, *self._order):
             each.clear()
 
     def _respelled(self, packet: bytes, table: dict[bytes, Ready]) -> bytes | None:
@@ -136,7 +150,7 @@ class Answers:
         return [begin + body + end for body in answer.bodies]
 
     def _remember(self, key: bytes, ready: Ready, answer: Answer, stream: bool) -> None:
-        (self._streams if stream else self.datagrams)[key] = ready
+        (self._streams if stream else self._datagrams)[key] = ready
         order, most = self._order[answer.volatile], MOST_NEGATIVE if answer.volatile else MOST_ANSWERS
         order.append(key)
         if len(order) > most:
@@ -151,7 +165,7 @@ class Answers:
                 keys.add(key)
 
     def _drop(self, key: bytes) -> None:
-        self.datagrams.pop(key, None)
+        self._datagrams.pop(key, None)
         self._streams.pop(key, None)
         name = key[10 : -_BEHIND_NAME[key[2:10]]]
         keys = self._asked.get(name)

@@ -3,6 +3,7 @@
 Owns: the order in which a query is looked at, and who may ask. Must not know sockets or upstream servers.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from svcnet.dns.answer import IN, REFUSED, SERVFAIL, answer
@@ -12,6 +13,9 @@ from svcnet.dns.query import AXFR, IXFR, META_TYPES, RA, RD, Malformed, Query, p
 from svcnet.dns.zone import Zone
 from svcnet.endpoints import Networks
 from svcnet.feed import Change, Whole
+
+FEW = 1000
+"""Names; replies that tell of more are not looked for one by one when there are not even as many."""
 
 
 class Ask(NamedTuple):
@@ -37,12 +41,18 @@ class Responder:
         self.zone = zone
         self.recursion = recursion
         self._allowed = allowed
+        self._everyone = allowed.everything
         self.counts = Counts()
         self._answers = Answers(recursion, self.counts)
+        self._answers.serial = zone.serial.to_bytes(4)
 
     def may_ask(self, address: str) -> bool:
         """Whether this client is one of --dns-allow."""
         return self._allowed.holding(address.partition("%")[0]) is not None
+
+    def ready(self, packets: Sequence[bytes]) -> list[bytes | None]:
+        """Return the replies to datagrams, all without their ids, as far as anybody may have them at once."""
+        return self._answers.many(packets) if self._everyone else [None] * len(packets)
 
     def take(self, frame: Whole | Change) -> None:
         """Follow the records."""
@@ -52,7 +62,7 @@ class Responder:
         else:
             touched = self.zone.change(frame.rev, frame.entries, frame.census)
         self._answers.serial = self.zone.serial.to_bytes(4)
-        if len(touched) < len(self._answers):
+        if len(touched) < max(len(self._answers), FEW):
             self._answers.forget(self.zone.names(touched))
         elif touched:
             self._answers.clear()

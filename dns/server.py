@@ -12,10 +12,12 @@ import logging
 import resource
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 from svcnet.dns.answer import SERVFAIL
+from svcnet.dns.batch import ID_BYTES, Batch, Calls
 from svcnet.dns.crowd import Crowd, Guest
 from svcnet.dns.forward import Forwarder
 from svcnet.dns.query import Query, refusal
@@ -25,6 +27,9 @@ from svcnet.dns.transfer import Transfers
 log = logging.getLogger(__name__)
 
 DRAIN = 32
+BATCHES = 2
+FEW = 8
+"""After fewer datagrams it is cheaper to wait than to look whether there are more."""
 LARGEST_DATAGRAM = 4096
 """A query is far shorter; of what is longer the rest is cut off, and the message refused."""
 IDLE_SECONDS = 10.0
@@ -46,12 +51,15 @@ Caller = Guest[asyncio.StreamWriter]
 
 
 class Server:
-    """Answers on sockets that are bound already."""
+    """Answers on sockets that are bound already. `batches`: the C library's functions for many datagrams at once."""
 
-    def __init__(self, responder: Responder, forwarder: Forwarder, transfers: Transfers) -> None:
+    def __init__(
+        self, responder: Responder, forwarder: Forwarder, transfers: Transfers, batches: Calls | None = None
+    ) -> None:
         self._responder = responder
         self._forwarder = forwarder
         self._transfers = transfers
+        self._batches = batches
         self._transferring = asyncio.Semaphore(MOST_TRANSFERS)
         self._counts = responder.counts
         self._tasks: set[asyncio.Task[None]] = set()
@@ -72,11 +80,13 @@ class Server:
             self._listen(bound)
             return
         loop = asyncio.get_running_loop()
-        if bound.getsockname()[0] in {"0.0.0.0", "::"}:  # noqa: S104 (to know it, not to bind it)
+        any_address = bound.getsockname()[0] in {"0.0.0.0", "::"}  # noqa: S104 (to know it, not to bind it)
+        if any_address:
             _tell_destination(bound)
-            loop.add_reader(bound, self._turn, self._drain_any, bound)
-        else:
-            loop.add_reader(bound, self._turn, self._drain, bound)
+        drain = self._drain
+        if self._batches is not None:
+            drain = partial(self._drain_batches, Batch(bound, self._batches, any_address))
+        loop.add_reader(bound, self._turn, drain, bound)
 
     async def finish(self, seconds: float) -> None:
         """Take no more in, and answer what was; others may have the sockets."""
@@ -104,26 +114,40 @@ class Server:
         if number:
             self._counts.took(time.perf_counter() - begin, number)
 
-    def _drain(self, bound: socket.socket) -> int:
-        """Answer what is there, up to DRAIN; return how many packets that was."""
-        respond, may_ask = self._responder.respond, self._responder.may_ask
-        for number in range(DRAIN):
-            try:
-                packet, client = bound.recvfrom(LARGEST_DATAGRAM)
-            except OSError:  # nothing more; or an ICMP error for an answer that nobody wanted
-                return number
-            reply = respond(packet, False, may_ask(client[0]))
-            if isinstance(reply, bytes):
-                try:
-                    bound.sendto(reply, client)
-                except OSError:  # a full buffer loses it, as the wire may
-                    self._counts.add("dropped", "not sent")
-            elif reply is not None:
-                self._onward(reply, client[0], _to(bound, client))
-        return DRAIN
+    def _drain_batches(self, batch: Batch, bound: socket.socket) -> int:
+        """Answer what is there, up to BATCHES times what one call takes; return how many packets that was."""
+        number = 0
+        for _ in range(BATCHES):
+            packets = batch.receive()
+            if not packets:
+                break
+            number += len(packets)
+            replies = self._responder.ready(packets)
+            if None in replies:
+                self._work_out(batch, bound, packets, replies)
+            lost = batch.send(replies)
+            if lost:
+                self._counts.add("dropped", "not sent", by=lost)
+            if len(packets) < FEW:
+                break
+        return number
 
-    def _drain_any(self, bound: socket.socket) -> int:
-        """The same on a socket for every address: the reply must leave from the one that was asked."""
+    def _work_out(
+        self, batch: Batch, bound: socket.socket, packets: Sequence[bytes], replies: list[bytes | None]
+    ) -> None:
+        """Put in the replies that were not ready, as far as there are any at once."""
+        for n, ready in enumerate(replies):
+            if ready is not None:
+                continue
+            client = batch.client(n)
+            reply = self._responder.respond(batch.whole(n, packets[n]), False, self._responder.may_ask(client[0]))
+            if isinstance(reply, bytes):
+                replies[n] = reply[ID_BYTES:]
+            elif reply is not None:
+                self._onward(reply, client[0], _to(bound, client, batch.control(n)))
+
+    def _drain(self, bound: socket.socket) -> int:
+        """The same one by one, up to DRAIN: what there is where the C library has no batches."""
         for number in range(DRAIN):
             try:
                 packet, control, _, client = bound.recvmsg(LARGEST_DATAGRAM, CONTROL_BYTES)

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
+from svcnet.dns.batch import calls
 from svcnet.dns.forward import Forwarder, Options
 from svcnet.dns.responder import Responder
 from svcnet.dns.server import Server
@@ -100,7 +101,7 @@ def prepared(settings: Settings) -> tuple[Responder, Server, Forwarder]:
     options = Options(secret=settings.secret, trusted=settings.trusted)
     ways = links(loop, settings.upstreams)
     forwarder = Forwarder(loop, settings.upstreams, ways, responder.counts.add, options)
-    server = Server(responder, forwarder, Transfers(responder.zone, settings.transferable))
+    server = Server(responder, forwarder, Transfers(responder.zone, settings.transferable), calls())
     return responder, server, forwarder
 
 

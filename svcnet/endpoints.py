@@ -38,6 +38,11 @@ class Networks:
                 first = int(n.network_address) >> 24
                 self._first_bytes |= {str(byte) for byte in range(first, (int(n.broadcast_address) >> 24) + 1)}
 
+    @property
+    def everything(self) -> bool:
+        """Whether every address is in one of them."""
+        return all(any(not mask for mask, _, _ in masks) for masks in self._masks.values())
+
     def holding(self, address: str) -> Network | None:
         """The network that an address is in, if any."""
         if ":" not in address:

@@ -31,6 +31,8 @@ STALE_AFTER_SECONDS = 1.8
 """A client that could have a stale answer waits so long for a new one (RFC 8767 §5)."""
 QUIET_SECONDS = 30.0
 """After nobody could tell, the stale answer is given at once for so long (RFC 8767 §5)."""
+DOWN_SECONDS = 1.0
+"""For a question while every server is down: clients, and those that come after them, need not wait long for that."""
 FAILURE_SECONDS = 2.0
 """How long a failure is kept where there is no answer (RFC 9520 §3.2: 1 s at least)."""
 MIRROR_SECONDS, LOOPING_SECONDS = 30.0, 5.0
@@ -185,7 +187,9 @@ class Forwarder:
             return None
         flight = self._flights[key] = _Flight()
         over = partial(self._landed, key, flight)
-        flight.inquiry = Inquiry(self._peers, key[0], key[1:], over, self._options.whole_seconds)
+        hope = any(peer.health.up and not peer.health.loops for peer in self._peers)
+        seconds = self._options.whole_seconds if hope else min(self._options.whole_seconds, DOWN_SECONDS)
+        flight.inquiry = Inquiry(self._peers, key[0], key[1:], over, seconds)
         self._look_for_loops()
         return flight
 

@@ -8,6 +8,7 @@ import dns.message
 import dns.rcode
 import pytest
 
+from svcnet.dns.forward import DOWN_SECONDS
 from svcnet.dns.upstream import BEHIND_SECONDS, MOST_FAILED_PROBES, MOST_PASSED_BY, PROBE_SECONDS, Health, order
 from tests.dns.clockwork import Forwarding, dead, forwarding
 from tests.dns.serving import HOST, Behaviour, Upstream
@@ -120,6 +121,23 @@ def test_all_are_asked_when_all_are_down() -> None:
         before = running.counted("forward_requests")
         assert running.ask("other.example.org.").rcode() == dns.rcode.SERVFAIL
         assert running.counted("forward_requests") >= before + 4
+
+
+def test_nobody_waits_long_while_all_are_known_to_be_down() -> None:
+    with Upstream(silent) as upstream, forwarding(upstream.address) as running:
+        first = running.send("example.org.")
+        for _ in range(8):
+            running.loop.leap(0.5)
+            running.loop.turn(0)
+        running.loop.until(lambda: first)
+        while not running.forwarder.levels()["forward_servers_down"]:
+            running.loop.leap(PROBE_SECONDS)
+        second = running.send("other.example.org.")
+        assert not second, "it is asked all the same"
+        running.loop.leap(DOWN_SECONDS)
+        running.loop.until(lambda: second)
+        assert dns.message.from_wire(second[0]).rcode() == dns.rcode.SERVFAIL
+        running.loop.until(lambda: ("other.example.org.", False) in upstream.asked)
 
 
 def test_a_failure_is_kept_for_a_moment() -> None:

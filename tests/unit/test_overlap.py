@@ -20,6 +20,7 @@ from svcnet.overlap import (
     parse_addresses,
     parse_name_servers,
     parse_routes,
+    parse_search_domains,
     read_machine,
 )
 
@@ -112,6 +113,18 @@ def test_every_gateway_of_a_multipath_route_counts() -> None:
 def test_an_empty_answer_of_older_iproute2_is_no_route() -> None:
     assert parse_routes(b"\n", 6) == ()
     assert parse_addresses(b"[{}]") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "domains"),
+    [
+        ("search Corp.Example. lan\nnameserver 10.0.0.2\n", ("corp.example", "lan")),
+        ("domain corp.example\nsearch a.example .\n", ("a.example",)),
+        ("# search corp.example\nsearch\n", ()),
+    ],
+)
+def test_search_domains_are_read_as_the_resolver_reads_them(text: str, domains: tuple[str, ...]) -> None:
+    assert parse_search_domains(text) == domains
 
 
 def test_name_servers_are_read_as_the_resolver_reads_them() -> None:

@@ -129,6 +129,8 @@ class Walk:
     def _chance(self, line: str, p: Packet) -> float:
         """How likely a rule takes this packet: 0, 1, or what statistic says."""
         words, place, chance = line.split(), 0, 1.0
+        if "--bytecode" in words:  # the one program that we write (chain_text.hairpin_line): who was led to itself
+            return float(p.translated and p.source == p.destination and not p.outgoing)
         while place < len(words) and words[place] not in {"-j", "-g"}:
             negated = words[place] == "!"
             option = words[place + negated]

@@ -3,7 +3,7 @@
 from ipaddress import ip_network
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from svcnet.iptables.desired import Desired, Pick, Target, Treatment
@@ -97,6 +97,8 @@ def test_the_records_say_what_the_rules_do(treatment: Treatment, packet: Packet,
 
 @given(treatments(), packets, parameters)
 def test_the_records_say_what_the_chains_do(treatment: Treatment, packet: Packet, rules: Parameters) -> None:
+    # An endpoint of another minion does not come by here; iptables' one rule for all would take it for a hairpin.
+    assume(all(t.hairpin or t.address != packet.source for t in (*treatment.targets, *treatment.local)))
     tables = FakeTables()
     Iptables(tables, (rules,)).sync({WEB: treatment})
     said, there = expect(packet, ADDRESSED, treatment, rules), walk(tables.save(4), packet)

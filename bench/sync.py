@@ -1,6 +1,6 @@
 """From records to packets at a size: first packet, one change, memory, health; the chain-per-service shape beside it.
 
-Run by `bench/run.py --suite sync [--services N] [--endpoints E] [--changes C] [--chains N,N…]`. The daemon is pinned to
+Run by `bench/run.py --suite sync [--mode M] [--services N] [--endpoints E] [--changes C] [--chains N,N…]`. The daemon is pinned to
 the first core, the client to the last. Traffic goes to addresses of this namespace's loopback device alone.
 """
 
@@ -21,11 +21,14 @@ from pathlib import Path
 from svcnet.bench import chains
 from svcnet.bench.health import ask as ask_health
 from svcnet.bench.health import asking
+from svcnet.bench.paths import PATHS
 from svcnet.bench.world import PORT, TARGET_PORT, one_endpoint, records, virtual_ip, write
 
 ANSWERING = ("192.0.2.21", "192.0.2.22")
 FIRST_PACKET_SECONDS = 300.0
+CHANGE_SECONDS = 10.0
 STATUS_PORT = 10256
+MODES = ("nftables", "iptables-nft", "iptables-legacy")
 
 
 def prepare() -> None:
@@ -60,11 +63,11 @@ def ask(i: int, seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def daemon(directory: Path, state: Path, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
+def daemon(directory: Path, state: Path, log: Path, mode: str) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
     """svcnet-proxy on these records, pinned to the first core; with the time of its start."""
     command = [sys.executable, "-m", "svcnet.cli.daemon", f"--records=dir:{directory}", f"--state-dir={state}"]
-    command += ["--service-cidr=10.0.0.0/14", "--node=m1", "--env-dir=off", "--mode=nftables", "--dns-listen=off"]
-    command.append(f"--status-listen=127.0.0.1:{STATUS_PORT}")
+    command += ["--service-cidr=10.0.0.0/14", "--node=m1", "--env-dir=off", "--dns-listen=off"]
+    command += [f"--status-listen=127.0.0.1:{STATUS_PORT}", f"--mode={mode.partition('-')[0]}"]
     with log.open("wb") as out:
         begin = time.perf_counter()
         process = subprocess.Popen(command, stdout=out, stderr=out, preexec_fn=lambda: os.sched_setaffinity(0, {0}))  # noqa: PLW1509 (one thread so far in the child's copy)
@@ -92,8 +95,8 @@ def one_change(directory: Path, i: int, ip: str) -> float:
     begin = time.perf_counter()
     write(directory, record)
     while ask(i, 0.5) != ip:
-        if time.perf_counter() - begin > 10:
-            raise SystemExit(f"bench: service {i} did not change in 10 s")
+        if time.perf_counter() - begin > CHANGE_SECONDS:
+            raise SystemExit(f"bench: service {i} did not change in {CHANGE_SECONDS:.0f} s")
     return time.perf_counter() - begin
 
 
@@ -127,16 +130,30 @@ def reset(directory: Path, probes: tuple[int, ...]) -> None:
         write(directory, one_endpoint(i, ANSWERING[0]))
 
 
-def svcnet_row(temporary: Path, directory: Path, probes: tuple[int, int, int], changes: int, rounds: int) -> None:
+def wipe(mode: str) -> None:
+    """Remove all rules; a rule of others makes the daemon take the tables that `mode` names."""
+    subprocess.run(["nft", "flush", "ruleset"], check=True)
+    family, _, variant = mode.partition("-")
+    if variant:
+        lines = ["*filter", ":BENCH - [0:0]", "-A BENCH -j RETURN", "COMMIT", "*nat", "COMMIT"]
+        text = "\n".join([*lines, ""])
+        subprocess.run([f"{family}-{variant}-restore"], input=text, text=True, check=True)  # what is not named goes
+
+
+def svcnet_row(
+    temporary: Path, directory: Path, probes: tuple[int, int, int], changes: int, rounds: int, mode: str
+) -> None:
     """Measure the daemon: a fresh state directory each round."""
     firsts: list[float] = []
     times: list[float] = []
     sizes: list[tuple[int, int]] = []
     processors: list[float] = []
     for n in range(rounds):
-        subprocess.run(["nft", "flush", "ruleset"], check=True)
-        with daemon(directory, temporary / f"state{n}", temporary / "log") as (process, begin):
+        wipe(mode)
+        with daemon(directory, temporary / f"state{n}", temporary / "log", mode) as (process, begin):
             firsts.append(first_packet(process, begin, probes))
+            if PATHS[mode].proof not in (temporary / "log").read_text():
+                raise SystemExit(f"bench: the daemon's log lacks `{PATHS[mode].proof}`")
             processors.append(cpu_seconds(process.pid))
             time.sleep(3)  # the daemon's imports and its first checkpoint are over then
             for step in range(changes):
@@ -157,12 +174,12 @@ def spread(seconds: list[float]) -> str:
     return f"{statistics.median(seconds):.2f} s ({min(seconds):.2f}-{max(seconds):.2f})"
 
 
-def health_row(temporary: Path, directory: Path, probes: tuple[int, int, int]) -> None:
+def health_row(temporary: Path, directory: Path, probes: tuple[int, int, int], mode: str) -> None:
     """Give a daemon that runs all records at once, by one rename; ask /healthz all the while."""
-    subprocess.run(["nft", "flush", "ruleset"], check=True)
+    wipe(mode)
     empty = temporary / "empty"
     empty.mkdir()
-    with daemon(empty, temporary / "state-health", temporary / "log") as (process, _):
+    with daemon(empty, temporary / "state-health", temporary / "log", mode) as (process, _):
         while not _answers():
             time.sleep(0.05)
         with asking(STATUS_PORT) as asked:
@@ -182,7 +199,7 @@ def _answers() -> bool:
 
 def chains_row(services: int, endpoints: int, seconds: float) -> None:
     """Measure the chain-per-service shape through `nft -f`."""
-    subprocess.run(["nft", "flush", "ruleset"], check=True)
+    wipe("")
     took = chains.load(chains.whole(services, endpoints), seconds)
     name = f"chain per service, {services} x {endpoints} through nft -f"
     if took is None:
@@ -196,6 +213,7 @@ def chains_row(services: int, endpoints: int, seconds: float) -> None:
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--mode", choices=MODES, default=MODES[0])
     parser.add_argument("--services", type=int, default=10_000)
     parser.add_argument("--endpoints", type=int, default=10)
     parser.add_argument("--changes", type=int, default=150)
@@ -211,9 +229,9 @@ def main() -> None:
         temporary, directory = Path(name), Path(name, "records")
         count, probes = fill(directory, options.services, options.endpoints)
         shape = f"{options.services} services x {options.endpoints} endpoints from {count} files"
-        print(f"svcnet-proxy, {shape}, {options.rounds} rounds", flush=True)
-        svcnet_row(temporary, directory, probes, options.changes, options.rounds)
-        health_row(temporary, directory, probes)
+        print(f"svcnet-proxy, {options.mode}, {shape}, {options.rounds} rounds", flush=True)
+        svcnet_row(temporary, directory, probes, options.changes, options.rounds, options.mode)
+        health_row(temporary, directory, probes, options.mode)
     for size in (int(n) for n in options.chains.split(",") if n):
         chains_row(size, options.endpoints, options.chains_seconds)
 

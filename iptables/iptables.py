@@ -22,7 +22,7 @@ from svcnet.plan import Plan, diff
 
 log = logging.getLogger(__name__)
 
-PIECE_CHAINS = 2_000
+PIECE_CHAINS = 1_000
 """Chains that one restore of a load writes in nft tables, whose cost grows faster than their number."""
 DROP_SECONDS = 0.5
 FAMILIES = (4, 6)

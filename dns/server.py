@@ -68,6 +68,8 @@ class Server:
         """Connections that the crowd doesn't know yet."""
         self._asked = 0
         """Questions that wait for upstream."""
+        self._apart = 0
+        """Of the packets of this turn: those whose time is counted one by one."""
         self._answered = asyncio.Event()
         self._finishing = False
         self._crowd: Crowd[asyncio.StreamWriter] = Crowd()
@@ -110,7 +112,8 @@ class Server:
         """Answer what is there, and count it."""
         begin = time.perf_counter()
         self._counts.way = int(bound.family == socket.AF_INET6)
-        number = drain(bound)
+        self._apart = 0
+        number = drain(bound) - self._apart
         if number:
             self._counts.took(time.perf_counter() - begin, number)
 
@@ -188,6 +191,7 @@ class Server:
         """Send the reply when there is one: now, when it is kept."""
         begin, way = time.perf_counter(), self._counts.way
         self._asked += 1
+        self._apart += 1
 
         def done(reply: bytes) -> None:
             self._asked -= 1

@@ -9,7 +9,7 @@ import dns.rcode
 import pytest
 
 from svcnet.dns.forward import DOWN_SECONDS
-from svcnet.dns.upstream import BEHIND_SECONDS, MOST_FAILED_PROBES, MOST_PASSED_BY, PROBE_SECONDS, Health, order
+from svcnet.dns.upstream import BEHIND_SECONDS, MOST_FAILED_PROBES, MOST_PASSED_BY, PROBE_SECONDS, Health, Server, order
 from tests.dns.clockwork import Forwarding, dead, forwarding
 from tests.dns.serving import HOST, Behaviour, Upstream
 from tests.dns.test_forward import answers, cuts_by_udp, says, silent
@@ -94,6 +94,18 @@ def test_a_server_that_is_down_is_probed_and_used_again_when_it_is_back() -> Non
         back.sendto(answers(query, False).to_wire(), client)
         running.loop.until(lambda: replies)
         assert [name for name, _ in good.asked] == ["example.org."]
+
+
+def test_a_server_may_have_an_ipv6_address() -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as bound:
+        bound.bind(("::1", 0))
+        bound.setblocking(False)
+        with forwarding(Server("::1", bound.getsockname()[1])) as running:
+            replies = running.send("example.org.")
+            query, client = _receive(running, bound)
+            bound.sendto(answers(query, False).to_wire(), client)
+            running.loop.until(lambda: replies)
+            assert lines(dns.message.from_wire(replies[0]).answer) == ANSWER
 
 
 def _receive(running: Forwarding, bound: socket.socket) -> tuple[dns.message.Message, tuple[str, int]]:

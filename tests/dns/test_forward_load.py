@@ -63,6 +63,7 @@ def test_what_became_of_questions_is_a_metric() -> None:
         }
         while not wanted <= set((text := listening.text()).split("\n")):
             listening.word()
+        assert sum(listening.ledger.took) == sum(listening.ledger.requests.values()), "each is counted once"
         assert f'svcnet_dns_forward_responses_total{{rcode="NOERROR",to="{upstream.address}"}}' in text
         assert f'svcnet_dns_forward_responses_total{{rcode="none",to="{gone}"}}' in text
         assert f'svcnet_dns_forward_healthcheck_failures_total{{to="{gone}"}}' in text

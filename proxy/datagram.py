@@ -11,6 +11,7 @@ from svcnet.balance import RoundRobin
 from svcnet.proxy.loop import EDGES, Timer
 from svcnet.proxy.place import Place
 from svcnet.proxy.row import Backend, Weights
+from svcnet.proxy.tallies import NO_SLOTS, Slots, Tallies
 
 IDLE_SECONDS = 20.0
 """A flow without a datagram for this long is forgotten (contract, `idle-timeout`)."""
@@ -125,6 +126,7 @@ class UdpDoor:
     def __init__(self, place: Place, sock: socket.socket) -> None:
         self.place = place
         self.picker: RoundRobin[Backend] = RoundRobin()
+        self.tallies = Tallies(place.counts)
         self.family = sock.family
         self._sock = sock
         self._flows: dict[Client, Flow] = {}
@@ -133,14 +135,12 @@ class UdpDoor:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         place.loop.add(sock.fileno(), self._on_datagram, EDGES)
 
-    def update(self, weights: Weights) -> None:
+    def update(self, weights: Weights, slots: Slots = NO_SLOTS) -> None:
         """Flows whose backend is gone find another with their next datagram."""
         self.picker.update(weights)
+        self.tallies.update(slots)
         for flow in [f for f in self._flows.values() if f.backend not in weights]:
             flow.end()
-
-    def probe(self, idle_seconds: int) -> None:
-        """Flows have no way to ask."""
 
     def let_in(self) -> None:
         """Nobody waits: what came was sent on."""
@@ -149,6 +149,7 @@ class UdpDoor:
         """Serve no more."""
         for flow in list(self._flows.values()):
             flow.end()
+        self.tallies.close()
         self.place.loop.bury(self._sock)
         self.place.budget.give(1)
 

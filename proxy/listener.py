@@ -3,6 +3,7 @@
 Owns: accepting, and stopping to when file descriptors run out. Must not know where listeners come from.
 """
 
+import _socket
 import errno
 import select
 import socket
@@ -10,10 +11,12 @@ from typing import Protocol
 
 from svcnet.balance import RoundRobin
 from svcnet.proxy.loop import Loop
+from svcnet.proxy.patience import HALF_CLOSED_SECONDS, IDLE_SECONDS
 from svcnet.proxy.place import Place
 from svcnet.proxy.relay import DESCRIPTORS, Relay
 from svcnet.proxy.row import Backend, Weights
 from svcnet.proxy.session import Session
+from svcnet.proxy.tallies import NO_SLOTS, Slots, Tallies
 
 ACCEPTS_A_TURN = 64
 RETRY_SECONDS = 0.1
@@ -23,12 +26,8 @@ RETRY_SECONDS = 0.1
 class Door(Protocol):
     """What a frontend is to the worker."""
 
-    def update(self, weights: Weights) -> None:
-        """Send what is new to these."""
-        ...
-
-    def probe(self, idle_seconds: int) -> None:
-        """Ask each client that is idle for so long whether it is there."""
+    def update(self, weights: Weights, slots: Slots = NO_SLOTS) -> None:
+        """Send what is new to these, and count in these slots."""
         ...
 
     def let_in(self) -> None:
@@ -93,20 +92,20 @@ class TcpDoor:
 
     def __init__(self, place: Place, hall: Hall, sock: socket.socket) -> None:
         self._place, self._hall, self._sock = place, hall, sock
+        self._family = int(sock.family)
         self._picker: RoundRobin[Backend] = RoundRobin()
-        self._relays: set[Relay] = set()
+        self._pick = self._picker.pick
+        self.tallies = Tallies(place.counts)
+        self.tally = self.tallies.of
+        self.idle_seconds, self.half_closed_seconds = IDLE_SECONDS, HALF_CLOSED_SECONDS
         self.fd = sock.fileno()
         sock.setblocking(False)
         hall.add(self)
 
-    def update(self, weights: Weights) -> None:
+    def update(self, weights: Weights, slots: Slots = NO_SLOTS) -> None:
         """New connections go to these; those that are open stay where they are."""
         self._picker.update(weights)
-
-    def probe(self, idle_seconds: int) -> None:
-        """Ask each client that is idle for so long whether it is there."""
-        for relay in self._relays:
-            relay.probe(idle_seconds)
+        self.tallies.update(slots)
 
     def let_in(self) -> None:
         """Take all clients from the queue."""
@@ -118,18 +117,20 @@ class TcpDoor:
     def close(self) -> None:
         """Accept no more; open connections go on."""
         self._hall.remove(self)
+        self.tallies.close()
         self._place.loop.bury(self._sock)
         self._place.budget.give(1)
 
     def accept(self) -> None:
         """Take clients from the queue."""
         place = self._place
+        accept = self._sock._accept  # type: ignore[attr-defined]  # noqa: SLF001  # accept() makes a costlier object
         for _ in range(ACCEPTS_A_TURN):
             if not place.budget.take(DESCRIPTORS):
                 self._hall.pause()
                 return
             try:
-                client, _ = self._sock.accept()
+                number, _ = accept()
             except BlockingIOError:
                 place.budget.give(DESCRIPTORS)
                 return
@@ -143,12 +144,5 @@ class TcpDoor:
                 else:  # no descriptor, no memory
                     self._hall.pause(RETRY_SECONDS)
                 return
-            relay = Relay(place, client, Session(self._picker.pick), self._gone)
-            self._relays.add(relay)
-            place.counters.connections += 1
-            place.counters.active += 1
-            relay.begin()
-
-    def _gone(self, relay: Relay) -> None:
-        self._relays.discard(relay)
-        self._place.counters.active -= 1
+            client = _socket.socket(self._family, socket.SOCK_STREAM, 0, number)
+            Relay(place, client, Session(self._pick), self).begin()

@@ -1,16 +1,16 @@
-"""The event loop of a worker: one epoll, edge-triggered; timers; turns that give way to others.
+"""The event loop of a worker: one epoll, edge-triggered; a wheel of timers; turns that give way to others.
 
 Owns: when something is called. Must not know what is called. No asyncio: its cost per event is two to eight times the
 work that there is to do (measured: see docs/adr/0008).
 """
 
+import _socket  # its sockets are what socket.socket wraps, and cost less
 import heapq
+import math
 import select
-import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from itertools import count
 
 EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
@@ -19,6 +19,8 @@ BATCH = 512
 """Events taken at once."""
 IDLE_SECONDS = 5.0
 """The longest sleep: only so that the loop's clock is never very old."""
+TICKS = 128
+"""A second; so late a timer may be. A power of two, so that times are exact."""
 
 Handler = Callable[[int], None]
 Callback = Callable[[], None]
@@ -50,10 +52,12 @@ class Loop:
         self._clock = clock
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
-        self._timers: list[tuple[float, int, Timer]] = []
-        self._order = count()
+        self._wheel: dict[int, list[Timer]] = {}
+        """By tick. Those of one tick are a list: to add a timer costs the same however many there are."""
+        self._ticks: list[int] = []
+        """A heap of the wheel's keys."""
         self._again: deque[Callback] = deque()
-        self._graves: list[socket.socket] = []
+        self._graves: list[_socket.socket] = []
         self._running = True
         self.now = clock()
         """Seconds, as of the last wake-up."""
@@ -68,7 +72,7 @@ class Loop:
         if self._handlers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
-    def bury(self, one: socket.socket) -> None:
+    def bury(self, one: _socket.socket) -> None:
         """Close a socket when the events at hand are through: its number must not mean another until then."""
         self._handlers.pop(one.fileno(), None)  # the kernel forgets it when it is closed
         self._graves.append(one)
@@ -76,7 +80,13 @@ class Loop:
     def later(self, seconds: float, callback: Callback) -> Timer:
         """Call once, after `seconds`."""
         timer = Timer(callback)
-        heapq.heappush(self._timers, (self.now + seconds, next(self._order), timer))
+        tick = math.ceil((self.now + seconds) * TICKS)
+        there = self._wheel.get(tick)
+        if there is None:
+            self._wheel[tick] = [timer]
+            heapq.heappush(self._ticks, tick)
+        else:
+            there.append(timer)
         return timer
 
     def again(self, callback: Callback) -> None:
@@ -97,12 +107,14 @@ class Loop:
         """Wait for something, and do all of it."""
         ready = self._epoll.poll(self._patience(), BATCH)
         self.now = self._clock()  # before the handlers: a timer of theirs must not begin before the sleep
+        find = self._handlers.get
         for fd, events in ready:
-            handler = self._handlers.get(fd)
+            handler = find(fd)
             if handler is not None:
                 handler(events)
-        while self._timers and self._timers[0][0] <= self.now:
-            heapq.heappop(self._timers)[2].fire()
+        while self._ticks and self._ticks[0] <= self.now * TICKS:
+            for timer in self._wheel.pop(heapq.heappop(self._ticks)):
+                timer.fire()
         if self._graves:
             for one in self._graves:
                 one.close()
@@ -113,7 +125,7 @@ class Loop:
     def _patience(self) -> float:
         if self._again:
             return 0.0
-        if not self._timers:
+        if not self._ticks:
             return IDLE_SECONDS
         # Rounded up to epoll's milliseconds: a timer that is not quite due would make it spin.
-        return min(IDLE_SECONDS, max(0.0, self._timers[0][0] - self._clock()) + 0.001)
+        return min(IDLE_SECONDS, max(0.0, self._ticks[0] / TICKS - self._clock()) + 0.001)

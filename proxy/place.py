@@ -7,12 +7,19 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from svcnet.proxy.counts import Counts
 from svcnet.proxy.loop import Loop
+
+if TYPE_CHECKING:
+    from svcnet.proxy.relay import Relay
 
 BUFFER_BYTES = 256 * 1024
 PIPE_BYTES = 1 << 20
+MOST_HELD_BYTES = 64 << 20
+"""What slow readers may leave in this process's memory; beyond it no read takes more than SMALL_READ_BYTES."""
+SMALL_READ_BYTES = 4096
 RESERVED = 24
 """File descriptors that are never given to connections: epolls, the control socket, what Python opens."""
 MOST_AHEAD = 256
@@ -94,10 +101,12 @@ class Pipes:
 class Counters:
     """What happened so far; plain numbers."""
 
-    __slots__ = ("active", "connections", "dial_failures", "flows", "given_up", "refused_for_room")
+    __slots__ = ("active", "connections", "dial_failures", "flows", "given_up", "idle", "refused_for_room")
 
     def __init__(self) -> None:
         self.connections = self.active = self.dial_failures = self.given_up = self.flows = self.refused_for_room = 0
+        self.idle = 0
+        """Connections that were ended because nothing was said for too long."""
 
     def as_dict(self) -> dict[str, int]:
         """By name."""
@@ -112,5 +121,18 @@ class Place:
         self.budget = Budget(limit)
         self.pipes = Pipes(self.budget, max(2, limit // 32))
         self.counters = Counters()
+        self.counts = Counts()
+        self.relays: set[Relay] = set()
+        """Every open TCP connection."""
+        self.half_closed: set[Relay] = set()
+        """Those of them of which one side has finished."""
         self.buffer = bytearray(BUFFER_BYTES)
         self.view = memoryview(self.buffer)
+        self.read_bytes = BUFFER_BYTES
+        """How much one read may take."""
+        self._held = 0
+
+    def hold(self, number: int) -> None:
+        """So many bytes more (less) wait for slow readers."""
+        self._held += number
+        self.read_bytes = SMALL_READ_BYTES if self._held > MOST_HELD_BYTES else BUFFER_BYTES

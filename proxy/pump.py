@@ -7,13 +7,14 @@ Copying costs least for small messages (one recv, one send); splice for bulk (ha
 SPLICE_FROM_BYTES or more is followed by splice, a splice of less than COPY_BELOW_BYTES by copies: measured figures.
 """
 
+import _socket
 import os
 import select
-import socket
 from contextlib import suppress
 
+from svcnet.proxy.counts import BYTES_IN, BYTES_OUT, Tally
 from svcnet.proxy.loop import READABLE
-from svcnet.proxy.place import BUFFER_BYTES, PIPE_BYTES, Pipe, Place
+from svcnet.proxy.place import PIPE_BYTES, Pipe, Place
 
 SPLICE_FROM_BYTES = 64 * 1024
 COPY_BELOW_BYTES = 4 * 1024
@@ -21,17 +22,34 @@ MOVES_A_TURN = 16
 """Reads of one direction until others get a turn."""
 _SPLICE = 1 | 2
 """SPLICE_F_MOVE | SPLICE_F_NONBLOCK (splice(2))."""
+_MORE_THAN_DATA = ~(select.EPOLLIN | select.EPOLLOUT)
 
 
 class End:
     """A socket, what epoll said of it since it was last found empty or full, and what waits to be written to it."""
 
-    __slots__ = ("bulk", "deaf", "ended", "held", "hung_up", "lost", "out", "pipe", "readable", "sock", "writable")
+    __slots__ = (
+        "bulk",
+        "deaf",
+        "ended",
+        "field",
+        "held",
+        "hung_up",
+        "lost",
+        "out",
+        "pipe",
+        "readable",
+        "sock",
+        "tally",
+        "waiting",
+    )
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: _socket.socket, field: int) -> None:
         self.sock = sock
+        self.field = field
+        """As what is counted that it says."""
+        self.tally: Tally | None = None
         self.readable = False
-        self.writable = False
         self.hung_up = False
         """A FIN or RST came: reads go on until they say so, a short one proves nothing."""
         self.ended = False
@@ -41,6 +59,8 @@ class End:
         self.deaf = False
         """Writing fails: what is for it is thrown away."""
         self.out: memoryview | None = None
+        self.waiting = 0
+        """The memory that this takes, until all of it is written."""
         self.pipe: Pipe | None = None
         self.held = 0
         """Bytes in the pipe, on their way to this end."""
@@ -51,10 +71,8 @@ class End:
         """Remember what epoll said."""
         if events & READABLE:
             self.readable = True
-            if events & ~(select.EPOLLIN | select.EPOLLOUT):
+            if events & _MORE_THAN_DATA:
                 self.hung_up = True
-        if events & select.EPOLLOUT:
-            self.writable = True
 
     @property
     def pending(self) -> bool:
@@ -64,7 +82,12 @@ class End:
     def lose(self) -> None:
         """Writing failed. What it said before can still be read."""
         self.deaf = self.lost = self.readable = self.hung_up = True
-        self.out = None
+
+    def drop_out(self, place: Place) -> None:
+        """Give back the memory of what waits."""
+        if self.out is not None:
+            place.hold(-self.waiting)
+            self.out, self.waiting = None, 0
 
     def drop_pipe(self, place: Place) -> None:
         """Give the pipe back."""
@@ -73,30 +96,49 @@ class End:
             self.pipe, self.held = None, 0
 
 
+def client_end(sock: _socket.socket) -> End:
+    """Of the client's socket."""
+    return End(sock, BYTES_IN)
+
+
+def server_end(sock: _socket.socket) -> End:
+    """Of the backend's socket."""
+    return End(sock, BYTES_OUT)
+
+
 def pump(place: Place, source: End, sink: End) -> bool:
     """Move what can be moved; True when it is others' turn and there may be more."""
-    if sink.out is not None and not _flush(sink):
+    if sink.out is not None and not _flush(place, sink):
         return False
     for _ in range(MOVES_A_TURN):
         if sink.bulk or sink.held:
             if not _splice(place, source, sink):
                 return False
-        elif not _copy(place, source, sink):
+        elif not source.readable or source.ended or not _copy(place, source, sink):
             return False
     return True
 
 
 def _copy(place: Place, source: End, sink: End) -> bool:
     """One read and one write; whether to go on."""
-    if not source.readable or source.ended:
+    try:
+        number = source.sock.recv_into(place.buffer, place.read_bytes)
+    except BlockingIOError:
+        source.readable = False
         return False
-    number = _receive(place, source)
-    if number == 0:
+    except OSError:
+        source.ended = source.lost = True
         return False
-    if number < BUFFER_BYTES and not source.hung_up:
+    if not number:
+        source.ended = True
+        return False
+    if number < place.read_bytes and not source.hung_up:
         source.readable = False  # a short read emptied it; what comes after makes a new edge
     if sink.deaf:
         return source.readable
+    tally = source.tally
+    if tally is not None:
+        tally.cells[tally.at + source.field] += number
     try:
         sent = sink.sock.send(place.view[:number])
     except BlockingIOError:
@@ -106,40 +148,30 @@ def _copy(place: Place, source: End, sink: End) -> bool:
         return source.readable
     if sent < number:
         sink.out = memoryview(bytes(place.view[sent:number]))
-        sink.writable = False
+        sink.waiting = number - sent
+        place.hold(sink.waiting)
         return False
-    sink.bulk = number >= SPLICE_FROM_BYTES
+    if number >= SPLICE_FROM_BYTES:
+        sink.bulk = True
     return source.readable
 
 
-def _receive(place: Place, source: End) -> int:
-    """Read into the shared buffer; 0: nothing now, or (source.ended) nothing ever."""
-    try:
-        number = source.sock.recv_into(place.buffer)
-    except BlockingIOError:
-        source.readable = False
-        return 0
-    except OSError:
-        source.ended = source.lost = True
-        return 0
-    if number == 0:
-        source.ended = True
-    return number
-
-
-def _flush(sink: End) -> bool:
+def _flush(place: Place, sink: End) -> bool:
     """Write what waits; whether all went."""
     assert sink.out is not None
     try:
         sent = sink.sock.send(sink.out)
     except BlockingIOError:
-        sent = 0
+        return False
     except OSError:
+        sink.drop_out(place)
         sink.lose()
         return True
-    sink.out = sink.out[sent:] if sent < len(sink.out) else None
-    sink.writable = sink.out is None
-    return sink.out is None
+    if sent < len(sink.out):
+        sink.out = sink.out[sent:]
+        return False
+    sink.drop_out(place)
+    return True
 
 
 def _splice(place: Place, source: End, sink: End) -> bool:
@@ -160,12 +192,16 @@ def _splice(place: Place, source: End, sink: End) -> bool:
         number = os.splice(source.sock.fileno(), sink.pipe.write, PIPE_BYTES, None, None, _SPLICE)
         source.ended = number == 0
     except BlockingIOError:
-        source.readable = False
+        source.readable = False  # empty, which says nothing of how much comes next
+        sink.drop_pipe(place)
+        return False
     except OSError:
         source.ended = source.lost = True
     sink.held = number
     if not number:
         sink.drop_pipe(place)
+    elif source.tally is not None:
+        source.tally.add(source.field, number)
     sink.bulk = number >= COPY_BELOW_BYTES
     return number > 0
 
@@ -176,7 +212,6 @@ def _drain(place: Place, sink: End) -> bool:
     try:
         sink.held -= os.splice(sink.pipe.read, sink.sock.fileno(), sink.held, None, None, _SPLICE)
     except BlockingIOError:
-        sink.writable = False
         return False
     except OSError:
         sink.lose()
@@ -189,4 +224,4 @@ def _drain(place: Place, sink: End) -> bool:
 def finish(end: End) -> None:
     """Send a FIN."""
     with suppress(OSError):  # it went away meanwhile, which its next read will tell
-        end.sock.shutdown(socket.SHUT_WR)
+        end.sock.shutdown(_socket.SHUT_WR)

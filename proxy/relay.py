@@ -4,19 +4,34 @@ Owns: the two sockets, the dial, the delivery of ends and resets. Must not decid
 the session does.
 """
 
+import _socket
 import errno
 import fcntl
 import select
-import socket
 import struct
 import termios
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from socket import (
+    AF_INET,
+    AF_INET6,
+    IPPROTO_TCP,
+    SO_ERROR,
+    SO_LINGER,
+    SOCK_NONBLOCK,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    TCP_KEEPIDLE,
+    TCP_NODELAY,
+)
+from typing import Protocol
 
+from svcnet.proxy.counts import CONNECTIONS, FAILURES, Tally
 from svcnet.proxy.loop import LOST, Timer
+from svcnet.proxy.patience import silent_seconds
 from svcnet.proxy.place import Place
-from svcnet.proxy.pump import End, finish, pump
+from svcnet.proxy.pump import End, client_end, finish, pump, server_end
 from svcnet.proxy.row import Backend
 from svcnet.proxy.session import Act, Command, Session, Side
 
@@ -27,31 +42,60 @@ FLUSH_SECONDS = 30.0
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.001, 0.1
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _IN_PROGRESS = {0, errno.EINPROGRESS}
+_NEW = int(SOCK_STREAM) | SOCK_NONBLOCK
+_FAMILIES = int(AF_INET), int(AF_INET6)
+
+
+class Host(Protocol):
+    """The frontend that a connection came to."""
+
+    idle_seconds: float
+    half_closed_seconds: float
+
+    def tally(self, backend: Backend) -> Tally:
+        """Where what happens with a backend is counted."""
+        ...
 
 
 class Relay:
-    """Begin with `begin`; it ends by itself and then calls `gone`."""
+    """Begin with `begin`; it ends by itself. It is in `Place.relays` meanwhile."""
 
-    __slots__ = ("_place", "client", "gone", "server", "session", "timer")
+    __slots__ = ("_place", "client", "host", "server", "session", "timer")
 
-    def __init__(self, place: Place, client: socket.socket, session: Session, gone: Callable[["Relay"], None]) -> None:
+    def __init__(self, place: Place, client: _socket.socket, session: Session, host: Host) -> None:
         self._place = place
-        self.client = End(client)
+        self.client = client_end(client)
         self.server: End | None = None
         self.session = session
         self.timer: Timer | None = None
-        self.gone: Callable[[Relay], None] | None = gone
+        """Of the dial; None while bytes are moved."""
+        self.host = host
 
     def begin(self) -> None:
         """A client was accepted."""
-        self.client.sock.setblocking(False)
-        self._place.loop.add(self.client.sock.fileno(), self._on_client)
+        place = self._place
+        place.relays.add(self)
+        place.counters.connections += 1
+        place.counters.active += 1
+        sock = self.client.sock
+        sock.setblocking(False)
+        place.loop.add(sock.fileno(), self._on_client)
         self._obey(self.session.begin())
 
     def probe(self, idle_seconds: int) -> None:
         """Let the kernel ask the client, from when nothing was said for so long; keepalive is on, as the listener's."""
         with suppress(OSError):  # it has ended
-            self.client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle_seconds)
+            self.client.sock.setsockopt(IPPROTO_TCP, TCP_KEEPIDLE, idle_seconds)
+
+    def lose_patience(self) -> None:
+        """End it if nothing was said for too long."""
+        if self.server is None or self.timer is not None:
+            return
+        half = self in self._place.half_closed
+        limit = self.host.half_closed_seconds if half else self.host.idle_seconds
+        if silent_seconds(self.client.sock) >= limit and silent_seconds(self.server.sock) >= limit:
+            self._place.counters.idle += 1
+            self._obey(self.session.abandoned())
 
     def _on_client(self, events: int) -> None:
         client, server = self.client, self.server
@@ -100,6 +144,7 @@ class Relay:
                 assert command.backend is not None
                 self._dial(command.backend, command.seconds)
             case Act.FINISH:
+                self._place.half_closed.add(self)
                 finish(self._end(command.side))
             case Act.RESET:
                 self._reset(command.side)
@@ -116,20 +161,20 @@ class Relay:
 
     def _dial(self, backend: Backend, seconds: float) -> None:
         self._drop_server()
-        kind = socket.AF_INET6 if ":" in backend.address else socket.AF_INET
         try:
-            sock = socket.socket(kind, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            sock = _socket.socket(_FAMILIES[":" in backend.address], _NEW)
         except OSError:
             # No descriptor, no memory: another backend would fare no better.
             self._reset(Side.CLIENT)
             return
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.server = End(sock)
+        sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+        server = self.server = server_end(sock)
+        server.tally = self.client.tally = self.host.tally(backend)
         self.timer = self._place.loop.later(seconds, self._timed_out)
-        if sock.connect_ex((backend.address, backend.port)) in _IN_PROGRESS:
+        if sock.connect_ex(backend) in _IN_PROGRESS:
             self._place.loop.add(sock.fileno(), self._on_server)
         else:  # in a turn of its own: hundreds that refuse at once would be hundreds of calls deep
-            self._place.loop.again(partial(self._refused, self.server))
+            self._place.loop.again(partial(self._refused, server))
 
     def _refused(self, server: End) -> None:
         if self.server is server and self.timer is not None:
@@ -140,7 +185,9 @@ class Relay:
         if not events & LOST and events & select.EPOLLOUT:
             self._stop_timer()
             self.session.connected()
-        elif server.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            if server.tally is not None:
+                server.tally.add(CONNECTIONS)
+        elif server.sock.getsockopt(SOL_SOCKET, SO_ERROR):
             self._fail_dial(self.session.refused)
 
     def _timed_out(self) -> None:
@@ -148,6 +195,8 @@ class Relay:
 
     def _fail_dial(self, event: Callable[[], Command]) -> None:
         self._place.counters.dial_failures += 1
+        if self.client.tally is not None:
+            self.client.tally.add(FAILURES)
         self._stop_timer()
         command = event()
         if command.act is Act.RESET:
@@ -163,6 +212,7 @@ class Relay:
         server, self.server = self.server, None
         if server is not None:
             server.drop_pipe(self._place)
+            server.drop_out(self._place)
             self._place.loop.bury(server.sock)
 
     def _reset(self, side: Side) -> None:
@@ -181,15 +231,18 @@ class Relay:
         for end in (self.client, self.server):
             if end is not None:
                 end.drop_pipe(self._place)
+                end.drop_out(self._place)
                 if end is not keep:
                     if keep is not None:  # an end of a broken connection has no more to say
                         _reset_on_close(end.sock)
                     self._place.loop.bury(end.sock)
         self.server = None
-        self._place.budget.give(DESCRIPTORS if keep is None else DESCRIPTORS - 1)
-        gone, self.gone = self.gone, None
-        if gone is not None:
-            gone(self)
+        place = self._place
+        if self in place.relays:
+            place.relays.discard(self)
+            place.half_closed.discard(self)
+            place.counters.active -= 1
+        place.budget.give(DESCRIPTORS if keep is None else DESCRIPTORS - 1)
 
 
 class Flush:
@@ -197,7 +250,7 @@ class Flush:
 
     __slots__ = ("_delay", "_left", "_place", "_sock")
 
-    def __init__(self, place: Place, sock: socket.socket) -> None:
+    def __init__(self, place: Place, sock: _socket.socket) -> None:
         self._place, self._sock = place, sock
         self._delay, self._left = FIRST_LOOK_SECONDS, FLUSH_SECONDS
         self._look()
@@ -213,7 +266,7 @@ class Flush:
         self._place.budget.give(1)
 
 
-def _unacknowledged(sock: socket.socket) -> int:
+def _unacknowledged(sock: _socket.socket) -> int:
     """Bytes that were sent and not acknowledged yet (SIOCOUTQ, tcp(7); 0 once it is closed)."""
     try:
         answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4)
@@ -222,6 +275,6 @@ def _unacknowledged(sock: socket.socket) -> int:
     return int.from_bytes(answer, "little")
 
 
-def _reset_on_close(sock: socket.socket) -> None:
+def _reset_on_close(sock: _socket.socket) -> None:
     with suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        sock.setsockopt(SOL_SOCKET, SO_LINGER, _RESET_ON_CLOSE)

@@ -119,6 +119,10 @@ class Session:
         self._finished = side
         return Command(Act.FINISH, side.other)
 
+    def abandoned(self) -> Command:
+        """Nothing was said for too long: the client learns that it was not an end."""
+        return self._end(Command(Act.RESET, Side.CLIENT))
+
     def broken(self, side: Side) -> Command:
         """`side` was reset, and what it said before was passed on."""
         if self.state is State.ENDED:
@@ -128,7 +132,7 @@ class Session:
     def _dial(self) -> Command:
         if self._step >= len(self._ladder):
             return self._end(Command(Act.RESET, Side.CLIENT))
-        backend = self._pick((*self._refused, *self._silent))
+        backend = self._pick((*self._refused, *self._silent) if self._refused or self._silent else ())
         if backend is None and self._silent:
             self._silent = ()
             backend = self._pick(self._refused)

@@ -3,10 +3,11 @@
 Owns: the process. FD is its end of the socket to the daemon, from which listeners and rows come (wire.py); it ends when
 that does, or with its parent. Never reads a store, opens no listener of its own.
 
-A message has `put`, rows of [id, protocol, [[address, port, weight], …], listener], where listener says whether its
-socket comes with it; `drop`, ids; and `ack`, a number that comes back when all of it is in force. `stay`: outlive the
-thread that started us; `probe`: let connections that are idle for so many seconds send a packet; `drain`: accept no
-more, and end with the last connection.
+A message has `counts`: where it counts comes with it (counts.py), before all others; `put`, rows of
+[id, protocol, [[address, port, weight, slot], …], listener, slot], where listener says whether its socket comes with
+it, and slots where is counted; `drop`, ids; and `ack`, a number that comes back when all of it is in force. `stay`:
+outlive the thread that started us; `probe`: let connections that are idle for so many seconds send a packet; `drain`:
+accept no more, and end with the last connection.
 """
 
 import contextlib
@@ -21,9 +22,11 @@ import sys
 from functools import partial
 from typing import Any
 
+from svcnet.proxy.counts import Counts
 from svcnet.proxy.datagram import UdpDoor
 from svcnet.proxy.listener import Door, Hall, TcpDoor
 from svcnet.proxy.loop import Loop
+from svcnet.proxy.patience import Patience
 from svcnet.proxy.place import Place
 from svcnet.proxy.row import Backend
 from svcnet.proxy.wire import Inbox, send
@@ -41,6 +44,7 @@ class Worker:
         self._loop = Loop()
         self._place = Place(self._loop, limit)
         self._hall = Hall(self._place)
+        Patience(self._place).start()
         self._doors: dict[int, Door] = {}
         self._inbox = Inbox()
         # Level-triggered: one read a turn, however much there is.
@@ -65,15 +69,21 @@ class Worker:
             door = self._doors.pop(ident, None)
             if door is not None:
                 door.close()
+        if "counts" in message:
+            self._place.counts = Counts(fds[0])
+            os.close(fds[0])
         given = iter(fds)
-        for ident, protocol, rows, listener in message.get("put", ()):
+        for ident, protocol, rows, listener, *own in message.get("put", ()):
             if listener:
                 self._open(ident, protocol, socket.socket(fileno=next(given)))
-            self._doors[ident].update({Backend(address, port): weight for address, port, weight in rows})
+            weights = {Backend(address, port): weight for address, port, weight, *_ in rows}
+            slots: dict[Backend | None, int] = {None: own[0]} if own else {}
+            slots |= {Backend(address, port): slot for address, port, _, *rest in rows for slot in rest}
+            self._doors[ident].update(weights, slots)
         if "stay" in message:
             end_with_parent(0)
-        for door in self._doors.values() if "probe" in message else ():
-            door.probe(message["probe"])
+        for relay in self._place.relays if "probe" in message else ():
+            relay.probe(message["probe"])
         if "drain" in message:
             self._close_all()
         if "ack" in message:  # when the sockets that were dropped are closed

@@ -44,7 +44,12 @@ def ask(minion: Minion, name: str, kind: str = "A", server: str = "127.0.0.1", p
 def workers(daemon: Daemon) -> list[int]:
     """Pids of its DNS workers."""
     children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
-    return [int(pid) for pid in children if b"svcnet.dns.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    found = []
+    for pid in children:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            if b"svcnet.dns.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(int(pid))
+    return found
 
 
 def says(daemon: Daemon, wanted: Callable[[str], bool]) -> str:

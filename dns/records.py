@@ -139,7 +139,7 @@ def _headless(service: Service, owner: bytes, ports: tuple[ServedPort, ...], hom
     for address, rank in ranks.items():
         yield address_record(owner, ttl, address)._replace(rank=rank)
     for port in ports:
-        for e in _used(port.endpoints) if port.key.port else ():
+        for e in (e for e in _used(port.endpoints) if e.port):  # what lacks the port has an address alone
             target = endpoint_label(e) + owner + home
             for rr in _srv(owner, port, ttl, e.weight, e.port, target):
                 yield rr._replace(rank=ranks[e.address])

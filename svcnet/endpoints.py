@@ -96,7 +96,7 @@ def candidates_of(
     left_out: list[LeftOut] = []
     hints: dict[tuple[str, int], Hint] = {}
     if sources:
-        joined = _from_sources(port, family, sources, hints, left_out)
+        joined = _from_sources(port, family, sources, hints, left_out, service.headless)
     else:
         joined = list(_from_pods(service, port, family, pods, site.zones, left_out))
     allowed: list[Endpoint] = []
@@ -156,6 +156,7 @@ def _from_sources(
     sources: Iterable[Source],
     hints: dict[tuple[str, int], Hint],
     left_out: list[LeftOut],
+    bare: bool,
 ) -> list[Endpoint]:
     """The entries of a family that serve a port; what they say of whom they are meant for goes to `hints`.
 
@@ -165,7 +166,7 @@ def _from_sources(
     new = tuple.__new__  # what Endpoint() does, without a Python function in between
     for source in sources:
         weights = _weights(source.meta.annotations)
-        for entries, number in _joined(port, family, source, left_out):
+        for entries, number in _joined(port, family, source, left_out, bare):
             for e in entries:
                 if not e.addresses:
                     left_out.append(LeftOut(f"an endpoint of {source.key}", "it has no address"))
@@ -185,9 +186,12 @@ def _from_sources(
 
 
 def _joined(
-    port: ServicePort, family: int, source: Source, left_out: list[LeftOut]
+    port: ServicePort, family: int, source: Source, left_out: list[LeftOut], bare: bool
 ) -> Iterator[tuple[tuple[SliceEndpoint, ...], int]]:
-    """The entries of a record that have this port, by name and protocol, and its number there."""
+    """The entries of a record that have this port, by name and protocol, and its number there.
+
+    `bare`: the others too, with number 0: a headless service has their names without it.
+    """
     if isinstance(source, EndpointSlice):
         parts = [(source.endpoints, source.ports)] if source.address_type == f"IPv{family}" else []
     else:
@@ -196,7 +200,10 @@ def _joined(
         if not port.port:  # a headless service without ports: whatever the record says of them
             yield entries, 0
             continue
-        for number in (p.port for p in ports if p.name == port.name and p.protocol == port.protocol):
+        numbers = [p.port for p in ports if p.name == port.name and p.protocol == port.protocol]
+        if bare and not any(numbers):
+            yield entries, 0
+        for number in numbers:
             if number:
                 yield entries, number
             else:
@@ -222,6 +229,8 @@ def _from_pods(
         if address is None:
             continue
         number = _target_port(port, pod)
+        if number is None and service.headless:
+            number = 0
         if number is None and pod.phase in {"Succeeded", "Failed"}:
             continue
         if number is None:

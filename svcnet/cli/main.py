@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "env": ("svcnet.cli.env:env", "Print the environment variables that lead to services."),
     "exec": ("svcnet.cli.exec:exec_", "Run a program with those variables, and follow their changes."),
     "resolve": ("svcnet.cli.resolve:resolve", "Look a name up, in the records or at a server."),
+    "dns-config": ("svcnet.cli.dns_config:dns_config", "Print or write the resolv.conf that leads here."),
     "plan": ("svcnet.cli.plan:plan", "Print what would change in the kernel."),
     "trace": ("svcnet.cli.trace:trace", "Say what becomes of a packet, by the records and by the kernel."),
     "status": ("svcnet.cli.status:status", "Show what svcnet-proxy does, or wait for it."),

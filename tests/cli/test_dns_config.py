@@ -48,7 +48,7 @@ def test_a_host_and_a_pod_get_the_lines_that_lead_here(
         (["--dns-listen", "127.0.0.1:5353"], 2, "127.0.0.1:5353"),
         (["--server", "here"], 2, "expected an IP address"),
         (["--server", "::1", "--server", "::2", "--server", "::3", "--server", "::4"], 2, "at most 3"),
-        (["--write", "/nowhere/resolv.conf"], 1, "/nowhere/resolv.conf: No such file or directory"),
+        (["--write", "records/none/resolv.conf"], 1, "records/none/resolv.conf: No such file or directory"),
     ],
 )
 def test_what_no_resolver_could_use_is_refused(cli: "Cli", arguments: list[str], code: int, said: str) -> None:

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from svcnet.dns import name
 from svcnet.dns.journal import Past
 from svcnet.dns.records import BARE, EXISTS, NS
-from svcnet.dns.tree import RRsets, Tree
-from svcnet.dns.zone import BARELY, DEFAULT, NOTHING, Mount, Zone
+from svcnet.dns.tree import NOTHING, RRsets, Tree
+from svcnet.dns.zone import BARELY, DEFAULT, Mount, Zone
 
 Owners = Mapping[Tree, Mapping[bytes, RRsets]]
 """All that the trees hold at one moment."""

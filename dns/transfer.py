@@ -16,8 +16,8 @@ from svcnet.dns.contents import Contents, Look, Record
 from svcnet.dns.journal import later
 from svcnet.dns.query import AA, AXFR, QR, RD, Query, opt, refusal
 from svcnet.dns.records import SOA
-from svcnet.dns.tree import RRsets, Tree
-from svcnet.dns.zone import NOTHING, Zone
+from svcnet.dns.tree import NOTHING, RRsets, Tree
+from svcnet.dns.zone import Zone
 from svcnet.endpoints import Networks
 
 NOTAUTH = 9

@@ -11,6 +11,8 @@ from svcnet.dns.records import RR
 RRsets = dict[int, tuple[RR, ...]]
 """Type → the records of that type at one owner, sorted."""
 
+NOTHING: RRsets = {}
+
 
 class Tree:
     """Changed in place; every change costs the owners that it names.
@@ -23,6 +25,8 @@ class Tree:
         self.before: dict[bytes, RRsets] | None = None
         """What the owners that changed had before, {} for nothing; who wants to know puts an empty dict here."""
         self._below: dict[bytes, int] = {}
+        self._below_before: dict[bytes, int] | None = None
+        """While a change comes in parts: what `_below` had, of the names in which it differs."""
         self._turned: set[bytes] = set()
         """Names above others that began or ceased to exist in this change."""
 
@@ -42,9 +46,26 @@ class Tree:
         turned.update(owner for owner, _ in touched)
         return turned
 
+    def hold(self) -> None:
+        """From now on `get` and `exists` say what is now, whatever changes; only where `before` is kept."""
+        if self.before is not None:
+            self._below_before = {}
+
+    def release(self) -> None:
+        """Let them say what is there."""
+        self._below_before = None
+
+    def get(self, owner: bytes) -> RRsets:
+        """Return what stands under a name, {} for nothing."""
+        if self._below_before is not None and self.before and owner in self.before:
+            return self.before[owner]
+        return self.owners.get(owner, NOTHING)
+
     def exists(self, owner: bytes) -> bool:
         """Whether there is such a name: one with records, or one above it."""
-        return owner in self.owners or owner in self._below
+        if self._below_before and owner in self._below_before:
+            return self._below_before[owner] > 0 or bool(self.get(owner))
+        return owner in self._below or bool(self.get(owner))
 
     def __iter__(self) -> Iterator[RR]:
         for rrsets in self.owners.values():
@@ -68,6 +89,8 @@ class Tree:
         for at in name.offsets(owner)[1:]:
             above = owner[at:]
             old = self._below.get(above, 0)
+            if self._below_before is not None:
+                self._below_before.setdefault(above, old)
             if old + step:
                 self._below[above] = old + step
             else:

@@ -52,7 +52,8 @@ async def work(feed: socket.socket, bound: Sequence[socket.socket]) -> None:
         frame = decode(payload)
         if isinstance(frame, Whole):
             gc.disable()  # a load makes many objects and no garbage
-        responder.take(frame)
+        for _ in responder.taking(frame):
+            await asyncio.sleep(0)  # queries have their turn
         if isinstance(frame, Whole) and frame.last:
             gc.freeze()  # what is loaded stays for long: a later collection need not stop answers to look at it
             gc.enable()

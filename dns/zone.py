@@ -17,7 +17,7 @@ from typing import NamedTuple
 from svcnet.dns import name
 from svcnet.dns.journal import Before, Journal, later
 from svcnet.dns.records import EXISTS, NS, PTR, RR, SOA, TXT, ZONE_TTL, address_record, known_records, records_of
-from svcnet.dns.tree import RRsets, Tree
+from svcnet.dns.tree import NOTHING, RRsets, Tree
 from svcnet.feed import Entry, Known
 from svcnet.model.meta import Key
 from svcnet.topology import Place
@@ -29,7 +29,6 @@ DNS_VERSION = b"\x051.1.0"
 REFRESH_SECONDS, RETRY_SECONDS, EXPIRE_SECONDS = 7200, 1800, 86400
 TTL_SECONDS = 5
 """Of answers, negative ones too, where nothing else is said (contract)."""
-NOTHING: RRsets = {}
 BARELY: RRsets = {EXISTS: (RR(b"", EXISTS, ZONE_TTL, b""),)}
 """A name that exists by itself, and has no records: a namespace, the place where a tree hangs."""
 
@@ -85,16 +84,18 @@ class Zone:
         self.changed: dict[bytes, int] = {}
         """Apex → the serial since which that zone's records have been as they are."""
         self.mounts: dict[bytes, Mount] = {}
-        self._records: dict[Key, frozenset[RR]] = {}
+        self._records: dict[Key, tuple[RR, ...]] = {}
         self._seen: set[Key] | None = None
-        self._moved = False
+        self._parts: set[bytes] | None = None
+        """What has changed in the parts so far of something that comes in several; nothing of it is told yet."""
         self._services, self.reverse, self._pods, self.namespaces = Tree(), Tree(), Tree(), Tree()
         self._trees = {
             "Service": ((self._services, False), (self.reverse, True)),
             "Address": ((self._pods, False),),
             "Namespace": ((self.namespaces, False),),
         }
-        self.journal = Journal((self._services, self.reverse, self._pods, self.namespaces))
+        self._changing = (self._services, self.reverse, self._pods, self.namespaces)
+        self.journal = Journal(self._changing)
         domain = name.absolute(shape.cluster_domain)
         self._home = name.label("svc") + domain
         self.server = name.relative("ns.dns") + domain
@@ -111,25 +112,47 @@ class Zone:
         for zone in (z for network in shape.reverse for z in reverse_zones(network)):
             self._hang(Mount(zone, zone, self.reverse, ttl))
 
-    def change(self, rev: int, entries: Iterable[Entry], census: Iterable[Known] = ()) -> set[bytes]:
-        """Replace these services, and this of the census; return the keys of trees that changed. O(what changed)."""
-        touched = self._take(entries, census)
-        self._advance(rev, bool(touched))
-        return touched
+    def change(self, rev: int, entries: Iterable[Entry], census: Iterable[Known] = (), last: bool = True) -> set[bytes]:
+        """Replace these services, and this of the census; return the keys of trees that changed. O(what changed).
+
+        Without `last` more of the same revision follows: what is told is the state before, until all is there.
+        """
+        last = last and self._seen is None
+        self._hold(last)
+        return self._end(rev, self._take(entries, census), last)
 
     def whole(self, rev: int, entries: Sequence[Entry], last: bool, census: Sequence[Known] = ()) -> set[bytes]:
         """Take a part of everything there is, with `last` the end of it: what was in no part is gone."""
         if self._seen is None:
-            self._seen, self._moved = set(), False
+            self._seen = set()
         self._seen |= {Key("Service", e.namespace, e.name) for e in entries}
         self._seen |= {Key(k.kind, k.namespace, k.name) for k in census}
+        self._hold(last)
         touched = self._take(entries, census)
         if last:
             for key in self._records.keys() - self._seen:
                 touched |= self._replace(key, frozenset())
-            self._advance(rev, self._moved or bool(touched))
+        touched = self._end(rev, touched, last)
+        if last:
             self._seen, self.loaded = None, True
-        self._moved |= bool(touched)
+        return touched
+
+    def _hold(self, last: bool) -> None:
+        if not last and self._parts is None:
+            self._parts = set()
+            for tree in self._changing:
+                tree.hold()
+
+    def _end(self, rev: int, touched: set[bytes], last: bool) -> set[bytes]:
+        """Return all that changed at the end of the last part, nothing before."""
+        if self._parts is not None:
+            self._parts |= touched
+            if not last:
+                return set()
+            touched, self._parts = self._parts, None
+            for tree in self._changing:
+                tree.release()
+        self._advance(rev, bool(touched))
         return touched
 
     def find(self, wanted: bytes) -> Node | None:
@@ -160,14 +183,15 @@ class Zone:
 
     def _look(self, mount: Mount, key: bytes, whole: bytes) -> Node:
         if not key and mount.suffix == mount.apex:
-            rrsets: RRsets = {SOA: (self.soa(mount),), NS: (RR(mount.apex, NS, mount.ttl, self.server),)}
-            return Node(mount, rrsets, True)
+            own: RRsets = {SOA: (self.soa(mount),), NS: (RR(mount.apex, NS, mount.ttl, self.server),)}
+            return Node(mount, own, True)
         tree = mount.tree
         keys = (whole,) if tree is self.reverse else (key, key + DEFAULT) if mount.aliased and key else (key,)
         for k in keys:
-            if k in tree.owners:
-                return Node(mount, tree.owners[k], True)
-        if not key or (self.has_namespaces(mount) and key in self.namespaces.owners):
+            rrsets = tree.get(k)
+            if rrsets:
+                return Node(mount, rrsets, True)
+        if not key or (self.has_namespaces(mount) and self.namespaces.get(key)):
             return Node(mount, BARELY, True)
         return Node(mount, NOTHING, any(map(tree.exists, keys)))
 
@@ -176,9 +200,9 @@ class Zone:
         return mount.tree is self._services or mount.tree is self._pods
 
     def _replace(self, key: Key, new: frozenset[RR]) -> set[bytes]:
-        old = self._records.get(key, frozenset())
+        old = frozenset(self._records.get(key, ()))
         if new:
-            self._records[key] = new
+            self._records[key] = tuple(new)  # takes a seventh of the room
         else:
             self._records.pop(key, None)
         touched: set[bytes] = set()

@@ -255,6 +255,8 @@ class Ground:
 
     def _forget(self) -> None:
         """Tries of before the rules are known as connections without translation, and their ports will come again."""
+        if not shutil.which("conntrack"):
+            return
         for name in self._processes.keys() - self.left_out.keys():
             _run(["nsenter", f"--net={namespace.path(self._sites[name].minion)}", "conntrack", "-F"])
 

@@ -55,9 +55,10 @@ def outcome(killed: float, tries: Sequence[Try]) -> Outcome:
 
 
 def children(pid: int) -> list[int]:
-    """Process ids of a process's children, whichever thread started them."""
+    """Process ids of a process's children that are no spares, whichever thread started them."""
     lists = [file.read_text().split() for file in Path(f"/proc/{pid}/task").glob("*/children")]
-    return sorted(int(child) for some in lists for child in some)
+    found = (int(child) for some in lists for child in some)
+    return sorted(child for child in found if Path(f"/proc/{child}/comm").read_text().strip() != "proxy-spare")
 
 
 def kill_once(address: client.Address, daemon: int) -> Outcome:

@@ -1,19 +1,22 @@
 """A worker process, from the daemon's side: started, told, and started again when it ends.
 
-Owns: the process, its socket, the thread that waits for it. Must not know what it is told.
+Owns: the process, its socket, the thread that waits for it, and a spare: a process that has started and knows nothing
+yet, as a start takes longer than clients should wait. Must not know what it is told.
 
 The thread that starts a process stays as long as that lives: the worker asks the kernel to end it with its parent
 (PR_SET_PDEATHSIG), and to the kernel a parent is a thread.
 """
 
 import logging
+import select
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 from svcnet.pacing import Backoff
 from svcnet.proxy.left import Kept
@@ -26,7 +29,41 @@ CONFIRM_SECONDS = 5.0
 LIVED_SECONDS = 1.0
 """When two in a row lived for less, the next ones are started later and later."""
 
+SPARE_AFTER_SECONDS = 1.0
+"""A worker that lives this long gets a spare: one that dies at once would only have it die too."""
+SPARE_LOOK_SECONDS = 30.0
+"""How often to see that the spare is still there."""
+
 Message = tuple[dict[str, Any], Sequence[int]]
+
+
+class Started(NamedTuple):
+    """A process, and our end of its socket."""
+
+    process: subprocess.Popen[bytes]
+    socket: socket.socket
+
+    def end(self) -> int:
+        """Let it end, and wait for that; its exit code."""
+        self.socket.close()
+        try:
+            return self.process.wait(CONFIRM_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+
+
+def start() -> Started:
+    """A process that waits for what it is told. OSError."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        command = [sys.executable, "-P", "-m", "svcnet.proxy.worker", str(theirs.fileno())]
+        try:
+            process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        except OSError:
+            ours.close()
+            raise
+    return Started(process, ours)
 
 
 class Child:
@@ -38,6 +75,7 @@ class Child:
         self._greeting = greeting
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._spare: Started | None = None
         self._told = threading.Condition()
         self._asked = self._confirmed = 0
         self._stopping = threading.Event()
@@ -67,6 +105,7 @@ class Child:
     def leave(self) -> Kept | None:
         """Let it serve on for the next program of this process, if it answers; start no other."""
         self._stopping.set()
+        self._drop_spare()
         with self._lock:
             self.tell([({"stay": True}, ())])
             there = self._socket
@@ -98,11 +137,22 @@ class Child:
             self._give_up()
         return self._confirmed >= asked
 
+    def _drop_spare(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.end()
+
     def _give_up(self) -> None:
         if self._process is not None:
             self._process.kill()
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        finally:
+            self._drop_spare()
+
+    def _serve(self) -> None:
         backoff, short_lives = Backoff(), 0
         while not self._stopping.is_set():
             begin = time.monotonic()
@@ -122,37 +172,37 @@ class Child:
 
     def _live(self) -> int:
         """One process, from begin to end; its exit code."""
-        ours, theirs = socket.socketpair()
-        with ours:
-            with theirs:
-                command = [sys.executable, "-P", "-m", "svcnet.proxy.worker", str(theirs.fileno())]
-                process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
-            ours.settimeout(CONFIRM_SECONDS)
+        if self._spare is not None and self._spare.process.poll() is not None:
+            self._drop_spare()
+        now, self._spare = self._spare or start(), None
+        try:
+            now.socket.settimeout(CONFIRM_SECONDS)
             with self._lock:
-                self._process, self._socket = process, ours
+                self._process, self._socket = now
                 self.starts += 1
                 if self._stopping.is_set():
-                    ours.shutdown(socket.SHUT_RDWR)
+                    now.socket.shutdown(socket.SHUT_RDWR)
                 else:
                     self.tell(self._greeting(self._number))
-            self._listen(ours)
+            self._listen(now.socket)
             with self._lock, self._told:
                 self._socket = None
                 self._told.notify_all()
-        try:
-            return process.wait(CONFIRM_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return process.wait()
+        finally:
+            code = now.end()
+        return code
 
     def _listen(self, ours: socket.socket) -> None:
         """Take confirmations until the other end closes."""
         inbox = Inbox()
+        news = select.poll()
+        news.register(ours, select.POLLIN)
         while True:
+            if not news.poll((SPARE_AFTER_SECONDS if self._spare is None else SPARE_LOOK_SECONDS) * 1000):
+                self._have_spare()
+                continue
             try:
                 alive = inbox.receive(ours)
-            except TimeoutError:
-                continue
             except OSError:
                 return
             while (got := inbox.take()) is not None:
@@ -162,3 +212,10 @@ class Child:
                     self._told.notify_all()
             if not alive:
                 return
+
+    def _have_spare(self) -> None:
+        if self._spare is not None and self._spare.process.poll() is not None:
+            self._drop_spare()
+        if self._spare is None and not self._stopping.is_set():
+            with suppress(OSError):  # it can wait for the next time
+                self._spare = start()

@@ -20,7 +20,7 @@ IDLE_SECONDS = 3600.0
 """A connection is ended after so long without a byte (contract, `idle-timeout`)."""
 HALF_CLOSED_SECONDS = 30.0
 """The same once one side has finished (contract, `half-closed-timeout`)."""
-ROUND_SECONDS, LONG_ROUND_SECONDS = 1.0, 30.0
+ROUND_SECONDS, LONG_ROUND_SECONDS = 5.0, 60.0
 """How often half-closed connections are looked at, and all of them: that late an end may be."""
 LOOKS_A_TURN = 256
 _TCP_INFO = struct.Struct("=44xI4xI")

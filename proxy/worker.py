@@ -31,7 +31,9 @@ from svcnet.proxy.place import Place
 from svcnet.proxy.row import Backend
 from svcnet.proxy.wire import Inbox, send
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+SPARE, WORKER = b"proxy-spare", b"proxy-worker"
+"""What ps(1) calls the process (comm): while it waits in case that another ends, and once it serves."""
 DRAINED_SECONDS = 0.05
 """How often a worker that accepts no more looks whether connections are left."""
 
@@ -47,6 +49,7 @@ class Worker:
         Patience(self._place).start()
         self._doors: dict[int, Door] = {}
         self._inbox = Inbox()
+        self._called = False
         # Level-triggered: one read a turn, however much there is.
         self._loop.add(control.fileno(), self._on_control, select.EPOLLIN)
 
@@ -55,6 +58,9 @@ class Worker:
         self._loop.run()
 
     def _on_control(self, _events: int) -> None:
+        if not self._called:
+            self._called = True
+            call_it(WORKER)
         try:
             alive = self._inbox.receive(self._control)
         except OSError as error:
@@ -120,9 +126,16 @@ def end_with_parent(number: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
+def call_it(name: bytes) -> None:
+    """Give this process a name."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, name)
+
+
 def main() -> None:
     """Entry point."""
     end_with_parent(signal.SIGKILL)
+    call_it(SPARE)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the daemon blocks some while it starts
     for number in (signal.SIGINT, signal.SIGHUP):  # meant for the daemon, which a terminal would not tell apart
         signal.signal(number, signal.SIG_IGN)

@@ -30,10 +30,11 @@ def workers() -> set[int]:
     for path in Path("/proc").iterdir():
         if path.name.isdigit():
             try:
+                comm = (path / "comm").read_text().strip()
                 words = (path / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if WORKER.encode() in words:
+            if WORKER.encode() in words and comm != "proxy-spare":
                 found.add(int(path.name))
     return found
 

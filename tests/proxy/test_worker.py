@@ -147,3 +147,29 @@ def test_a_worker_ends_when_its_parent_does() -> None:
 
 def test_what_is_not_a_frontend_says_so_in_words() -> None:
     assert str(Frontend(4, "10.0.0.5", "tcp", 80)) == "10.0.0.5 tcp/80"
+
+
+def test_a_worker_that_lives_gets_a_spare_which_takes_its_place(stage: Stage) -> None:
+    spare = until(lambda: spares_of(os.getpid()) - {stage.child.pid})
+    os.kill(stage.child.pid, signal.SIGKILL)
+    until(lambda: stage.child.pid in spare and stage.child.confirm())
+
+
+def test_a_spare_that_was_killed_is_nobodys_place(stage: Stage) -> None:
+    (spare,) = until(lambda: spares_of(os.getpid()) - {stage.child.pid})
+    os.kill(spare, signal.SIGKILL)
+    os.kill(stage.child.pid, signal.SIGKILL)
+    until(lambda: stage.child.pid not in {0, spare} and stage.child.confirm())
+
+
+def test_a_spare_ends_with_its_worker() -> None:
+    with Stage() as stage:
+        spare = until(lambda: spares_of(os.getpid()) - {stage.child.pid})
+    assert not spares_of(os.getpid()) & spare
+
+
+def spares_of(pid: int) -> set[int]:
+    """Its children that wait for a worker's end."""
+    lists = [file.read_text().split() for file in Path(f"/proc/{pid}/task").glob("*/children")]
+    found = {int(child) for some in lists for child in some}
+    return {child for child in found if Path(f"/proc/{child}/comm").read_text() == "proxy-spare\n"}

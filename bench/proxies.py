@@ -17,7 +17,7 @@ from svcnet.bench import client
 from svcnet.bench.far import ECHO, IN, OUT, SERVER, SHORT, UDP
 from svcnet.model.errors import SvcnetError
 from svcnet.model.frontend import Frontend
-from svcnet.proxy.row import Backend
+from svcnet.proxy.row import Backend, Rule, Service
 from svcnet.proxy.userspace import Userspace
 
 NETWORK = IPv4Network("127.1.0.0/24")
@@ -134,7 +134,7 @@ def _ours(name: str, address: str, cpu: int, _root: Path) -> Iterator[Proxy]:
     proxy = Userspace([NETWORK], 1)
     try:
         rows = {Frontend(4, address, protocol, port): to for (protocol, port), to in TO.items()}
-        proxy.sync({front: dict.fromkeys(backends, 1) for front, backends in rows.items()})
+        proxy.sync({front: Rule(Service(str(front), dict.fromkeys(to, 1))) for front, to in rows.items()})
         _wait(address, lambda: True)
         pids = [worker.pid for worker in proxy.workers]
         for pid in pids:

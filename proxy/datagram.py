@@ -6,12 +6,15 @@ comes to the flow that it is about. Datagrams stay whole and are never split, jo
 
 import socket
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
-from svcnet.balance import RoundRobin
+from svcnet.proxy.lead import Lead
 from svcnet.proxy.loop import EDGES, Timer
 from svcnet.proxy.place import Place
-from svcnet.proxy.row import Backend, Weights
 from svcnet.proxy.tallies import NO_SLOTS, Slots, Tallies
+
+if TYPE_CHECKING:
+    from svcnet.proxy.row import Backend
 
 IDLE_SECONDS = 20.0
 """A flow without a datagram for this long is forgotten (contract, `idle-timeout`)."""
@@ -64,7 +67,8 @@ class Flow:
 
     def _connect(self) -> bool:
         place = self.door.place
-        while (backend := self.door.picker.pick(self._refused)) is not None:
+        pick = self.door.lead.picker(self.client[0])
+        while (backend := pick(self._refused)) is not None:
             sock = socket.socket(self.door.family, socket.SOCK_DGRAM)
             sock.setblocking(False)
             self.sock, self.backend = sock, backend
@@ -123,9 +127,8 @@ class Flow:
 class UdpDoor:
     """One UDP frontend."""
 
-    def __init__(self, place: Place, sock: socket.socket) -> None:
-        self.place = place
-        self.picker: RoundRobin[Backend] = RoundRobin()
+    def __init__(self, place: Place, sock: socket.socket, lead: Lead) -> None:
+        self.place, self.lead = place, lead
         self.tallies = Tallies(place.counts)
         self.family = sock.family
         self._sock = sock
@@ -135,11 +138,10 @@ class UdpDoor:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         place.loop.add(sock.fileno(), self._on_datagram, EDGES)
 
-    def update(self, weights: Weights, slots: Slots = NO_SLOTS) -> None:
+    def update(self, slots: Slots = NO_SLOTS) -> None:
         """Flows whose backend is gone find another with their next datagram."""
-        self.picker.update(weights)
         self.tallies.update(slots)
-        for flow in [f for f in self._flows.values() if f.backend not in weights]:
+        for flow in [f for f in self._flows.values() if f.backend not in self.lead.weights(f.client[0])]:
             flow.end()
 
     def let_in(self) -> None:

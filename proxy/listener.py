@@ -9,12 +9,12 @@ import select
 import socket
 from typing import Protocol
 
-from svcnet.balance import RoundRobin
+from svcnet.proxy.admission import admit_all
+from svcnet.proxy.lead import Lead
 from svcnet.proxy.loop import Loop
 from svcnet.proxy.patience import HALF_CLOSED_SECONDS, IDLE_SECONDS
 from svcnet.proxy.place import Place
 from svcnet.proxy.relay import DESCRIPTORS, Relay
-from svcnet.proxy.row import Backend, Weights
 from svcnet.proxy.session import Session
 from svcnet.proxy.tallies import NO_SLOTS, Slots, Tallies
 
@@ -26,8 +26,13 @@ RETRY_SECONDS = 0.1
 class Door(Protocol):
     """What a frontend is to the worker."""
 
-    def update(self, weights: Weights, slots: Slots = NO_SLOTS) -> None:
-        """Send what is new to these, and count in these slots."""
+    @property
+    def lead(self) -> Lead:
+        """Where it leads whom."""
+        ...
+
+    def update(self, slots: Slots = NO_SLOTS) -> None:
+        """The lead has changed; count in these slots."""
         ...
 
     def let_in(self) -> None:
@@ -90,11 +95,11 @@ class Hall:
 class TcpDoor:
     """One TCP frontend."""
 
-    def __init__(self, place: Place, hall: Hall, sock: socket.socket) -> None:
+    def __init__(self, place: Place, hall: Hall, sock: socket.socket, lead: Lead) -> None:
         self._place, self._hall, self._sock = place, hall, sock
+        self.lead = lead
         self._family = int(sock.family)
-        self._picker: RoundRobin[Backend] = RoundRobin()
-        self._pick = self._picker.pick
+        self._pick = lead.everyones_picker
         self.tallies = Tallies(place.counts)
         self.tally = self.tallies.of
         self.idle_seconds, self.half_closed_seconds = IDLE_SECONDS, HALF_CLOSED_SECONDS
@@ -102,9 +107,9 @@ class TcpDoor:
         sock.setblocking(False)
         hall.add(self)
 
-    def update(self, weights: Weights, slots: Slots = NO_SLOTS) -> None:
-        """New connections go to these; those that are open stay where they are."""
-        self._picker.update(weights)
+    def update(self, slots: Slots = NO_SLOTS) -> None:
+        """New connections go by what the lead says now; those that are open stay where they are."""
+        self._pick = self.lead.everyones_picker
         self.tallies.update(slots)
 
     def let_in(self) -> None:
@@ -130,7 +135,7 @@ class TcpDoor:
                 self._hall.pause()
                 return
             try:
-                number, _ = accept()
+                number, address = accept()
             except BlockingIOError:
                 place.budget.give(DESCRIPTORS)
                 return
@@ -145,4 +150,6 @@ class TcpDoor:
                     self._hall.pause(RETRY_SECONDS)
                 return
             client = _socket.socket(self._family, socket.SOCK_STREAM, 0, number)
-            Relay(place, client, Session(self._pick), self).begin()
+            if self.lead.is_filtered:
+                admit_all(client)
+            Relay(place, client, Session(self._pick or self.lead.picker(address[0])), self).begin()

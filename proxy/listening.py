@@ -8,12 +8,13 @@ import errno
 import resource
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 
 from svcnet.model.frontend import Frontend
+from svcnet.proxy.admission import Admission, admit
 
 BACKLOG = 4096
 RESERVED = 128
@@ -23,6 +24,8 @@ _IP_FREEBIND, _IPV6_FREEBIND = 15, 78
 
 _TABLES = (("tcp", "tcp", 4, "0A"), ("tcp6", "tcp", 6, "0A"), ("udp", "udp", 4, "07"), ("udp6", "udp", 6, "07"))
 """File below /proc/PID/net, protocol, family, the state of a socket that waits for clients (net/tcp_states.h)."""
+_NOT_OPEN = {"06", "07", "0A"}
+"""TCP_TIME_WAIT, TCP_CLOSE, TCP_LISTEN."""
 
 
 def raise_limit() -> None:
@@ -39,7 +42,7 @@ def most_listeners(workers: int) -> int:
     return max(1, min((limit - RESERVED) // workers, limit // 2))
 
 
-def open_listener(frontend: Frontend, *, shared: bool) -> socket.socket:
+def open_listener(frontend: Frontend, admission: Admission, *, shared: bool) -> socket.socket:
     """A socket on a frontend. `shared`: one of several, between which the kernel divides the clients. OSError."""
     tcp = frontend.protocol == "tcp"
     sock = socket.socket(frontend.socket_family, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM)
@@ -59,6 +62,7 @@ def open_listener(frontend: Frontend, *, shared: bool) -> socket.socket:
                 (socket.IPPROTO_TCP, socket.TCP_NODELAY),
             ):
                 sock.setsockopt(level, option, 1)
+        admit(sock, admission, frontend.family)
         sock.bind((frontend.address, frontend.port))
         if tcp:
             sock.listen(BACKLOG)
@@ -77,18 +81,36 @@ def close_listener(sock: socket.socket) -> None:
 
 def listening(networks: Iterable[IPv4Network | IPv6Network]) -> frozenset[Frontend]:
     """Who listens on addresses of these networks, in this network namespace (proc(5), net/tcp)."""
+    among = tuple(networks)
     found = []
     for name, protocol, version, state in _TABLES:
-        try:
-            lines = Path("/proc/thread-self/net", name).read_text().splitlines()[1:]
-        except FileNotFoundError:  # no IPv6 here
-            continue
-        for fields in (line.split() for line in lines):
+        for fields in _sockets(name):
             if fields[3] == state:
                 address, port = _decoded(fields[1])
-                if any(address in network for network in networks):
+                if any(address in network for network in among):
                     found.append(Frontend(version, str(address), protocol, port))
     return frozenset(found)
+
+
+def connected(addresses: Container[str]) -> frozenset[str]:
+    """Those of these addresses to which TCP connections are open, in this network namespace."""
+    found = {
+        str(_decoded(fields[1])[0])
+        for name, protocol, _, _ in _TABLES
+        if protocol == "tcp"
+        for fields in _sockets(name)
+        if fields[3] not in _NOT_OPEN
+    }
+    return frozenset(address for address in found if address in addresses)
+
+
+def _sockets(name: str) -> Iterator[list[str]]:
+    """The fields of each line of a table."""
+    try:
+        lines = Path("/proc/thread-self/net", name).read_text().splitlines()[1:]
+    except FileNotFoundError:  # no IPv6 here
+        return
+    yield from (line.split() for line in lines)
 
 
 def _decoded(text: str) -> tuple[IPv4Address | IPv6Address, int]:

@@ -5,7 +5,7 @@ Owns: the routes with our protocol number in table local. Must not know which ad
 
 import socket
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def ours(version: int) -> list[str]:
 
 
 def add(networks: Iterable[Network]) -> None:
-    """Make these local, and no others that were ours. KernelError."""
+    """Make these local, and no other networks that were ours; single addresses stay. KernelError."""
     wanted = {network.version: str(network) for network in networks}
     for version in (4, 6):
         there = ours(version)
@@ -37,8 +37,34 @@ def add(networks: Iterable[Network]) -> None:
         if mine is not None and mine not in there:
             _ip(f"-{version}", "route", "replace", *_route(mine), *_source(mine))
         for other in there:
-            if other != mine:
+            if other != mine and "/" in other:
                 _ip(f"-{version}", "route", "del", *_route(other))
+
+
+def addresses(networks: Iterable[Network]) -> frozenset[str]:
+    """The single addresses that are local by routes of ours. KernelError."""
+    among = tuple(networks)
+    found = (d for version in (4, 6) for d in ours(version) if "/" not in d)
+    return frozenset(d for d in found if not any(ip_address(d) in network for network in among))
+
+
+def change(fresh: Mapping[str, str], stale: Iterable[str]) -> str:
+    """Make addresses local (to the source that the minion's own clients shall have, or ""), and others not any more.
+
+    What can't be done is passed over; return what the kernel said to that, or "".
+    """
+    lines = [" ".join(("route replace", *_route(a), *(("src", s) if s else ()))) for a, s in fresh.items()]
+    lines += [" ".join(("route del", *_route(a))) for a in stale]
+    if not lines:
+        return ""
+    # A route's family is its address's, also in a batch.
+    try:
+        text = "\n".join(lines).encode()
+        done = subprocess.run(("ip", "-force", "-batch", "-"), input=text, capture_output=True, check=False)
+    except OSError as error:
+        return f"ip: {error.strerror}, expected iproute2 (Debian package iproute2)"
+    said = done.stderr.decode(errors="replace").strip()
+    return (said.splitlines() or [f"ip: exit code {done.returncode}"])[0] if done.returncode else ""
 
 
 def remove() -> bool:

@@ -4,7 +4,8 @@ Owns: the values that go from the daemon to the workers. Must not know records, 
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from enum import Enum
+from typing import Any, NamedTuple
 
 
 class Backend(NamedTuple):
@@ -19,4 +20,70 @@ class Backend(NamedTuple):
 
 
 Weights = Mapping[Backend, int]
-"""The backends of a frontend with their weights, 1 or more."""
+"""Backends with their weights, 1 or more."""
+
+
+class Choice(Enum):
+    """How one of the backends is chosen for a new connection."""
+
+    TURN = "turn"
+    """Round robin by weight."""
+    HASH = "hash"
+    """By the client's address: the same on every minion."""
+    AFFINITY = "affinity"
+    """Where the client was last, for `Service.seconds` after its last new connection; 0: for ever."""
+
+
+class Reach(Enum):
+    """Which backends a frontend leads to."""
+
+    ALL = "all"
+    LOCAL = "local"
+    """Those of this minion."""
+    BY_SOURCE = "by source"
+    """All for pods and the minion itself, those of this minion for everybody else."""
+    NOBODY = "nobody"
+    """None: whoever comes gets no answer at all."""
+
+
+class Service(NamedTuple):
+    """One service port in one family: what its frontends share. `name` tells it from all others."""
+
+    name: str
+    targets: Weights
+    local: Weights = {}  # noqa: RUF012 - a constant: nobody writes to it
+    choice: Choice = Choice.TURN
+    seconds: int = 0
+
+
+class Rule(NamedTuple):
+    """What happens at one frontend. Without targets it is refused: nobody listens."""
+
+    service: Service
+    reach: Reach = Reach.ALL
+    ranges: tuple[str, ...] = ()
+    """Networks of clients that may come in, others get no answer; () is everyone."""
+
+    @property
+    def listens(self) -> bool:
+        """Whether a socket is there; the kernel refuses what has none."""
+        return self.reach is Reach.NOBODY or bool(self.service.targets)
+
+    def encoded(self) -> list[Any]:
+        """As JSON; without the ranges, which the daemon sees to."""
+        name, targets, local, choice, seconds = self.service
+        return [name, _encoded(targets), _encoded(local), choice.value, seconds, self.reach.value]
+
+    @classmethod
+    def decoded(cls, row: list[Any]) -> "Rule":
+        """What `encoded` gave."""
+        name, targets, local, choice, seconds, reach = row
+        return cls(Service(name, _decoded(targets), _decoded(local), Choice(choice), seconds), Reach(reach))
+
+
+def _encoded(weights: Weights) -> list[list[Any]]:
+    return [[*backend, weight] for backend, weight in weights.items()]
+
+
+def _decoded(rows: list[list[Any]]) -> Weights:
+    return {Backend(address, port): weight for address, port, weight in rows}

@@ -10,17 +10,15 @@ affects these decisions lives here; moving bytes does not. The rules:
 * The end of one direction is passed on and leaves the other open. A reset stays a reset, both ways.
 """
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Sequence
 from enum import Enum, auto
 from typing import NamedTuple
 
+from svcnet.proxy.lead import Pick
 from svcnet.proxy.row import Backend
 
 LADDER_SECONDS = (0.25, 0.5, 1.0, 2.0)
 """How long each try waits (contract, `connect-timeouts`)."""
-
-Pick = Callable[[Container[Backend]], Backend | None]
-"""The next backend, passing over some; None when there is no other."""
 
 
 class Side(Enum):

@@ -7,16 +7,20 @@ records or kernel rules; carries no byte.
 import logging
 import socket
 import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from svcnet.endpoints import Networks
 from svcnet.model.frontend import Frontend
 from svcnet.proxy import route
+from svcnet.proxy.admission import NOBODY, Admission, admission, admit
 from svcnet.proxy.child import Child, Message
 from svcnet.proxy.left import Left
 from svcnet.proxy.listening import close_listener, most_listeners, open_listener, raise_limit, why_not
+from svcnet.proxy.outside import Outside
 from svcnet.proxy.route import Network
-from svcnet.proxy.row import Weights
+from svcnet.proxy.row import Rule
 from svcnet.proxy.wire import FDS_A_FRAME
 
 log = logging.getLogger(__name__)
@@ -27,19 +31,33 @@ RETRY_SECONDS = 5.0
 
 
 class Opened(NamedTuple):
-    """A frontend's number between daemon and workers, and its sockets, one a worker."""
+    """A frontend's number between daemon and workers, its sockets, one a worker, and whom they let in."""
 
     ident: int
     sockets: tuple[socket.socket, ...]
+    admission: Admission
+
+    def admit(self, admission: Admission, family: int) -> None:
+        """Let in others. OSError."""
+        for sock in self.sockets:
+            admit(sock, admission, family)
 
 
 class Userspace:
-    """Nothing happens before the first `sync`. Errors: KernelError, NotPermittedError."""
+    """Nothing happens before the first `sync`. `pods`: networks of clients that have the short way (row.Reach).
 
-    def __init__(self, networks: Sequence[Network], workers: int = 1) -> None:
+    Errors: KernelError, NotPermittedError.
+    """
+
+    def __init__(self, networks: Sequence[Network], workers: int = 1, pods: Iterable[str] = ()) -> None:
         self._networks = networks
+        self._pods = tuple(pods)
+        self._inside = Networks(networks)
+        self._outside = Outside(networks)
+        self._addresses: Counter[str] = Counter()
+        """Those outside of the networks, with how many frontends each has."""
         self._lock = threading.RLock()
-        self._rows: dict[Frontend, Weights] = {}
+        self._rows: dict[Frontend, Rule] = {}
         self._open: dict[Frontend, Opened] = {}
         self._failed: dict[Frontend, str] = {}
         self._idents = 0
@@ -62,16 +80,29 @@ class Userspace:
     def failed(self) -> Mapping[Frontend, str]:
         """The frontends that are not served, and why."""
         with self._lock:
-            return dict(self._failed)
+            lost = self._outside.failed
+            return {f: lost[f.address] for f in self._rows if f.address in lost} | self._failed
 
     @property
-    def rows(self) -> Mapping[Frontend, Weights]:
-        """What was asked for last; frontends without a backend are in none."""
+    def rows(self) -> Mapping[Frontend, Rule]:
+        """What was asked for last."""
         return self._rows
 
-    def sync(self, wanted: Mapping[Frontend, Weights]) -> None:
+    @property
+    def outside(self) -> Iterable[str]:
+        """The addresses outside of the networks."""
+        return self._addresses.keys()
+
+    def routes_are_there(self) -> bool:
+        """Whether all addresses are this machine's."""
+        with self._lock:
+            return route.is_there(self._networks) and self._outside.is_there()
+
+    def sync(self, wanted: Mapping[Frontend, Rule]) -> None:
         """Serve exactly these. Starts the workers the first time."""
         route.add(self._networks)
+        with self._lock:
+            self._outside.read()
         if self._retrying is None:
             raise_limit()
             self._retrying = threading.Thread(target=self._retry, name="proxy-retry", daemon=True)
@@ -79,20 +110,24 @@ class Userspace:
             for child in self._children:
                 child.start()
         gone = dict.fromkeys(self._rows.keys() - wanted.keys())
-        self.apply({**gone, **{f: w for f, w in wanted.items() if self._rows.get(f) != w}})
+        self.apply({**gone, **{f: rule for f, rule in wanted.items() if self._rows.get(f) != rule}})
 
-    def apply(self, changes: Mapping[Frontend, Weights | None]) -> int:
-        """Serve these too, or (None, or no backend) no more; return how many frontends were told to the workers.
+    def apply(self, changes: Mapping[Frontend, Rule | None]) -> int:
+        """Serve these too, or (None) no more; return how many frontends were told to the workers.
 
         When it returns the workers act on it; one that is just being started will.
         """
         with self._lock:
-            drops = [ident for f, weights in changes.items() if not weights and (ident := self._forget(f)) is not None]
-            puts = [(f, self._keep(f, weights)) for f, weights in changes.items() if weights]
-            puts += [(f, True) for f in tuple(self._failed) if f not in changes and self._try_open(f)]
+            self._count(changes)
+            quiet = (f for f, rule in changes.items() if rule is None or not rule.listens)
+            drops = [ident for f in quiet if (ident := self._forget(f)) is not None]
+            self._rows |= {f: rule for f, rule in changes.items() if rule is not None}
+            puts = [(f, self._keep(f)) for f, rule in changes.items() if rule is not None and rule.listens]
+            puts += [(f, True) for f in tuple(self._failed) if f not in changes and self._keep(f)]
             told = [(f, fresh) for f, fresh in puts if f in self._open]
             for number, child in enumerate(self._children):
                 child.tell(self._messages(number, told, drops))
+            self._outside.hold(self._addresses)
         if drops or told:
             for child in self._children:
                 child.confirm()
@@ -118,10 +153,30 @@ class Userspace:
         if self._retrying is not None:
             self._retrying.join()
 
-    def _keep(self, frontend: Frontend, weights: Weights) -> bool:
-        """Remember a row; whether its listener is new."""
-        self._rows[frontend] = weights
-        return frontend not in self._open and self._try_open(frontend)
+    def _count(self, changes: Mapping[Frontend, Rule | None]) -> None:
+        for front, rule in changes.items():
+            more = (rule is not None) - (front in self._rows)
+            if more and not self._inside.holding(front.address):
+                self._addresses[front.address] += more
+                if not self._addresses[front.address]:
+                    del self._addresses[front.address]
+
+    def _keep(self, frontend: Frontend) -> bool:
+        """Have a listener for a row, that lets in whom it shall; whether it is new."""
+        opened = self._open.get(frontend)
+        if opened is None:
+            return self._try_open(frontend)
+        wanted = admission(self._rows[frontend], self._pods)
+        if wanted != opened.admission:
+            try:
+                opened.admit(wanted, frontend.family)
+                self._failed.pop(frontend, None)
+            except OSError as error:
+                wanted = NOBODY  # rather than those whom an earlier row let in
+                opened.admit(wanted, frontend.family)
+                self._fail(frontend, why_not(error))
+            self._open[frontend] = opened._replace(admission=wanted)
+        return False
 
     def _forget(self, frontend: Frontend) -> int | None:
         """Refuse from now on; the number that workers know it by."""
@@ -136,13 +191,16 @@ class Userspace:
 
     def _try_open(self, frontend: Frontend) -> bool:
         why = self._open_it(frontend)
-        if why and self._failed.get(frontend) != why:
-            log.warning("not served frontend=%s why=%s", frontend, why)
         if why:
-            self._failed[frontend] = why
+            self._fail(frontend, why)
             return False
         self._failed.pop(frontend, None)
         return True
+
+    def _fail(self, frontend: Frontend, why: str) -> None:
+        if self._failed.get(frontend) != why:
+            log.warning("not served frontend=%s why=%s", frontend, why)
+        self._failed[frontend] = why
 
     def _open_it(self, frontend: Frontend) -> str:
         """Open a frontend; why it can't be, or ""."""
@@ -151,19 +209,20 @@ class Userspace:
         if len(self._open) >= self._most:
             return f"the limit of {self._most} ports, which follows from that of open files (ulimit -Hn), is reached"
         sockets: list[socket.socket] = []
+        wanted = admission(self._rows[frontend], self._pods)
         try:
-            sockets.extend(open_listener(frontend, shared=len(self._children) > 1) for _ in self._children)
+            sockets.extend(open_listener(frontend, wanted, shared=len(self._children) > 1) for _ in self._children)
         except OSError as error:
             for sock in sockets:
                 sock.close()
             return why_not(error)
         self._idents += 1
-        self._open[frontend] = Opened(self._idents, tuple(sockets))
+        self._open[frontend] = Opened(self._idents, tuple(sockets), wanted)
         return ""
 
     def _everything(self, number: int) -> Sequence[Message]:
         """What a new worker is told."""
-        return self._messages(number, [(frontend, True) for frontend in self._open], [])
+        return [({"pods": self._pods}, ()), *self._messages(number, [(frontend, True) for frontend in self._open], [])]
 
     def _messages(self, number: int, puts: Sequence[tuple[Frontend, bool]], drops: Sequence[int]) -> list[Message]:
         messages: list[Message] = [({"drop": drops}, ())] if drops else []
@@ -173,12 +232,12 @@ class Userspace:
         return messages
 
     def _row(self, frontend: Frontend, fresh: bool) -> list[Any]:
-        targets = [(*backend, weight) for backend, weight in self._rows[frontend].items()]
-        return [self._open[frontend].ident, frontend.protocol, targets, fresh]
+        opened = self._open[frontend]
+        return [opened.ident, frontend.protocol, fresh, bool(opened.admission), self._rows[frontend].encoded()]
 
     def _retry(self) -> None:
         while not self._stopping.wait(RETRY_SECONDS):
-            if self._failed:
+            if self._failed or self._outside.is_busy:
                 self.apply({})
 
 

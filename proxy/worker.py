@@ -3,11 +3,12 @@
 Owns: the process. FD is its end of the socket to the daemon, from which listeners and rows come (wire.py); it ends when
 that does, or with its parent. Never reads a store, opens no listener of its own.
 
-A message has `counts`: where it counts comes with it (counts.py), before all others; `put`, rows of
-[id, protocol, [[address, port, weight, slot], …], listener, slot], where listener says whether its socket comes with
-it, and slots where is counted; `drop`, ids; and `ack`, a number that comes back when all of it is in force. `stay`:
-outlive the thread that started us; `probe`: let connections that are idle for so many seconds send a packet; `drain`:
-accept no more, and end with the last connection.
+A message has `counts`: where it counts comes with it (counts.py), first of all; `pods`: the networks of pods, before
+all `put`; `put`, rows of [id, protocol, listener, filtered, rule, slot, slots], where listener says whether its socket
+comes with it, filtered whether that lets in some alone, rule is what `Rule.encoded` gives; slot (of the frontend) and
+slots ([address, port, slot] of each backend) are where is counted; `drop`, ids; and `ack`, a number that comes back
+when all of it is in force. `stay`: outlive the thread that started us; `probe`: let connections that are idle for so many
+seconds send a packet; `drain`: accept no more, and end with the last connection.
 """
 
 import contextlib
@@ -19,16 +20,21 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from svcnet.proxy.counts import Counts
+from svcnet.proxy.counts import NOBODY, Counts
 from svcnet.proxy.datagram import UdpDoor
+from svcnet.proxy.lead import Lead, Neighbours
 from svcnet.proxy.listener import Door, Hall, TcpDoor
 from svcnet.proxy.loop import Loop
 from svcnet.proxy.patience import Patience
 from svcnet.proxy.place import Place
-from svcnet.proxy.row import Backend
+from svcnet.proxy.pool import Pool, Room
+from svcnet.proxy.row import Backend, Rule
+from svcnet.proxy.tallies import Slots
+from svcnet.proxy.way import Ways
 from svcnet.proxy.wire import Inbox, send
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
@@ -48,6 +54,10 @@ class Worker:
         self._hall = Hall(self._place)
         Patience(self._place).start()
         self._doors: dict[int, Door] = {}
+        self._pools: dict[str, Pool] = {}
+        self._room = Room()
+        self._ways = Ways()
+        self._neighbours = Neighbours((), self._ways.is_local)
         self._inbox = Inbox()
         self._called = False
         # Level-triggered: one read a turn, however much there is.
@@ -74,18 +84,19 @@ class Worker:
         for ident in message.get("drop", ()):
             door = self._doors.pop(ident, None)
             if door is not None:
+                self._forget(door.lead.follow(None))
                 door.close()
         if "counts" in message:
             self._place.counts = Counts(fds[0])
             os.close(fds[0])
+        if "pods" in message:
+            self._neighbours = Neighbours(message["pods"], self._ways.is_local)
         given = iter(fds)
-        for ident, protocol, rows, listener, *own in message.get("put", ()):
+        for ident, protocol, listener, filtered, rule, *slots in message.get("put", ()):
             if listener:
                 self._open(ident, protocol, socket.socket(fileno=next(given)))
-            weights = {Backend(address, port): weight for address, port, weight, *_ in rows}
-            slots: dict[Backend | None, int] = {None: own[0]} if own else {}
-            slots |= {Backend(address, port): slot for address, port, _, *rest in rows for slot in rest}
-            self._doors[ident].update(weights, slots)
+            self._doors[ident].lead.is_filtered = filtered
+            self._follow(self._doors[ident], Rule.decoded(rule), _slots(*slots))
         if "stay" in message:
             end_with_parent(0)
         for relay in self._place.relays if "probe" in message else ():
@@ -94,6 +105,20 @@ class Worker:
             self._close_all()
         if "ack" in message:  # when the sockets that were dropped are closed
             self._loop.again(partial(self._confirm, message["ack"]))
+
+    def _follow(self, door: Door, rule: Rule, slots: Slots) -> None:
+        pool = self._pools.get(rule.service.name)
+        if pool is None:
+            pool = self._pools[rule.service.name] = Pool(rule.service.name, self._room)
+        pool.update(rule.service)
+        self._forget(door.lead.follow(pool, rule.reach))
+        door.update(slots)
+
+    def _forget(self, idle: Pool | None) -> None:
+        """A pool that no frontend leads to."""
+        if idle is not None:
+            idle.notes.clear()
+            del self._pools[idle.name]
 
     def _close_all(self) -> None:
         """Serve who is here, or waits to be accepted, and nobody else."""
@@ -116,8 +141,13 @@ class Worker:
     def _open(self, ident: int, protocol: str, sock: socket.socket) -> None:
         # A listener always gets its place: the daemon keeps their number below what a worker can have.
         self._place.budget.used += 1
+        place, lead = self._place, Lead(self._neighbours, lambda: self._loop.now)
         udp = protocol == "udp"
-        self._doors[ident] = UdpDoor(self._place, sock) if udp else TcpDoor(self._place, self._hall, sock)
+        self._doors[ident] = UdpDoor(place, sock, lead) if udp else TcpDoor(place, self._hall, sock, lead)
+
+
+def _slots(own: int = NOBODY, others: Iterable[tuple[str, int, int]] = ()) -> Slots:
+    return {None: own} | {Backend(address, port): slot for address, port, slot in others}
 
 
 def end_with_parent(number: int) -> None:

@@ -148,7 +148,7 @@ def _iptables(config: Config, left: Left, reason: str) -> Chosen:
 
 def _userspace(config: Config, left: Left, reason: str) -> Chosen:
     route.require(config.service_cidr)
-    path = UserspacePath(config.service_cidr, config.proxy_workers)
+    path = UserspacePath(config.service_cidr, config.proxy_workers, config.cluster_cidr)
     return Chosen(
         Mode("userspace", f"{reason}; at most {path.proxy.most_frontends} ports, by ulimit -Hn"),
         Succession(path, _predecessors("userspace", partial(_flows, config)), left.end),  # its listeners hold the ports

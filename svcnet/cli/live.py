@@ -10,7 +10,6 @@ from shutil import which
 from svcnet.cli.control import ask
 from svcnet.cli.data_path import parameters
 from svcnet.config import Config
-from svcnet.endpoints import Networks
 from svcnet.iptables.fake import FakeKernel
 from svcnet.iptables.held import is_sticky
 from svcnet.iptables.nft import NftKernel
@@ -20,6 +19,9 @@ from svcnet.iptables.tracer import Arrival, Outcome, Packet, UnknownStatementErr
 from svcnet.iptables.xtables import installed
 from svcnet.model.errors import KernelError, SvcnetError
 from svcnet.proxy import route
+from svcnet.proxy.admission import admission, admits
+from svcnet.proxy.lead import Neighbours
+from svcnet.proxy.row import Reach, Rule
 from svcnet.trace.answer import Answer, by_hash, elements_of, port_id
 from svcnet.trace.chain_walk import Walk
 from svcnet.trace.nft_state import READ, table_of
@@ -130,15 +132,26 @@ def _userspace(config: Config, packet: Packet) -> Answer:
         told = ask(config.state_dir, "frontend", address=packet.destination, protocol=packet.protocol, port=packet.port)
     except SvcnetError as error:
         raise KernelError(f"who is led where, only svcnet-proxy knows: {error}") from error
-    targets = [(str(a), int(p), int(weight)) for a, p, weight in told.get("targets", ())]
-    total = sum(weight for *_, weight in targets)
-    steps = (f"svcnet-proxy listens on {packet.destination} {packet.protocol}/{packet.port}",) if targets else ()
+    listens = f"svcnet-proxy listens on {packet.destination} {packet.protocol}/{packet.port}"
+    encoded = told.get("rule")
+    found = Rule.decoded(encoded)._replace(ranges=tuple(told.get("ranges", ()))) if encoded else None
     if why := told.get("why"):
         steps = (f"svcnet-proxy does not listen: {why}",)
-    elif targets:
-        arrivals = {Arrival(a, p, masqueraded=True): weight / total for a, p, weight in targets}
-        return Answer(what, Outcome("translated", arrivals, steps))
-    mine = Networks(config.service_cidr).holding(packet.destination) is not None
-    return Answer(
-        what, Outcome("refused", {}, steps or ("the address is local, and nobody listens",)) if mine else NOTHING
-    )
+    elif found is not None and found.listens:
+        return Answer(what, led(found, packet, [str(cidr) for cidr in config.cluster_cidr], listens))
+    else:
+        steps = ("the address is local, and nobody listens",)
+    return Answer(what, Outcome("refused", {}, steps) if told.get("ours") else NOTHING)
+
+
+def led(found: Rule, packet: Packet, pods: list[str], listens: str) -> Outcome:
+    """What a listener does with a client: its filter drops it, or it is led to some of the backends."""
+    conditions = admission(found, pods)
+    if not admits(conditions, packet.source, itself=packet.outgoing):
+        return Outcome("dropped", {}, (listens, "its filter drops this client"))
+    near = packet.outgoing or Neighbours(pods, lambda _: False).have(packet.source)
+    local = found.reach is Reach.LOCAL or (found.reach is Reach.BY_SOURCE and not near)
+    weights = found.service.local if local else found.service.targets
+    total = sum(weights.values())
+    arrivals = {Arrival(b.address, b.port, masqueraded=True): weight / total for b, weight in weights.items()}
+    return Outcome("translated", arrivals, (listens,))

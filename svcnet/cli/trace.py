@@ -85,7 +85,9 @@ def tell(found: InForce, source: str, destination: str, namespace: str) -> tuple
     except KernelError as error:
         return told._replace(failure=str(error), same=False), None
     if answer.what.startswith("userspace"):
-        told = told._replace(said=expect_of_userspace(told.whose, told.treatment))
+        told = told._replace(
+            said=expect_of_userspace(asked.packet, told.whose, told.treatment, _parameters(config, asked.packet))
+        )
     wrong = differences(told.said, answer.outcome, pinned=answer.pinned)
     return told._replace(answer=answer, wrong=tuple(wrong), same=not wrong), None
 

@@ -3,11 +3,12 @@
 Owns: the translation. Neither side knows the other: iptables/ and proxy/ never import each other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from ipaddress import ip_network
 from typing import Any
 
 from svcnet.endpoints import Networks
-from svcnet.iptables.desired import LOCAL, SERVING, Desired, Treatment
+from svcnet.iptables.desired import Desired, Target, Treatment
 from svcnet.iptables.ruleset import Class
 from svcnet.model.frontend import Frontend
 from svcnet.model.snapshot import LeftOut
@@ -15,8 +16,18 @@ from svcnet.plan import Plan, diff
 from svcnet.proxy import route
 from svcnet.proxy.listening import listening
 from svcnet.proxy.route import Network
-from svcnet.proxy.row import Backend, Weights
+from svcnet.proxy.row import Backend, Choice, Reach, Rule, Service, Weights
 from svcnet.proxy.userspace import PROTOCOLS, Userspace
+from svcnet.proxy.way import Ways
+
+_REACH = {
+    Class.DROP: Reach.NOBODY,
+    Class.CLUSTER: Reach.ALL,
+    Class.EXTERNAL: Reach.ALL,
+    Class.INTERNAL_LOCAL: Reach.LOCAL,
+    Class.EXTERNAL_LOCAL: Reach.BY_SOURCE,
+}
+_CHOICE = {"random": Choice.TURN, "hash": Choice.HASH, "affinity": Choice.AFFINITY}
 
 
 class UserspacePath:
@@ -24,33 +35,45 @@ class UserspacePath:
 
     name = "userspace"
 
-    def __init__(self, networks: Sequence[Network], workers: int) -> None:
+    def __init__(self, networks: Sequence[Network], workers: int, pods: Iterable[Network] = ()) -> None:
         self._networks = networks
-        self.proxy = Userspace(networks, workers)
+        self._inside = Networks(networks)
+        self.proxy = Userspace(networks, workers, [str(network) for network in pods])
         self._current: Desired = {}
 
     def look(self, desired: Desired) -> Desired:
-        """What is in force, as far as another process can see: who listens on virtual IPs, not where that leads."""
+        """What is in force, as far as another process can see: which addresses are local, and who listens there."""
         if not route.is_there(self._networks):
             return {}
-        open_now = listening(self._networks)
-        mine = Networks(self._networks)
-        served = {f: t for f, t in desired.items() if not mine.holding(f.address) or _is_as_wanted(f, t, open_now)}
-        others = open_now - served.keys()
+        mine = route.addresses(self._networks)
+        outside = {f.address for f in desired if not self._inside.holding(f.address)}
+        open_now = listening([*self._networks, *map(ip_network, outside | mine)])
+        ways = Ways()
+        lost = {address for address in outside if not ways.is_local(address)}
+        ways.close()
+        served = {f: t for f, t in desired.items() if f.address not in lost and self._is_as_wanted(f, t, open_now)}
+        others = {f for f in open_now - served.keys() if f.address in mine or self._inside.holding(f.address)}
         return served | {row: Treatment(Class.CLUSTER, None) for row in others}
+
+    def _is_as_wanted(self, row: Frontend, treatment: Treatment, open_now: frozenset[Frontend]) -> bool:
+        if row.protocol not in PROTOCOLS:  # another sync would not serve it either
+            return True
+        if rule(treatment).listens:
+            return row in open_now
+        return row not in open_now or not self._inside.holding(row.address)  # elsewhere others may listen
 
     def sync(self, desired: Desired) -> Plan[Frontend, Treatment]:
         """Serve exactly these."""
         plan = diff(self._current, desired)
-        self.proxy.sync({row: weights for row, treatment in desired.items() if (weights := _weights(treatment))})
+        self.proxy.sync({row: rule(treatment) for row, treatment in desired.items()})
         self._current = dict(desired)
         return plan
 
     def apply(self, plan: Plan[Frontend, Treatment]) -> int:
         """Carry out a plan."""
-        changes: dict[Frontend, Weights | None] = {}
+        changes: dict[Frontend, Rule | None] = {}
         for change in plan.changes():
-            changes[change.key] = _weights(change.after) if change.after is not None else None
+            changes[change.key] = rule(change.after) if change.after is not None else None
             if change.after is None:
                 self._current.pop(change.key, None)
             else:
@@ -58,8 +81,8 @@ class UserspacePath:
         return self.proxy.apply(changes)
 
     def changed_by_others(self) -> bool:
-        """Whether the route is gone."""
-        return not route.is_there(self._networks)
+        """Whether a route is gone."""
+        return not self.proxy.routes_are_there()
 
     def left_out(self) -> tuple[LeftOut, ...]:
         """The frontends that are not served, and why."""
@@ -70,11 +93,15 @@ class UserspacePath:
         return tuple(found)
 
     def led(self, address: str, protocol: str, port: int) -> dict[str, Any]:
-        """Where a frontend leads: `targets` as [address, port, weight], or `why` it is not served."""
+        """Where a frontend leads: `rule` as `Rule.encoded` has it with its `ranges`, or `why` it is not served.
+
+        `ours`: the address is one of this machine's because of us alone.
+        """
         front = Frontend(6 if ":" in address else 4, address, protocol, port)
-        weights = self.proxy.rows.get(front, {})
-        targets = [[*backend, weight] for backend, weight in weights.items() if weight]
-        return {"targets": targets, "why": self.proxy.failed.get(front, "")}
+        found = self.proxy.rows.get(front)
+        told = {"rule": found.encoded(), "ranges": found.ranges} if found is not None else {}
+        ours = self._inside.holding(address) is not None or address in self.proxy.outside
+        return told | {"ours": ours, "why": self.proxy.failed.get(front, "")}
 
     def states(self) -> dict[str, str]:
         """The state of each worker."""
@@ -82,16 +109,15 @@ class UserspacePath:
         return {f"proxy worker {n}": alive[not worker.pid] for n, worker in enumerate(self.proxy.workers)}
 
 
-def _weights(treatment: Treatment) -> Mapping[Backend, int]:
-    if treatment.kind not in SERVING:
-        return {}
-    return {
-        Backend(t.address, t.port): t.weight
-        for t in (treatment.local if treatment.kind in LOCAL else treatment.targets)
-    }
+def rule(treatment: Treatment) -> Rule:
+    """A treatment in the proxy's words."""
+    reach = _REACH.get(treatment.kind)
+    if reach is None:
+        return Rule(Service(str(treatment.owner), {}))
+    kind, seconds = treatment.pick
+    targets, local = _weights(treatment.targets), _weights(treatment.local)
+    return Rule(Service(str(treatment.owner), targets, local, _CHOICE[kind], seconds), reach, treatment.ranges)
 
 
-def _is_as_wanted(row: Frontend, treatment: Treatment, open_now: frozenset[Frontend]) -> bool:
-    if row.protocol not in PROTOCOLS:  # another sync would not serve it either
-        return True
-    return bool(_weights(treatment)) == (row in open_now)
+def _weights(targets: Iterable[Target]) -> Weights:
+    return {Backend(t.address, t.port): t.weight for t in targets}

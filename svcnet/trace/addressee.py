@@ -22,6 +22,7 @@ class Kind(Enum):
     EXTERNAL_IP = "external IP"
     LOAD_BALANCER = "load-balancer address"
     UNDEFINED_PORT = "undefined port of a virtual IP"
+    OUTSIDE_PORT = "undefined port of an external address"
     UNALLOCATED = "unallocated address of the service CIDR"
     NOT_OURS = "not ours"
 
@@ -76,5 +77,8 @@ def _undefined(snapshot: Snapshot, address: str, same: list[tuple[str, int, Port
     defined = ", ".join(f"{port}/{protocol}" for protocol, port, _ in same)
     key = same[0][2]
     remark = f"{key.namespace}/{key.service} defines {defined}"
-    virtual = any(snapshot.ports[k].virtual_ip == address and not snapshot.ports[k].policy.elsewhere for *_, k in same)
-    return Addressee(Kind.UNDEFINED_PORT if virtual else Kind.NOT_OURS, remark=remark)
+    served = [port for *_, k in same if not (port := snapshot.ports[k]).policy.elsewhere]
+    if not served:
+        return Addressee(Kind.NOT_OURS, remark=remark)
+    virtual = any(port.virtual_ip == address for port in served)
+    return Addressee(Kind.UNDEFINED_PORT if virtual else Kind.OUTSIDE_PORT, remark=remark)

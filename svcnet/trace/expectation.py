@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
-from svcnet.iptables.desired import LOCAL, RANDOM, SERVING, Pick, Target, Treatment
+from svcnet.iptables.desired import RANDOM, Pick, Target, Treatment
 from svcnet.iptables.elements import untarget
 from svcnet.iptables.held import share_out
 from svcnet.iptables.ruleset import Class, Parameters
@@ -47,20 +47,25 @@ def expect(packet: Packet, whose: Addressee, treatment: Treatment | None, parame
     return _served(packet, treatment, parameters)
 
 
-def expect_of_userspace(whose: Addressee, treatment: Treatment | None) -> Said:
-    """The same where the proxy serves: nothing is dropped, and endpoints see this minion as their client."""
-    ours = whose.kind in {Kind.VIRTUAL_IP, Kind.UNDEFINED_PORT, Kind.UNALLOCATED}
-    local = treatment is not None and treatment.kind in LOCAL
-    targets = (
-        () if treatment is None or treatment.kind not in SERVING else treatment.local if local else treatment.targets
+def expect_of_userspace(packet: Packet, whose: Addressee, treatment: Treatment | None, parameters: Parameters) -> Said:
+    """The same where the proxy serves: it is the client that endpoints see, and where nobody listens is refused."""
+    if treatment is None or treatment.kind is Class.REFUSE:
+        ours = whose.kind not in {Kind.NODE_PORT, Kind.NOT_OURS}  # there others may listen
+        why = "the proxy listens only where there are endpoints"
+        return Said(REFUSED if ours else PASSED, {}, why if treatment or ours else "svcnet leaves it alone")
+    said = expect(packet, whose, treatment, parameters)
+    if said.verdict != TRANSLATED:
+        return said
+    found = shares(treatment.local if said.local else treatment.targets, RANDOM)
+    kind = treatment.pick.kind
+    return said._replace(
+        arrivals={Arrival(*place, masqueraded=True): share for place, share in found.items()},
+        choice={"random": "in turn, by weight", "affinity": _stays("by its address", treatment.pick)}.get(
+            kind, said.choice
+        ),
+        masquerade="yes, the proxy connects from this minion",
+        exact=kind == "random",
     )
-    if targets:
-        found = shares(targets, RANDOM)
-        arrivals = {Arrival(*place, masqueraded=True): share for place, share in found.items()}
-        masquerade = "yes, the proxy connects from this minion"
-        return Said(TRANSLATED, arrivals, _how_many(arrivals), "in turn, by weight", masquerade, local)
-    why = "the proxy listens only where there are endpoints"
-    return Said(REFUSED if ours else PASSED, {}, why if treatment or ours else "svcnet leaves it alone", local=local)
 
 
 def _without(whose: Addressee) -> Said:
@@ -139,11 +144,15 @@ def _how_many(arrivals: Mapping[Arrival, float]) -> str:
 
 def _choice(pick: Pick) -> str:
     if pick.kind == "affinity":
-        stay = f"for {pick.seconds} s after its last connection" if pick.seconds else "for ever"
-        return f"at random by weight for a new client, which then stays {stay} (ClientIP affinity)"
+        return _stays("at random by weight", pick)
     if pick.kind == "hash":
         return "by the client's address: the same endpoint each time (source-hash)"
     return "at random by weight for each connection"
+
+
+def _stays(how: str, pick: Pick) -> str:
+    stay = f"for {pick.seconds} s after its last connection" if pick.seconds else "for ever"
+    return f"{how} for a new client, which then stays {stay} (ClientIP affinity)"
 
 
 def _within(address: str, networks: Iterable[str]) -> bool:

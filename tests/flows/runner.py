@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, Protocol, Self
 
-from svcnet.cli.userspace import UserspacePath
+from svcnet.cli.userspace import UserspacePath, rule
 from svcnet.iptables.desired import Treatment
 from svcnet.iptables.fake import FakeKernel
 from svcnet.iptables.iptables import Iptables
@@ -22,7 +22,7 @@ from svcnet.iptables.xtables import installed
 from svcnet.model.frontend import Frontend
 from svcnet.plan import Plan, diff
 from svcnet.proxy.userspace import PROTOCOLS
-from tests.flows.flow import REFUSED, Arrival, Case, Expectation, Flow, Seen, untouched
+from tests.flows.flow import DROPPED, REFUSED, Arrival, Case, Expectation, Flow, Seen, untouched
 from tests.flows.ground import MINION, Ground
 from tests.flows.places import NAMES, PLACES
 from tests.flows.probe import Answer, Question, ask
@@ -206,17 +206,17 @@ class Network:
 
 
 class Userspace(Network):
-    """The userspace proxy, which lives from world to world, with the rows in its own words (`userspace_row`)."""
+    """The userspace proxy, with the rows in its own words (`userspace_row`)."""
 
     def __init__(self) -> None:
         own = [places[MINION] for places in PLACES.values()]
         super().__init__("userspace", self._sync_path, own)
         self._path: UserspacePath | None = None
+        self._world: World | None = None
 
     def __exit__(self, *arguments: object) -> None:
         """End the workers first."""
-        if self._path is not None:
-            self._path.proxy.stop()
+        self._stop()
         super().__exit__(*arguments)
 
     def run(self, world: World, cases: Sequence[Case]) -> Result:
@@ -225,23 +225,41 @@ class Userspace(Network):
         seen, drift = super().run(world, list(rows.values()))
         return Result({case: seen[row] for case, row in rows.items()}, drift)
 
+    def _stop(self) -> None:
+        if self._path is not None:
+            self._path.proxy.stop()
+
     def _sync_path(self, world: World) -> str:
-        if self._path is None:
-            self._path = UserspacePath(world.config.service_cidr, 1)
+        if self._path is None or world is not self._world:  # another world has other pods
+            self._stop()
+            self._path, self._world = UserspacePath(world.config.service_cidr, 1, world.config.cluster_cidr), world
         changed = _shown(self._path.sync(wanted()))
         return changed + _shown(diff(self._path.look(wanted()), wanted()))
 
 
 def userspace_row(flow: Flow) -> Flow:
-    """A row as it is in userspace mode: who is served sees the minion as its client; nothing is dropped (contract)."""
+    """A row as it is in userspace mode: endpoints see the minion as their client.
+
+    Where nobody listens the kernel refuses, so only a listener that lets in some alone can drop (contract).
+    """
+    row = _frontend(Case(flow, flow.families[0]))
+    treatment = wanted().get(row)
+    may_drop = treatment is not None and rule(treatment).listens
+    claimed = row.address in {f.address for f in wanted() if f.address != PLACES[row.family][MINION]}
     served = {Arrival(a.place, "masqueraded"): weight for a, weight in flow.expect.arrivals.items()}
     ends = (
         (flow.protocol not in PROTOCOLS, REFUSED),
+        (flow.expect == DROPPED and may_drop, DROPPED),
         (flow.expect.verdict != "answered", REFUSED),
-        (flow.expect == untouched(flow.destination), flow.expect),
-        (True, Expectation("answered", served)),
+        (flow.expect == untouched(flow.destination), REFUSED if claimed else flow.expect),
+        (True, replace(flow.expect, arrivals=served)),
     )
     return replace(flow, expect=next(expect for applies, expect in ends if applies))
+
+
+def _frontend(case: Case) -> Frontend:
+    address, port = destination(case)
+    return Frontend(case.family, address, case.flow.protocol, port)
 
 
 def expectation(runner: str, flow: Flow) -> Expectation:

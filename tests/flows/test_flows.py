@@ -61,8 +61,6 @@ def results(request: pytest.FixtureRequest) -> Iterator[Results]:
         pytest.param(runner, case, id=f"{runner}: {case}", marks=marks(runner, case))
         for runner in RUNNERS
         for case in CASES
-        # Userspace mode serves virtual IPs so far.
-        if runner != "userspace" or case.flow in FLOWS
     ],
 )
 def test_packet(runner: str, case: Case, results: Results) -> None:

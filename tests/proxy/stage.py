@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import Any, Self
 
 from svcnet.proxy.child import Child
-from svcnet.proxy.row import Backend
+from svcnet.proxy.row import Backend, Rule, Service
 
 PATIENCE_SECONDS = 30.0
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -56,13 +56,13 @@ class Stage:
         if protocol == "tcp":
             listener.listen(4096)
         self.listeners = getattr(self, "listeners", {}) | {self._idents: listener}
-        row = [self._idents, protocol, rows(*backends, weights=weights), True]
-        self.tell({"put": [row]}, [listener.fileno()])
+        rule = leading_to(self._idents, *backends, weights=weights)
+        self.tell({"put": [[self._idents, protocol, True, False, rule]]}, [listener.fileno()])
         return self._idents
 
     def update(self, ident: int, *backends: Backend, protocol: str = "tcp") -> None:
         """Other backends."""
-        self.tell({"put": [[ident, protocol, rows(*backends), False]]})
+        self.tell({"put": [[ident, protocol, False, False, leading_to(ident, *backends)]]})
 
     def drop(self, ident: int) -> None:
         """Close a frontend, in both processes."""
@@ -100,9 +100,9 @@ class Stage:
         return self.keep(server.accept()[0])
 
 
-def rows(*backends: Backend, weights: Mapping[Backend, int] | None = None) -> list[tuple[str, int, int]]:
-    """As they are told to a worker."""
-    return [(*backend, (weights or {}).get(backend, 1)) for backend in backends]
+def leading_to(ident: int, *backends: Backend, weights: Mapping[Backend, int] | None = None) -> list[Any]:
+    """A rule as it is told to a worker."""
+    return Rule(Service(f"service {ident}", dict.fromkeys(backends, 1) | dict(weights or {}))).encoded()
 
 
 def read_all(sock: socket.socket) -> bytes:

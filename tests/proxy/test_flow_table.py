@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from svcnet.proxy.datagram import IDLE_SECONDS, UdpDoor
+from svcnet.proxy.lead import Lead, Neighbours
 from svcnet.proxy.loop import Loop
 from svcnet.proxy.place import Place
-from svcnet.proxy.row import Backend
+from svcnet.proxy.pool import Pool, Room
+from svcnet.proxy.row import Backend, Service
 
 HOST = "127.0.0.1"
 FEW = 40
@@ -26,8 +28,15 @@ class Table:
         listener.bind((HOST, 0))
         self.address = listener.getsockname()
         self.place.budget.used += 1
-        self.door = UdpDoor(self.place, listener)
-        self.door.update({Backend(*self.server.getsockname()): 1})
+        self.pool = Pool("web", Room())
+        lead = Lead(Neighbours((), lambda _: False), lambda: self.now)
+        lead.follow(self.pool)
+        self.door = UdpDoor(self.place, listener, lead)
+        self.lead_to(Backend(*self.server.getsockname()))
+
+    def lead_to(self, *backends: Backend) -> None:
+        self.pool.update(Service("web", dict.fromkeys(backends, 1)))
+        self.door.update()
 
     def pass_on(self, client: socket.socket, data: bytes = b"?") -> tuple[str, int]:
         """Send from a client; the address that the backend sees it come from."""
@@ -120,5 +129,5 @@ def test_the_newest_are_refused_when_there_is_no_room_and_taken_when_there_is(ta
 def test_flows_end_with_their_backend(table: Table) -> None:
     client = table.keep()
     table.pass_on(client)
-    table.door.update({})
+    table.lead_to()
     assert table.flows == 0

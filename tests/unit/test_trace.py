@@ -6,6 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from svcnet.cli.live import led
+from svcnet.cli.userspace import rule
 from svcnet.iptables.desired import Desired, Pick, Target, Treatment
 from svcnet.iptables.elements import element_text
 from svcnet.iptables.fake import FakeKernel
@@ -160,13 +162,28 @@ def test_every_difference_is_said(records: Said, kernel: Outcome, pinned: bool, 
     assert difference in "; ".join(found)
 
 
+@given(treatments(), packets, parameters)
+def test_the_records_say_what_the_proxy_does(treatment: Treatment, packet: Packet, rules: Parameters) -> None:
+    said, found = expect_of_userspace(packet, ADDRESSED, treatment, rules), rule(treatment)
+    if found.listens:
+        assert differences(said, led(found, packet, list(rules.cluster_cidrs), ""), pinned=False) == []
+    else:
+        assert said.verdict == "refused"
+
+
+def of_userspace(whose: Addressee, treatment: Treatment | None) -> Said:
+    return expect_of_userspace(Packet(OUTSIDE, WEB.address, "tcp", 80), whose, treatment, Parameters(4))
+
+
 def test_userspace_serves_who_has_endpoints_as_this_minion() -> None:
     treatment = Treatment(Class.CLUSTER, None, (Target("10.244.1.2", 80),))
-    assert expect_of_userspace(ADDRESSED, treatment).arrivals == {Arrival("10.244.1.2", 80, masqueraded=True): 1.0}
-    assert expect_of_userspace(ADDRESSED, Treatment(Class.DROP, None)).verdict == "refused"
-    assert expect_of_userspace(Addressee(Kind.UNALLOCATED), None).verdict == "refused"
-    assert expect_of_userspace(Addressee(Kind.NODE_PORT), Treatment(Class.REFUSE, None)).verdict == "passed"
-    assert expect_of_userspace(Addressee(Kind.NOT_OURS), None).verdict == "passed"
+    assert of_userspace(ADDRESSED, treatment).arrivals == {Arrival("10.244.1.2", 80, masqueraded=True): 1.0}
+    assert of_userspace(ADDRESSED, Treatment(Class.REFUSE, None)).verdict == "refused"
+    assert of_userspace(ADDRESSED, Treatment(Class.DROP, None)).verdict == "dropped"
+    assert of_userspace(Addressee(Kind.UNALLOCATED), None).verdict == "refused"
+    assert of_userspace(Addressee(Kind.OUTSIDE_PORT), None).verdict == "refused"
+    assert of_userspace(Addressee(Kind.NODE_PORT), Treatment(Class.REFUSE, None)).verdict == "passed"
+    assert of_userspace(Addressee(Kind.NOT_OURS), None).verdict == "passed"
 
 
 SAVED = """*nat

@@ -135,7 +135,7 @@ def test_pods_that_the_selector_matches_and_that_are_no_endpoint_are_there_too()
         ("10.0.0.5", 80, Kind.VIRTUAL_IP, ""),
         ("10.0.0.5", 81, Kind.UNDEFINED_PORT, "default/web defines 80/tcp"),
         ("198.51.100.7", 80, Kind.EXTERNAL_IP, ""),
-        ("198.51.100.7", 81, Kind.NOT_OURS, "default/web defines 80/tcp"),
+        ("198.51.100.7", 81, Kind.OUTSIDE_PORT, "default/web defines 80/tcp"),
         ("10.0.9.9", 80, Kind.UNALLOCATED, ""),
         ("192.168.50.1", 30080, Kind.NODE_PORT, ""),
         ("192.168.50.2", 30080, Kind.NOT_OURS, "answers on 192.168.50.1 (--nodeport-addresses)"),

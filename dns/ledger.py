@@ -38,6 +38,7 @@ EVENTS = (
     Event("cache_served_stale", "Answers past their time, as no server upstream gave one."),
     Event("cache_prefetch", "Names that were asked for again before their time was over."),
     Event("cache_evictions", "Answers that made room for others."),
+    Event("query_log_lost", "Lines of the query log that could not be written."),
     Event("forward_requests", "Questions that went to a server upstream, probes too.", ("to",)),
     Event("forward_responses", "What came of them, by code; none: nothing in time.", ("to", "rcode")),
     Event("forward_healthcheck_failures", "Probes of a server that failed.", ("to",)),

@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from svcnet.dns.answer import SERVFAIL
 from svcnet.dns.batch import ID_BYTES, Batch, Calls
@@ -23,6 +23,9 @@ from svcnet.dns.forward import Forwarder
 from svcnet.dns.query import Query, refusal
 from svcnet.dns.responder import Ask, Pull, Responder
 from svcnet.dns.transfer import Transfers
+
+if TYPE_CHECKING:
+    from svcnet.dns.query_log import QueryLog
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +76,8 @@ class Server:
         self._answered = asyncio.Event()
         self._finishing = False
         self._crowd: Crowd[asyncio.StreamWriter] = Crowd()
+        self.log: QueryLog | None = None
+        """Where queries are logged, if they are."""
 
     async def serve(self, bound: socket.socket) -> None:
         """Answer on a UDP socket, or on a listening TCP one."""
@@ -129,6 +134,10 @@ class Server:
             if None in replies:
                 self._work_out(batch, bound, packets, replies)
             lost = batch.send(replies)
+            if self.log is not None:
+                for n, reply in enumerate(replies):
+                    if reply is not None:
+                        self.log.note(batch.client(n)[0], self._counts.way, reply)
             if lost:
                 self._counts.add("dropped", "not sent", by=lost)
             if len(packets) < FEW:
@@ -162,11 +171,26 @@ class Server:
                     bound.sendmsg([reply], control, 0, client)
                 except OSError:
                     self._counts.add("dropped", "not sent")
+                self._note(client[0], self._counts.way, reply)
             elif reply is not None:
                 self._onward(reply, client[0], _to(bound, client, control))
         return DRAIN
 
-    def _onward(self, wish: Ask | Pull, client: str, send: Send) -> None:
+    def _send(self, guest: Caller, way: int, data: bytes) -> None:
+        guest.connection.write(len(data).to_bytes(2) + data)
+        self._note(guest.client, way, data)
+
+    def _note(self, client: str, way: int, reply: bytes) -> None:
+        if self.log is not None:
+            self.log.note(client, way, reply[ID_BYTES:])
+
+    def _onward(self, wish: Ask | Pull, client: str, send_now: Send) -> None:
+        way = self._counts.way
+
+        def send(reply: bytes) -> None:
+            send_now(reply)
+            self._note(client, way, reply)
+
         if isinstance(wish, Ask):
             self._forward(wish, send)
             return
@@ -298,9 +322,7 @@ class Server:
         self, reader: asyncio.StreamReader, guest: Caller, waiting: set[asyncio.Task[None]], allowed: bool, way: int
     ) -> None:
         """Answer query after query; those that wait for upstream hold up no other (RFC 7766 §6.2.1.1)."""
-
-        def send(data: bytes) -> None:
-            guest.connection.write(len(data).to_bytes(2) + data)
+        send = partial(self._send, guest, way)
 
         def done(task: asyncio.Task[None]) -> None:
             waiting.discard(task)

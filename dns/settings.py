@@ -33,6 +33,8 @@ class Settings(msgspec.Struct, frozen=True):
     allow: tuple[str, ...] = ("0.0.0.0/0", "::/0")
     transfer_to: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
     notify: tuple[tuple[str, int], ...] = ()
+    log_every: int = 0
+    """One query of so many is logged; 0: none."""
 
     @property
     def shape(self) -> Shape:

@@ -20,6 +20,7 @@ import msgspec
 
 from svcnet.dns.batch import calls
 from svcnet.dns.forward import Forwarder, Options
+from svcnet.dns.query_log import QueryLog
 from svcnet.dns.responder import Responder
 from svcnet.dns.server import Server
 from svcnet.dns.settings import Settings
@@ -103,6 +104,8 @@ def prepared(settings: Settings) -> tuple[Responder, Server, Forwarder]:
     ways = links(loop, settings.upstreams)
     forwarder = Forwarder(loop, settings.upstreams, ways, responder.counts.add, options)
     server = Server(responder, forwarder, Transfers(responder.zone, settings.transferable), calls())
+    if settings.log_every:
+        server.log = QueryLog(settings.log_every, sys.stderr.buffer, responder.counts.add)
     return responder, server, forwarder
 
 

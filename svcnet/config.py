@@ -63,6 +63,8 @@ class Config:
     dns_allow: tuple[Network, ...]
     dns_transfer_to: tuple[Network, ...]
     dns_notify: tuple[Listen, ...]
+    dns_log_every: int
+    """One DNS query of so many is logged; 0: none."""
     dns_workers: int
     proxy_workers: int
     env_dir: Path | None
@@ -137,6 +139,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("dns_allow", kind.ALLOWED, "everyone", "who may ask"),
     Option("dns_transfer_to", kind.ALLOWED, "127.0.0.0/8,::1/128", "who may transfer zones"),
     Option("dns_notify", kind.DNS_NOTIFY, "none", "whom to notify of changes"),
+    Option("dns_log_every", kind.whole(0, 1_000_000), "0", "log one DNS query of so many, as JSON; 0: none", "queries"),
     Option("dns_workers", kind.whole(1, 256), "1", "DNS worker processes", "processes"),
     Option("proxy_workers", kind.whole(1, 256), "1", "proxy worker processes", "processes"),
     Option("env_dir", kind.PATH_OR_OFF, "/run/svcnet/env", "where NAMESPACE.env files are kept; off: nowhere"),

@@ -196,6 +196,7 @@ class NameService:
             allow=tuple(map(str, options.dns_allow)),
             transfer_to=tuple(map(str, options.dns_transfer_to)),
             notify=tuple((one.host, one.port) for one in options.dns_notify),
+            log_every=options.dns_log_every,
         )
         return msgspec.msgpack.encode(settings)
 

@@ -51,7 +51,8 @@ class Stuck:
 
 
 def test_about_one_of_so_many_is_logged_and_a_reader_that_stands_still_holds_up_nobody() -> None:
-    out, lost = Stuck(), []
+    out = Stuck()
+    lost: list[str] = []
     log = QueryLog(1, out, lost.append, lambda: 0.0)  # type: ignore[arg-type]  # it has what is used
     reply = b"\x81\x80\0\1\0\0\0\0\0\0\3svc\0\0\1\0\1"
     for _ in range(MOST_LINES + 500):

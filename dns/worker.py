@@ -20,6 +20,7 @@ import msgspec
 
 from svcnet.dns.batch import calls
 from svcnet.dns.forward import Forwarder, Options
+from svcnet.dns.notifier import Notifier
 from svcnet.dns.query_log import QueryLog
 from svcnet.dns.responder import Responder
 from svcnet.dns.server import Server
@@ -46,7 +47,10 @@ async def work(feed: socket.socket, bound: Sequence[socket.socket]) -> None:
     settings = await anext(coming, None)
     if settings is None:
         return
-    responder, server, forwarder = prepared(msgspec.msgpack.decode(settings, type=Settings))
+    told = msgspec.msgpack.decode(settings, type=Settings)
+    responder, server, forwarder = prepared(told)
+    own = [one.getsockname()[0] for one in bound if one.type == socket.SOCK_DGRAM]
+    notifier = Notifier(responder.zone, told.notify, own)
     telling = asyncio.create_task(tell(feed, responder, server, forwarder))
     serving = False
     async for payload in coming:
@@ -63,6 +67,7 @@ async def work(feed: socket.socket, bound: Sequence[socket.socket]) -> None:
             serving = True
             for one in bound:
                 await server.serve(one)
+        notifier.look()
         await asyncio.sleep(0)  # queries have their turn between two frames
     await server.finish(FINISH_SECONDS)
     telling.cancel()

@@ -37,6 +37,11 @@ def _can_make_sctp_socket() -> bool:
     return True
 
 
+def _which(program: str) -> bool:
+    # Where Debian puts servers, not every user's PATH leads to.
+    return shutil.which(program, path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"))) is not None
+
+
 def _has_container_engine() -> bool:
     # Where Debian puts netavark, no PATH leads to.
     where = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/lib/podman"))
@@ -49,13 +54,15 @@ CAPABILITIES: dict[str, Callable[[], bool]] = {
     "ipset": lambda: shutil.which("ipset") is not None,
     "iptables": lambda: shutil.which("iptables-restore") is not None,
     "ipv6": Path("/proc/sys/net/ipv6").exists,
+    "knot": lambda: _which("knotd"),
+    "nsd": lambda: _which("nsd"),
     "openssl": lambda: shutil.which("openssl") is not None,
     "podman": _has_container_engine,
     "sctp": _can_make_sctp_socket,
 }
 """What `@pytest.mark.needs(NAME)` may ask of the machine. Tests that need something else of it add it here."""
 
-INSTALLED_ON_DEBIAN = frozenset({"podman"})
+INSTALLED_ON_DEBIAN = frozenset({"knot", "nsd", "podman"})
 """What .ci/setup installs there as root. Where it should have, a session in CI fails without it."""
 
 TOOLS = ("ip", "nft", "conntrack")

@@ -14,17 +14,22 @@ import logging
 import secrets
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterable
 from socket import SOCK_DGRAM
 from typing import NamedTuple
 
+from msgspec import structs
+
 from svcnet.cli.name_left import Kept, NameLeft
 from svcnet.config import Config
 from svcnet.dns.ledger import Ledger
+from svcnet.feed import changed
 from svcnet.model.snapshot import Delta, Snapshot
 from svcnet.option_kind import DNS_PORT, Listen, Upstream
 from svcnet.overlap import RESOLV_CONF, parse_name_servers, parse_search_domains
 from svcnet.pacing import Backoff
+from svcnet.store.revision import Revisions
 from svcnet.supervisor import STARTING, Crew, Program
 
 log = logging.getLogger(__name__)
@@ -37,6 +42,7 @@ RECEIVE_BYTES = 1 << 20
 """Queries that wait for a worker: some thousands (the kernel may grant less)."""
 SO_MEMINFO, MEMINFO_BYTES = 55, 36
 """asm-generic/socket.h; nine numbers, the last of them the drops."""
+HALF_OF_SERIALS = 1 << 31
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 (to know them)
 
 
@@ -67,6 +73,8 @@ class NameService:
         """Worker → what it says is wrong with servers upstream."""
         self._told: tuple[str, ...] = ()
         self._snapshot: Snapshot | None = None
+        self._served = False
+        self._numbers = Revisions(options.state_dir, time.time(), "serial")
         self.ledger = Ledger()
         self.ledger.overflow = self._overflow
         taken = self._left.take(options.dns_listen, options.dns_workers)
@@ -75,8 +83,14 @@ class NameService:
         self._tell(STARTING)
 
     def publish(self, snapshot: Snapshot, delta: Delta) -> None:
-        """Hand a sync on to the workers."""
-        self._snapshot = snapshot
+        """Hand a sync on to the workers, with a number of ours for its revision: the serial of the zones.
+
+        It is the revision where that rose. It rises too where that did not: when the store is an older one than before,
+        or what changed was not in the store.
+        """
+        if self._snapshot is None or changed(delta):
+            self._number(snapshot.rev)
+        self._snapshot = snapshot = structs.replace(snapshot, rev=self._numbers.last)
         self._known.set()
         if self._crew is not None:
             self._crew.publish(snapshot, delta)
@@ -118,8 +132,10 @@ class NameService:
         sockets = [[s for bound in self._bound for s in bound.sockets[n]] for n in range(self._options.dns_workers)]
         crew = Crew([Program("dns", WORKER, settings, each) for each in sockets], self._tell, self._hear)
         if self._snapshot is not None:
+            if self._served:  # other addresses are other records: a number stands for one state of the zones alone
+                self._snapshot = structs.replace(self._snapshot, rev=self._number(0))
             crew.publish(self._snapshot, Delta(self._snapshot.rev))
-        self._crew = crew
+        self._crew, self._served = crew, True
         log.info("dns answers at=%s", ",".join(str(bound.listen) for bound in self._bound))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(crew.run())
@@ -139,6 +155,10 @@ class NameService:
             self._tell(self._crew_state)
             if len(self._bound) > had:
                 return
+
+    def _number(self, rev: int) -> int:
+        """Go on to a revision; where it is so far ahead that it would count as earlier (RFC 1982 §3.2), by one."""
+        return self._numbers.next(rev if rev - self._numbers.last < HALF_OF_SERIALS else 0)
 
     def _bind(self, listens: Iterable[Listen]) -> None:
         for listen in listens:

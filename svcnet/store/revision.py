@@ -1,6 +1,6 @@
-"""The revision of a directory store: a counter that never falls, not after kill -9 and not when the clock steps back.
+"""A counter that never falls, not after kill -9 and not when the clock steps back: revisions of a directory store.
 
-Owns: STATE_DIR/revision, which holds a number that no revision has reached yet. Numbers are reserved ahead in blocks,
+Owns: STATE_DIR/NAME, which holds a number that the counter has not reached yet. Numbers are reserved ahead in blocks,
 so that a change costs no write; a start goes on after the whole block. At least Unix seconds, so that it rises too when
 the state directory was deleted.
 """
@@ -16,14 +16,14 @@ _log = logging.getLogger(__name__)
 class Revisions:
     """Counts up. `now` is Unix seconds. Without a state directory nothing is kept: for programs that end soon."""
 
-    def __init__(self, state_dir: Path | None, now: float) -> None:
-        self._path = state_dir / "revision" if state_dir else None
+    def __init__(self, state_dir: Path | None, now: float, name: str = "revision") -> None:
+        self._path = state_dir / name if state_dir else None
         self.last = max(self._reserved(), int(now)) if self._path else int(now) - 1
         self._limit = self.last
 
-    def next(self) -> int:
-        """Return a number greater than every one before, also by earlier processes."""
-        self.last += 1
+    def next(self, least: int = 0) -> int:
+        """Return a number greater than every one before, also by earlier processes, and not below `least`."""
+        self.last = max(self.last + 1, least)
         if self.last >= self._limit:
             self._limit = self.last + BLOCK
             self._reserve()
@@ -39,7 +39,7 @@ class Revisions:
     def _reserve(self) -> None:
         if self._path is None:
             return
-        temp = self._path.with_name(f".revision-{os.getpid()}")
+        temp = self._path.with_name(f".{self._path.name}-{os.getpid()}")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with temp.open("w", encoding="ascii") as file:

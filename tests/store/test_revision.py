@@ -64,3 +64,10 @@ def test_kill_9_at_any_moment(tmp_path: Path) -> None:
         assert seen == sorted(set(seen))
         assert seen[0] > last
         last = seen[-1]
+
+
+def test_it_follows_another_counter_where_that_is_ahead(tmp_path: Path) -> None:
+    serials = Revisions(tmp_path, 1000, "serial")
+    assert [serials.next(least) for least in (0, 5000, 17, 5001, 5003)] == [1001, 5000, 5001, 5002, 5003]
+    assert Revisions(tmp_path, 1000, "serial").next(17) > 5003
+    assert Revisions(tmp_path, 1000).next() == 1001, "one counter a name"

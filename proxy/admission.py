@@ -12,7 +12,7 @@ import ctypes
 import errno
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, ip_network
 from typing import NamedTuple
@@ -21,11 +21,11 @@ from svcnet.proxy.row import Reach, Rule
 
 _ATTACH, _DETACH = 26, 27
 """SO_ATTACH_FILTER, SO_DETACH_FILTER (asm-generic/socket.h); detaching takes a number, and ignores it."""
-_LOAD, _AND, _IF_EQUAL, _GO, _RETURN = 0x20, 0x54, 0x15, 0x05, 0x06
+WORD, _AND, _IF_EQUAL, _GO, _RETURN = 0x20, 0x54, 0x15, 0x05, 0x06
 """BPF_LD|BPF_W|BPF_ABS, BPF_ALU|BPF_AND|BPF_K, BPF_JMP|BPF_JEQ|BPF_K, BPF_JMP|BPF_JA, BPF_RET|BPF_K."""
 _NETWORK_HEADER, _INTERFACE = 0xFFF00000, 0xFFFFF008
 """SKF_NET_OFF; SKF_AD_OFF + SKF_AD_IFINDEX."""
-_SOURCE = {4: _NETWORK_HEADER + 12, 6: _NETWORK_HEADER + 8}
+SOURCE = {4: _NETWORK_HEADER + 12, 6: _NETWORK_HEADER + 8}
 _WHOLE_PACKET = 0xFFFFFFFF
 _LOOPBACK = 1
 """The number of interface lo in every network namespace: by it comes what this machine itself sends to itself."""
@@ -65,7 +65,7 @@ def program(conditions: Admission, family: int) -> tuple[Step, ...]:
     for networks, itself in conditions:
         tests = [_comes_from(n) for n in _of_family(networks, family)]
         if itself:
-            tests.append([(_LOAD, 0, 0, _INTERFACE), (_IF_EQUAL, 0, 1, _LOOPBACK)])
+            tests.append([(WORD, 0, 0, _INTERFACE), (_IF_EQUAL, 0, 1, _LOOPBACK)])
         # After each test that holds a step leads to the next condition; offsets of tests have 8 bits, its one 32.
         left = sum(len(test) + 1 for test in tests)
         for test in tests:
@@ -89,7 +89,7 @@ def _comes_from(network: Network) -> list[Step]:
     for at in range(0, len(words), 4):
         mask, word = int.from_bytes(masks[at : at + 4]), int.from_bytes(words[at : at + 4])
         if mask:
-            steps.append((_LOAD, 0, 0, _SOURCE[network.version] + at))
+            steps.append((WORD, 0, 0, SOURCE[network.version] + at))
             steps += [(_AND, 0, 0, mask)] if mask != _WHOLE_PACKET else []
             steps.append((_IF_EQUAL, 0, 0, word))
     end = len(steps)
@@ -114,8 +114,13 @@ def admit(sock: socket.socket, conditions: Admission, family: int) -> None:
         raise OSError(
             errno.E2BIG, f"its source ranges need {len(steps)} steps of a filter, the kernel takes {MOST_STEPS}"
         )
+    set_program(sock, _ATTACH, steps)
+
+
+def set_program(sock: socket.socket, option: int, steps: Sequence[Step]) -> None:
+    """Give a socket a program (struct sock_fprog, include/uapi/linux/filter.h). OSError."""
     text = ctypes.create_string_buffer(b"".join(_STEP.pack(*step) for step in steps))
-    sock.setsockopt(socket.SOL_SOCKET, _ATTACH, struct.pack("HP", len(steps), ctypes.addressof(text)))
+    sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("HP", len(steps), ctypes.addressof(text)))
 
 
 def admit_all(sock: _socket.socket) -> None:

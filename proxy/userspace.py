@@ -5,19 +5,18 @@ records or kernel rules; carries no byte.
 """
 
 import logging
-import socket
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from svcnet.endpoints import Networks
 from svcnet.model.frontend import Frontend
 from svcnet.proxy import route
-from svcnet.proxy.admission import NOBODY, Admission, admission, admit
 from svcnet.proxy.child import Child, Message
 from svcnet.proxy.left import Left
-from svcnet.proxy.listening import close_listener, most_listeners, open_listener, raise_limit, why_not
+from svcnet.proxy.listening import most_listeners, raise_limit, why_not
+from svcnet.proxy.opened import Opened
 from svcnet.proxy.outside import Outside
 from svcnet.proxy.route import Network
 from svcnet.proxy.row import Rule
@@ -28,19 +27,6 @@ log = logging.getLogger(__name__)
 PROTOCOLS = {"tcp", "udp"}
 RETRY_SECONDS = 5.0
 """How often a frontend that could not be opened is tried again; with every change too."""
-
-
-class Opened(NamedTuple):
-    """A frontend's number between daemon and workers, its sockets, one a worker, and whom they let in."""
-
-    ident: int
-    sockets: tuple[socket.socket, ...]
-    admission: Admission
-
-    def admit(self, admission: Admission, family: int) -> None:
-        """Let in others. OSError."""
-        for sock in self.sockets:
-            admit(sock, admission, family)
 
 
 class Userspace:
@@ -146,8 +132,7 @@ class Userspace:
             child.stop()
         with self._lock:
             for opened in self._open.values():
-                for sock in opened.sockets:
-                    close_listener(sock)
+                opened.close()
             self._open.clear()
             self._rows.clear()
         if self._retrying is not None:
@@ -166,16 +151,12 @@ class Userspace:
         opened = self._open.get(frontend)
         if opened is None:
             return self._try_open(frontend)
-        wanted = admission(self._rows[frontend], self._pods)
-        if wanted != opened.admission:
-            try:
-                opened.admit(wanted, frontend.family)
-                self._failed.pop(frontend, None)
-            except OSError as error:
-                wanted = NOBODY  # rather than those whom an earlier row let in
-                opened.admit(wanted, frontend.family)
-                self._fail(frontend, why_not(error))
-            self._open[frontend] = opened._replace(admission=wanted)
+        try:
+            opened.obey(self._rows[frontend], self._pods)
+        except OSError as error:
+            self._fail(frontend, why_not(error))
+        else:
+            self._failed.pop(frontend, None)
         return False
 
     def _forget(self, frontend: Frontend) -> int | None:
@@ -185,8 +166,7 @@ class Userspace:
         opened = self._open.pop(frontend, None)
         if opened is None:
             return None
-        for sock in opened.sockets:
-            close_listener(sock)
+        opened.close()
         return opened.ident
 
     def _try_open(self, frontend: Frontend) -> bool:
@@ -208,16 +188,12 @@ class Userspace:
             return f"the userspace proxy has no {frontend.protocol.upper()}: a kernel path is needed"
         if len(self._open) >= self._most:
             return f"the limit of {self._most} ports, which follows from that of open files (ulimit -Hn), is reached"
-        sockets: list[socket.socket] = []
-        wanted = admission(self._rows[frontend], self._pods)
+        rule, workers = self._rows[frontend], len(self._children)
         try:
-            sockets.extend(open_listener(frontend, wanted, shared=len(self._children) > 1) for _ in self._children)
+            self._open[frontend] = Opened(self._idents + 1, frontend, workers, rule, self._pods)
         except OSError as error:
-            for sock in sockets:
-                sock.close()
             return why_not(error)
         self._idents += 1
-        self._open[frontend] = Opened(self._idents, tuple(sockets), wanted)
         return ""
 
     def _everything(self, number: int) -> Sequence[Message]:
@@ -233,7 +209,7 @@ class Userspace:
 
     def _row(self, frontend: Frontend, fresh: bool) -> list[Any]:
         opened = self._open[frontend]
-        return [opened.ident, frontend.protocol, fresh, bool(opened.admission), self._rows[frontend].encoded()]
+        return [opened.ident, frontend.protocol, fresh, opened.is_filtered, self._rows[frontend].encoded()]
 
     def _retry(self) -> None:
         while not self._stopping.wait(RETRY_SECONDS):

@@ -23,6 +23,8 @@ _ATTACH, _DETACH = 26, 27
 """SO_ATTACH_FILTER, SO_DETACH_FILTER (asm-generic/socket.h); detaching takes a number, and ignores it."""
 WORD, _AND, _IF_EQUAL, _GO, _RETURN = 0x20, 0x54, 0x15, 0x05, 0x06
 """BPF_LD|BPF_W|BPF_ABS, BPF_ALU|BPF_AND|BPF_K, BPF_JMP|BPF_JEQ|BPF_K, BPF_JMP|BPF_JA, BPF_RET|BPF_K."""
+_KEEP, _KEPT = 0x02, 0x60
+"""BPF_ST, BPF_LD|BPF_W|BPF_MEM: the client's address is read once, as that takes the kernel eight instructions."""
 _NETWORK_HEADER, _INTERFACE = 0xFFF00000, 0xFFFFF008
 """SKF_NET_OFF; SKF_AD_OFF + SKF_AD_IFINDEX."""
 SOURCE = {4: _NETWORK_HEADER + 12, 6: _NETWORK_HEADER + 8}
@@ -62,6 +64,8 @@ def admission(rule: Rule, pods: Iterable[str]) -> Admission:
 def program(conditions: Admission, family: int) -> tuple[Step, ...]:
     """The steps, each (code, offset if true, offset if false, value)."""
     steps: list[Step] = []
+    for at in range(1 if family == 4 else 4):
+        steps += [(WORD, 0, 0, SOURCE[family] + 4 * at), (_KEEP, 0, 0, at)]
     for networks, itself in conditions:
         tests = [_comes_from(n) for n in _of_family(networks, family)]
         if itself:
@@ -86,10 +90,11 @@ def _comes_from(network: Network) -> list[Step]:
     """The test leaves by its last step's next if it holds, else by the one after that."""
     steps: list[Step] = []
     masks, words = network.netmask.packed, network.network_address.packed
-    for at in range(0, len(words), 4):
-        mask, word = int.from_bytes(masks[at : at + 4]), int.from_bytes(words[at : at + 4])
+    for number in range(len(words) // 4):
+        part = slice(4 * number, 4 * number + 4)
+        mask, word = int.from_bytes(masks[part]), int.from_bytes(words[part])
         if mask:
-            steps.append((WORD, 0, 0, SOURCE[network.version] + at))
+            steps.append((_KEPT, 0, 0, number))
             steps += [(_AND, 0, 0, mask)] if mask != _WHOLE_PACKET else []
             steps.append((_IF_EQUAL, 0, 0, word))
     end = len(steps)
@@ -120,7 +125,14 @@ def admit(sock: socket.socket, conditions: Admission, family: int) -> None:
 def set_program(sock: socket.socket, option: int, steps: Sequence[Step]) -> None:
     """Give a socket a program (struct sock_fprog, include/uapi/linux/filter.h). OSError."""
     text = ctypes.create_string_buffer(b"".join(_STEP.pack(*step) for step in steps))
-    sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("HP", len(steps), ctypes.addressof(text)))
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("HP", len(steps), ctypes.addressof(text)))
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise OSError(
+                errno.ENOMEM, f"a filter of {len(steps)} steps is more than net.core.optmem_max lets in"
+            ) from error
+        raise
 
 
 def admit_all(sock: _socket.socket) -> None:

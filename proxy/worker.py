@@ -7,8 +7,8 @@ A message has `counts`: where it counts comes with it (counts.py), first of all;
 all `put`; `put`, rows of [id, protocol, listener, filtered, rule, slot, slots], where listener says whether its socket
 comes with it, filtered whether that lets in some alone, rule is what `Rule.encoded` gives; slot (of the frontend) and
 slots ([address, port, slot] of each backend) are where is counted; `drop`, ids; and `ack`, a number that comes back
-when all of it is in force. `stay`: outlive the thread that started us; `probe`: let connections that are idle for so many
-seconds send a packet; `drain`: accept no more, and end with the last connection.
+when all of it is in force. `stay`: outlive the thread that started us; `probe`: let connections that are idle for so
+many seconds send a packet; `drain`: accept no more, and end with the last connection.
 """
 
 import contextlib

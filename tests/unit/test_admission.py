@@ -37,6 +37,7 @@ def run(steps: Sequence[Step], client: str, interface: int = OTHER) -> int:
     packed = ip_address(client).packed
     header = b"\0" * (12 if len(packed) == 4 else 8) + packed
     at = a = x = 0
+    kept = [0] * 16
     while True:
         code, yes, no, value = steps[at]
         at += 1
@@ -44,6 +45,10 @@ def run(steps: Sequence[Step], client: str, interface: int = OTHER) -> int:
             case 0x20:
                 offset = value - 0xFFF00000
                 a = interface if value == 0xFFFFF008 else int.from_bytes(header[offset : offset + 4])
+            case 0x02:
+                kept[value] = a
+            case 0x60:
+                a = kept[value]
             case 0x54:
                 a &= value
             case 0x15:

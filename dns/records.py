@@ -7,7 +7,7 @@ whole; those of ours end with svc.CLUSTER-DOMAIN, as the specification has them,
 """
 
 from collections.abc import Iterable, Iterator
-from ipaddress import ip_address
+from socket import AF_INET, AF_INET6, inet_pton
 from typing import NamedTuple
 
 from svcnet.dns import name
@@ -96,12 +96,16 @@ def ttl_of(service: Service) -> int:
 
 def reverse_owner(address: str) -> bytes:
     """Return the name below in-addr.arpa or ip6.arpa that stands for an address."""
-    return name.absolute(ip_address(address).reverse_pointer)
+    if ":" in address:
+        return b"".join(map(_NIBBLES.__getitem__, reversed(inet_pton(AF_INET6, address)))) + _IP6_ARPA
+    return b"".join(map(_OCTETS.__getitem__, reversed(inet_pton(AF_INET, address)))) + _IN_ADDR_ARPA
 
 
 def address_record(owner: bytes, ttl: int, address: str) -> RR:
     """Return the A or AAAA record."""
-    return RR(owner, AAAA if ":" in address else A, ttl, ip_address(address).packed)
+    if ":" in address:
+        return RR(owner, AAAA, ttl, inet_pton(AF_INET6, address))
+    return RR(owner, A, ttl, inet_pton(AF_INET, address))
 
 
 def endpoint_label(endpoint: Endpoint) -> bytes:
@@ -178,3 +182,8 @@ def _reverse(service: Service, owner: bytes, ports: tuple[ServedPort, ...], home
             yield RR(reverse_owner(address), PTR, ttl, owner + home)
     for endpoint in (e for port in ports for e in port.endpoints):
         yield RR(reverse_owner(endpoint.address), PTR, ttl, endpoint_label(endpoint) + owner + home)
+
+
+_IN_ADDR_ARPA, _IP6_ARPA = name.absolute("in-addr.arpa"), name.absolute("ip6.arpa")
+_OCTETS = tuple(name.label(str(n)) for n in range(256))
+_NIBBLES = tuple(name.label(f"{n & 15:x}") + name.label(f"{n >> 4:x}") for n in range(256))

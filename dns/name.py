@@ -34,8 +34,8 @@ def absolute(text: str) -> bytes:
 def offsets(name: bytes) -> list[int]:
     """Return where each label of a well-formed name begins; the root's place is the last for a whole name."""
     found = []
-    at = 0
-    while at < len(name):
+    at, end = 0, len(name)
+    while at < end:
         found.append(at)
         at += name[at] + 1
     return found

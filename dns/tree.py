@@ -35,13 +35,17 @@ class Tree:
 
         A name changes also when it begins or ceases to exist because of what is below it.
         """
-        touched: dict[tuple[bytes, int], tuple[set[RR], set[RR]]] = {}
-        for which, rrs in enumerate((removed, added)):
+        less: dict[tuple[bytes, int], list[RR]] = {}
+        more: dict[tuple[bytes, int], list[RR]] = {}
+        for found, rrs in ((less, removed), (more, added)):
             for rr in rrs:
-                touched.setdefault((rr.owner, rr.type), (set(), set()))[which].add(rr)
-        for (owner, kind), (less, more) in touched.items():
-            old = self.owners.get(owner, {}).get(kind, ())
-            self._put(owner, kind, tuple(sorted((set(old) - less) | more)))
+                found.setdefault(rr[:2], []).append(rr)
+        touched = less | more
+        for at in touched:
+            owner, kind = at
+            old = self.owners.get(owner, NOTHING).get(kind, ())
+            new = set(old).difference(less.get(at, ())).union(more.get(at, ())) if old else set(more.get(at, ()))
+            self._put(owner, kind, tuple(sorted(new)))
         turned, self._turned = self._turned, set()
         turned.update(owner for owner, _ in touched)
         return turned
@@ -86,14 +90,16 @@ class Tree:
             self._count(owner, -1)
 
     def _count(self, owner: bytes, step: int) -> None:
+        below, before = self._below, self._below_before
         for at in name.offsets(owner)[1:]:
             above = owner[at:]
-            old = self._below.get(above, 0)
-            if self._below_before is not None:
-                self._below_before.setdefault(above, old)
-            if old + step:
-                self._below[above] = old + step
+            old = below.get(above, 0)
+            new = old + step
+            if before is not None:
+                before.setdefault(above, old)
+            if new:
+                below[above] = new
             else:
-                del self._below[above]
-            if not old or not old + step:
+                del below[above]
+            if not old or not new:
                 self._turned.add(above)

@@ -205,9 +205,10 @@ class Zone:
             self._records[key] = tuple(new)  # takes a seventh of the room
         else:
             self._records.pop(key, None)
+        gone, fresh = old - new, new - old
         touched: set[bytes] = set()
-        for tree, reverse in self._trees[key.kind]:
-            touched |= tree.change(_only(old - new, reverse), _only(new - old, reverse))
+        for tree, reverse in self._trees[key.kind] if gone or fresh else ():
+            touched |= tree.change(_only(gone, reverse), _only(fresh, reverse))
         return touched
 
     def _take(self, entries: Iterable[Entry], census: Iterable[Known]) -> set[bytes]:

@@ -51,22 +51,6 @@ class Hashed:
         return next(after, None)
 
 
-class Scope:
-    """Backends between which a choice is made: all of a service's, or those of this minion."""
-
-    def __init__(self) -> None:
-        self.weights: Weights = {}
-        self.turns: RoundRobin[Backend] = RoundRobin()
-        self.hashed = Hashed()
-
-    def update(self, weights: Weights) -> None:
-        """From now on these."""
-        if weights != self.weights:
-            self.weights = weights
-            self.turns.update(weights)
-            self.hashed.update(weights)
-
-
 class Room:
     """How many notes there may be."""
 
@@ -117,15 +101,34 @@ class Notes:
         self._found.clear()
 
 
+class Scope:
+    """Backends between which a choice is made: all of a service's, or those of this minion.
+
+    Each has its own notes: a client that comes in both ways stays where it is on each.
+    """
+
+    def __init__(self, room: Room) -> None:
+        self.weights: Weights = {}
+        self.turns: RoundRobin[Backend] = RoundRobin()
+        self.hashed = Hashed()
+        self.notes = Notes(room)
+
+    def update(self, weights: Weights) -> None:
+        """From now on these."""
+        if weights != self.weights:
+            self.weights = weights
+            self.turns.update(weights)
+            self.hashed.update(weights)
+
+
 class Pool:
     """Ask `pick` for each try of a connection; `without` are the backends that failed it."""
 
     def __init__(self, name: str, room: Room) -> None:
         self.name = name
-        self.scopes = {False: Scope(), True: Scope()}
+        self.scopes = {False: Scope(room), True: Scope(room)}
         """Whether those of this minion alone → the scope."""
         self.choice = Choice.TURN
-        self.notes = Notes(room)
         self._seconds = 0
         self.users = 0
         """Frontends that lead here."""
@@ -135,8 +138,13 @@ class Pool:
         self.scopes[False].update(service.targets)
         self.scopes[True].update(service.local)
         if service.choice is not Choice.AFFINITY:
-            self.notes.clear()
+            self.forget()
         self.choice, self._seconds = service.choice, service.seconds
+
+    def forget(self) -> None:
+        """No client stays where it is."""
+        for scope in self.scopes.values():
+            scope.notes.clear()
 
     def pick(self, client: str, now: float, without: Container[Backend] = (), *, local: bool = False) -> Backend | None:
         """The backend for a client's new connection, or for its next try; None when there is none."""
@@ -145,13 +153,13 @@ class Pool:
             return scope.turns.pick(without)
         if self.choice is Choice.HASH:
             return scope.hashed.pick(client, without)
-        stays = self.notes.of(client, self._seconds, now)
+        stays = scope.notes.of(client, self._seconds, now)
         if stays is None or stays not in scope.weights or stays in without:
             stays = scope.hashed.pick(client, without)
         if stays is None:  # all failed
-            self.notes.forget(client)
+            scope.notes.forget(client)
         else:
-            self.notes.write(client, stays, self._seconds, now)
+            scope.notes.write(client, stays, self._seconds, now)
         return stays
 
 

@@ -117,7 +117,7 @@ class Worker:
     def _forget(self, idle: Pool | None) -> None:
         """A pool that no frontend leads to."""
         if idle is not None:
-            idle.notes.clear()
+            idle.forget()
             del self._pools[idle.name]
 
     def _close_all(self) -> None:

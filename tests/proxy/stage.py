@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import Any, Self
 
 from svcnet.proxy.child import Child
-from svcnet.proxy.row import Backend, Rule, Service
+from svcnet.proxy.row import Backend, Choice, Rule, Service
 
 PATIENCE_SECONDS = 30.0
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -47,7 +47,13 @@ class Stage:
         self.child.tell([(message, list(fds))])
         assert self.child.confirm()
 
-    def frontend(self, *backends: Backend, protocol: str = "tcp", weights: Mapping[Backend, int] | None = None) -> int:
+    def frontend(
+        self,
+        *backends: Backend,
+        protocol: str = "tcp",
+        weights: Mapping[Backend, int] | None = None,
+        choice: Choice = Choice.TURN,
+    ) -> int:
         """Open a frontend to these backends; its number. Its address: `self.address(number)`."""
         self._idents += 1
         kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
@@ -56,7 +62,7 @@ class Stage:
         if protocol == "tcp":
             listener.listen(4096)
         self.listeners = getattr(self, "listeners", {}) | {self._idents: listener}
-        rule = leading_to(self._idents, *backends, weights=weights)
+        rule = leading_to(self._idents, *backends, weights=weights, choice=choice)
         self.tell({"put": [[self._idents, protocol, True, False, rule]]}, [listener.fileno()])
         return self._idents
 
@@ -100,9 +106,12 @@ class Stage:
         return self.keep(server.accept()[0])
 
 
-def leading_to(ident: int, *backends: Backend, weights: Mapping[Backend, int] | None = None) -> list[Any]:
+def leading_to(
+    ident: int, *backends: Backend, weights: Mapping[Backend, int] | None = None, choice: Choice = Choice.TURN
+) -> list[Any]:
     """A rule as it is told to a worker."""
-    return Rule(Service(f"service {ident}", dict.fromkeys(backends, 1) | dict(weights or {}))).encoded()
+    weighted = dict.fromkeys(backends, 1) | dict(weights or {})
+    return Rule(Service(f"service {ident}", weighted, choice=choice)).encoded()
 
 
 def read_all(sock: socket.socket) -> bytes:

@@ -1,25 +1,28 @@
 """Many clients of a service with affinity, in userspace mode: who stays where."""
 
 import os
+import select
 import signal
+import socket
 
 import pytest
 
+from svcnet.proxy.row import Choice
 from tests.harness.crowd import CLIENTS, moved, settle, sticky, visit
 from tests.harness.files import endpoints
 from tests.harness.minion import A6, B6, VIP, VIP6, A, B, C, Minion
 from tests.harness.stage import minion
 from tests.harness.until import until
 from tests.proxy.processes import another_than, children
+from tests.proxy.stage import Stage
 
 __all__ = ["minion"]
-
-pytestmark = pytest.mark.kernel
 
 MODE = "--mode=userspace"
 STRANGERS = [f"198.18.6.{n}" for n in range(1, 100)]
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize("workers", [1, 2])
 def test_250_clients_stay_until_their_endpoint_goes_also_with_two_workers(minion: Minion, workers: int) -> None:
     settle(minion)
@@ -39,6 +42,7 @@ def test_250_clients_stay_until_their_endpoint_goes_also_with_two_workers(minion
     assert moved(before, visit(minion, VIP, CLIENTS[4])) == {client for client, at in before.items() if at == B}
 
 
+@pytest.mark.kernel
 def test_250_clients_stay_when_a_worker_is_killed_or_the_daemon_starts_anew(minion: Minion) -> None:
     settle(minion)
     minion.put(sticky(10800), endpoints("web", A, B))
@@ -52,3 +56,28 @@ def test_250_clients_stay_when_a_worker_is_killed_or_the_daemon_starts_anew(mini
     daemon.stop()
     minion.daemon(MODE, "--proxy-workers=2").ready()
     assert moved(before, visit(minion, VIP, CLIENTS[4])) == set()
+
+
+@pytest.mark.parametrize("choice", [Choice.AFFINITY, Choice.HASH])
+def test_a_client_whose_endpoint_refuses_goes_to_another_and_with_affinity_stays_there(
+    stage: Stage, choice: Choice
+) -> None:
+    servers = [stage.server() for _ in range(2)]
+    ident = stage.frontend(*(backend for _, backend in servers), choice=choice)
+
+    def led() -> int:
+        """The number of the server that a connection comes to."""
+        with stage.client(ident):
+            (ready, *others), _, _ = select.select([s for s, _ in servers], [], [])
+            assert not others
+            stage.accept(ready).close()
+        return next(number for number, (s, _) in enumerate(servers) if s is ready)
+
+    first = led()
+    server, backend = servers[first]
+    server.shutdown(socket.SHUT_RDWR)
+    servers[first] = stage.server()  # nobody is led there
+    assert led() == 1 - first
+    server.listen()
+    servers[first] = (server, backend)
+    assert led() == (1 - first if choice is Choice.AFFINITY else first)

@@ -1,5 +1,7 @@
 """Node ports, external and load-balancer addresses in userspace mode, as the machine's routes and sockets show them."""
 
+import signal
+from contextlib import ExitStack
 from functools import partial
 
 import pytest
@@ -18,7 +20,7 @@ pytestmark = pytest.mark.kernel
 OPTIONS = ("--mode=userspace", "--external-ips=198.51.100.64/26,2001:db8:2::/64")
 EXTERNAL, OTHER, EXTERNAL6 = "198.51.100.80", "198.51.100.81", "2001:db8:2::80"
 MINION, NODE_PORT = "192.0.2.1", 30080
-POD, TALK_VIP, TALK_PORT = "192.0.2.130", "10.0.0.7", 7000
+POD, TALK_VIP, TALK_PORT = "192.0.2.130", "10.0.0.7", 30070
 TCP = ("TCP",)
 
 
@@ -161,3 +163,51 @@ def test_node_ports_follow_the_addresses_of_the_machine(minion: Minion) -> None:
     minion.put(service("other", "10.0.0.6", protocols=TCP), endpoints("other", C, protocols=TCP))
     assert minion.reaches("10.0.0.6", C)
     assert daemon.status()["left_out"] == []
+
+
+@pytest.mark.parametrize(("old", "new"), [("nftables", "userspace"), ("userspace", "nftables")])
+def test_a_reload_in_another_mode_cuts_nobody_at_an_external_address_or_a_node_port(
+    minion: Minion, old: str, new: str
+) -> None:
+    pod = minion.pod()
+    places = {
+        "here": (EXTERNAL, A, ""),
+        "there": (EXTERNAL, B, pod),
+        "port": (MINION, C, ""),
+        "ports": (MINION, A, pod),
+    }
+    minion.put(web(EXTERNAL), endpoints("web", A, B, protocols=TCP))
+    for number, (name, (address, endpoint, _)) in enumerate(places.items()):
+        minion.put(*talking(name, number, endpoint, address == MINION))
+    config = minion.root / "svcnet.toml"
+    config.write_text(f'mode = "{old}"\n')
+    daemon = minion.daemon(f"--config={config}", OPTIONS[1]).ready()
+    hammers = [minion.hammer(EXTERNAL, where) for where in ("", pod)]
+    with ExitStack() as clients:
+        calls = [
+            clients.enter_context(minion.call(address, endpoint, TALK_PORT + number, where))
+            for number, (address, endpoint, where) in enumerate(places.values())
+        ]
+        for hammer in hammers:
+            clients.enter_context(hammer)
+        until(lambda: all(hammer.answers > 20 for hammer in hammers))
+        assert [call.say("before") for call in calls] == ["before"] * len(calls)
+        config.write_text(f'mode = "{new}"\n')
+        daemon.signal(signal.SIGHUP)
+        daemon.until(lambda: daemon.status()["mode"] == new)
+        daemon.ready()
+        asked = [hammer.answers for hammer in hammers]
+        until(lambda: all(hammer.answers > before + 50 for hammer, before in zip(hammers, asked, strict=True)))
+        assert [call.say("after") for call in calls] == ["after"] * len(calls)
+    daemon.until(lambda: bool(routes(minion)) == (new == "userspace"))
+    daemon.until(lambda: ("svcnet" in minion.ruleset()) == (new == "nftables"))
+    assert minion.reaches(EXTERNAL, A, B)
+
+
+def talking(name: str, number: int, endpoint: str, by_node_port: bool) -> tuple[Written, Written]:
+    """A service of one port, the same at its endpoint, with an external address or a node port."""
+    port = {"port": TALK_PORT + number, "protocol": "TCP", "name": "tcp"}
+    record = service(name, f"10.0.0.{10 + number}", protocols=TCP)
+    record["spec"]["ports"] = [{**port, "nodePort": TALK_PORT + number} if by_node_port else port]
+    record["spec"] |= {"type": "NodePort"} if by_node_port else {"externalIPs": [EXTERNAL]}
+    return record, {**endpoints(name, endpoint, protocols=TCP), "ports": [port]}

@@ -33,6 +33,21 @@ def where(made: Pool, now: float = 0.0) -> Mapping[str, Backend | None]:
     return {client: made.pick(client, now) for client in CLIENTS}
 
 
+def noted(made: Pool) -> int:
+    return sum(len(scope.notes) for scope in made.scopes.values())
+
+
+def test_a_client_that_comes_in_both_ways_stays_on_each() -> None:
+    web = Pool("web", Room())
+    web.update(Service("web", {A: 1, B: 1, C: 1}, {A: 1, B: 1}, Choice.AFFINITY, SECONDS))
+    first = {(client, local): web.pick(client, 0.0, local=local) for client in CLIENTS for local in (False, True)}
+    assert {(c, local): web.pick(c, 1.0, local=local) for c, local in first} == first
+    web.update(Service("web", {A: 1, B: 1}, {A: 1}, Choice.AFFINITY, SECONDS))
+    for (client, local), backend in first.items():
+        if not local and backend != C:
+            assert web.pick(client, 2.0) == backend
+
+
 def test_with_affinity_every_client_stays_while_others_come_and_loses_its_place_with_its_backend_alone() -> None:
     web = pool(A, B)
     before = where(web)
@@ -74,7 +89,7 @@ def test_a_backend_that_does_not_answer_loses_its_client_to_the_one_that_does() 
     assert second not in {None, first}
     assert web.pick(client, 1.0) == second
     assert web.pick(client, 1.0, (A, B, C)) is None
-    assert len(web.notes) == 0
+    assert noted(web) == 0
 
 
 def test_notes_have_a_limit_and_who_was_away_longest_is_forgotten_first() -> None:
@@ -86,12 +101,12 @@ def test_notes_have_a_limit_and_who_was_away_longest_is_forgotten_first() -> Non
         web.pick(client, 0.0)
     web.pick(CLIENTS[0], 1.0)
     web.pick("10.9.9.9", 1.0)
-    assert len(web.notes) == 100
+    assert noted(web) == 100
     lead(web, A, B)
     moved = {c for c in CLIENTS[:100] if web.pick(c, 1.0) != A}
     assert CLIENTS[0] not in moved
     assert other.pick(CLIENTS[0], 1.0) == A
-    assert (room.used, len(other.notes)) == (100, 0)
+    assert (room.used, noted(other)) == (100, 0)
 
 
 def test_notes_whose_time_is_over_make_room_as_others_are_written() -> None:
@@ -100,7 +115,7 @@ def test_notes_whose_time_is_over_make_room_as_others_are_written() -> None:
         web.pick(client, 0.0)
     for client in CLIENTS[100:150]:
         web.pick(client, SECONDS)
-    assert len(web.notes) == 50
+    assert noted(web) == 50
 
 
 @pytest.mark.parametrize("weights", [{A: 1, B: 1, C: 1}, {A: 3, B: 1}])
@@ -118,7 +133,7 @@ def test_source_hash_leads_a_client_where_the_kernel_paths_do(weights: dict[Back
 def test_by_turn_everybody_gets_the_next() -> None:
     web = pool(A, B, choice=Choice.TURN)
     assert Counter(where(web).values()) == {A: 250, B: 250}
-    assert len(web.notes) == 0
+    assert noted(web) == 0
 
 
 def test_pods_and_the_minion_itself_have_all_backends_others_those_of_this_minion() -> None:

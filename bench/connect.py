@@ -2,7 +2,7 @@
 
 Run by `bench/run.py --suite connect [--sizes N,N…] [--paths P,P…]`. Only connect(2) is timed: the first packet of a
 connection is the one that rules are looked through for. The asked service is the last of them. Two things to compare
-with: a minion without any rules, whose kernel does not track connections, and the server's own address beside the rules.
+with: a minion without rules, whose kernel does not track connections, and the server's own address beside the rules.
 """
 
 import argparse

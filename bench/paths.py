@@ -140,7 +140,7 @@ class Ground:
     """Made when entered; gone when left, also when making it fails half-way. `left_out`: path → why it is not there."""
 
     def __init__(self, names: Iterable[str], cores: Cores, services: int = 1) -> None:
-        """`services`: so many have virtual IPs; the server is behind the last one, all others have made-up endpoints."""
+        """`services`: so many have virtual IPs; the server is behind the last one, all others lead nowhere real."""
         self.names = list(names)
         self._services = services
         self.left_out: dict[str, str] = {}

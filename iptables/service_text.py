@@ -49,7 +49,7 @@ def set_name(front: Frontend, treatment: Treatment, target: Target) -> str:
 
 
 class _Service:
-    def __init__(self, front: Frontend, treatment: Treatment, parameters: Parameters, marks_hairpin: bool) -> None:  # noqa: FBT001 (private, one caller)
+    def __init__(self, front: Frontend, treatment: Treatment, parameters: Parameters, marks_hairpin: bool) -> None:
         self.marks_hairpin = marks_hairpin
         self.front, self.treatment, self.parameters = front, treatment, parameters
         self.name = service_name(front)

@@ -183,7 +183,7 @@ class Child:
                 if self._stopping.is_set():
                     now.socket.shutdown(socket.SHUT_RDWR)
                 else:
-                    self.tell(self._greeting(self._number))
+                    self.tell([*self._greeting(self._number), ({"ack": 0}, ())])  # it tells its limits with that
             self._listen(now.socket)
             with self._lock, self._told:
                 self._socket = None
@@ -207,7 +207,7 @@ class Child:
                 return
             while (got := inbox.take()) is not None:
                 with self._told:
-                    self._confirmed = got[0].pop("ack")
+                    self._confirmed = max(self._confirmed, got[0].pop("ack"))
                     self.counters = got[0]
                     self._told.notify_all()
             if not alive:

@@ -8,6 +8,7 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from svcnet.proxy.counts import BYTES_IN, BYTES_OUT, CONNECTIONS, FAILURES, Tally
 from svcnet.proxy.lead import Lead
 from svcnet.proxy.loop import EDGES, Timer
 from svcnet.proxy.place import Place
@@ -28,13 +29,14 @@ Client = tuple[str, int] | tuple[str, int, int, int]
 class Flow:
     """One client's datagrams, to one backend after another until one does not refuse."""
 
-    __slots__ = ("_refused", "_unanswered", "backend", "client", "door", "last", "sock", "timer")
+    __slots__ = ("_refused", "_tally", "_unanswered", "backend", "client", "door", "last", "sock", "timer")
 
     def __init__(self, door: "UdpDoor", client: Client) -> None:
         self.door, self.client = door, client
         self.sock: socket.socket | None = None
         self.backend: Backend | None = None
         self._refused: tuple[Backend, ...] = ()
+        self._tally: Tally | None = None
         self._unanswered: bytes | None = None
         """The last datagram of the client, until there is an answer: what a backend refuses, the next one gets."""
         self.last = door.place.loop.now
@@ -56,6 +58,8 @@ class Flow:
             except OSError:
                 return  # the kernel has no room, or no way: as if it was lost
             else:
+                if self._tally is not None:
+                    self._tally.add(BYTES_IN, len(data))
                 return
         self.end()
 
@@ -78,6 +82,8 @@ class Flow:
                 self._fail()
             else:
                 place.loop.add(sock.fileno(), self._on_reply, EDGES)
+                self._tally = self.door.tallies.of(backend)
+                self._tally.add(CONNECTIONS)
                 return True
         return False
 
@@ -91,6 +97,7 @@ class Flow:
         self.door.place.counters.dial_failures += 1
         if self.backend is not None:
             self._refused += (self.backend,)
+            self.door.tallies.of(self.backend).add(FAILURES)
         self._disconnect()
 
     def _on_reply(self, _events: int) -> None:
@@ -109,6 +116,8 @@ class Flow:
                 return
             self._unanswered, self._refused = None, ()
             self.last = place.loop.now
+            if self._tally is not None:
+                self._tally.add(BYTES_OUT, number)
             self.door.reply(self.client, place.view[:number])
         place.loop.again(self._more)
 

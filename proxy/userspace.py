@@ -14,6 +14,7 @@ from svcnet.endpoints import Networks
 from svcnet.model.frontend import Frontend
 from svcnet.proxy import route
 from svcnet.proxy.child import Child, Message
+from svcnet.proxy.ledger import Ledger
 from svcnet.proxy.left import Left
 from svcnet.proxy.listening import most_listeners, raise_limit, why_not
 from svcnet.proxy.opened import Opened
@@ -48,6 +49,8 @@ class Userspace:
         self._failed: dict[Frontend, str] = {}
         self._idents = 0
         self._most = most_listeners(workers)
+        self.ledger = Ledger(workers)
+        """What the workers count."""
         self._children = tuple(Child(number, self._lock, self._everything) for number in range(workers))
         self._stopping = threading.Event()
         self._retrying: threading.Thread | None = None
@@ -117,6 +120,7 @@ class Userspace:
         if drops or told:
             for child in self._children:
                 child.confirm()
+            self.ledger.settle()
         return len(drops) + len(told)
 
     def leave(self) -> Left:
@@ -130,6 +134,7 @@ class Userspace:
         self._stopping.set()
         for child in self._children if self._retrying is not None else ():
             child.stop()
+        self.ledger.close()
         with self._lock:
             for opened in self._open.values():
                 opened.close()
@@ -166,6 +171,7 @@ class Userspace:
         opened = self._open.pop(frontend, None)
         if opened is None:
             return None
+        self.ledger.forget(frontend)
         opened.close()
         return opened.ident
 
@@ -198,7 +204,8 @@ class Userspace:
 
     def _everything(self, number: int) -> Sequence[Message]:
         """What a new worker is told."""
-        return [({"pods": self._pods}, ()), *self._messages(number, [(frontend, True) for frontend in self._open], [])]
+        first: list[Message] = [({"counts": True}, [self.ledger.block(number)]), ({"pods": self._pods}, ())]
+        return [*first, *self._messages(number, [(frontend, True) for frontend in self._open], [])]
 
     def _messages(self, number: int, puts: Sequence[tuple[Frontend, bool]], drops: Sequence[int]) -> list[Message]:
         messages: list[Message] = [({"drop": drops}, ())] if drops else []
@@ -208,8 +215,11 @@ class Userspace:
         return messages
 
     def _row(self, frontend: Frontend, fresh: bool) -> list[Any]:
-        opened = self._open[frontend]
-        return [opened.ident, frontend.protocol, fresh, opened.is_filtered, self._rows[frontend].encoded()]
+        opened, rule = self._open[frontend], self._rows[frontend]
+        slots = self.ledger.assign(frontend, (*rule.service.targets, *rule.service.local))
+        own = slots.pop(None)
+        rows = [[*backend, slot] for backend, slot in slots.items() if backend is not None]
+        return [opened.ident, frontend.protocol, fresh, opened.is_filtered, rule.encoded(), own, rows]
 
     def _retry(self) -> None:
         while not self._stopping.wait(RETRY_SECONDS):

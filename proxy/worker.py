@@ -32,6 +32,7 @@ from svcnet.proxy.loop import Loop
 from svcnet.proxy.patience import Patience
 from svcnet.proxy.place import Place
 from svcnet.proxy.pool import Pool, Room
+from svcnet.proxy.relay import DESCRIPTORS
 from svcnet.proxy.row import Backend, Rule
 from svcnet.proxy.tallies import Slots
 from svcnet.proxy.way import Ways
@@ -136,7 +137,8 @@ class Worker:
 
     def _confirm(self, number: int) -> None:
         with contextlib.suppress(OSError):  # the daemon is gone, which the next read will tell
-            send(self._control, {"ack": number, **self._place.counters.as_dict()})
+            limit = {"most_connections": self._place.budget.total // DESCRIPTORS}
+            send(self._control, {"ack": number, **limit, **self._place.counters.as_dict()})
 
     def _open(self, ident: int, protocol: str, sock: socket.socket) -> None:
         # A listener always gets its place: the daemon keeps their number below what a worker can have.

@@ -30,6 +30,7 @@ from svcnet.cli.main import run
 from svcnet.cli.name_left import NameLeft
 from svcnet.cli.name_service import NameService
 from svcnet.cli.option import config_options
+from svcnet.cli.proxied import Proxied
 from svcnet.cli.vet import vet
 from svcnet.cli.whereabouts import Whereabouts
 from svcnet.config import OPTIONS, Config
@@ -101,13 +102,15 @@ class Daemon:
         )
         self._again = asyncio.Event()
 
-    def _accounts(self) -> Tally | None:
-        """Who counts traffic: where the kernel carries it, unless the operator wants no such metrics."""
+    def _accounts(self) -> Tally | Proxied | None:
+        """Who counts traffic, by who carries it, unless the operator wants no such metrics."""
         self.parts_state["traffic"] = OFF
-        if self.chosen.flows is None or not self.options.traffic_series:
+        flows, counted = self.chosen.flows, self.chosen.counted
+        if (flows is None and counted is None) or not self.options.traffic_series:
             return None
-        self.metrics.traffic = Traffic(self.options.traffic_series)
-        return Tally(self.metrics.traffic, partial(self.parts_state.__setitem__, "traffic"))
+        traffic = self.metrics.traffic = Traffic(self.options.traffic_series)
+        on_state = partial(self.parts_state.__setitem__, "traffic")
+        return Proxied(traffic, on_state, counted) if counted is not None else Tally(traffic, on_state)
 
     def report(self) -> Report:
         """What /status says now."""

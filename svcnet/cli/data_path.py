@@ -4,7 +4,7 @@ Owns: `--mode`, the trial of what works here, `--cleanup`. Errors say what is mi
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from svcnet.iptables.xtables import Xtables, foreign_rules, installed, require_p
 from svcnet.model.errors import ConfigError, KernelError, NotPermittedError, SvcnetError
 from svcnet.model.snapshot import LeftOut
 from svcnet.proxy import route
+from svcnet.proxy.ledger import Counted
 from svcnet.proxy.left import Left
 from svcnet.status.gather import Mode
 
@@ -47,6 +48,8 @@ class Chosen(NamedTuple):
     """Ends them."""
     led: Callable[[str, str, int], dict[str, Any]] = lambda *_: {}
     """Where an address, protocol and port leads, if only the process itself knows: `targets`, or `why` not."""
+    counted: Callable[[], Iterable[Counted]] | None = None
+    """What a proxy has carried since the last time, where it is not the kernel that does."""
     leave: Callable[[], Left] = Left
     """Instead, before this process becomes another program: those that serve until that does."""
 
@@ -158,6 +161,7 @@ def _userspace(config: Config, left: Left, reason: str) -> Chosen:
         states=path.states,
         stop=path.proxy.stop,
         led=path.led,
+        counted=path.proxy.ledger.take,
         leave=path.proxy.leave,
     )
 

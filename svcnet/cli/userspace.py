@@ -14,6 +14,7 @@ from svcnet.model.frontend import Frontend
 from svcnet.model.snapshot import LeftOut
 from svcnet.plan import Plan, diff
 from svcnet.proxy import route
+from svcnet.proxy.child import Child
 from svcnet.proxy.listening import listening
 from svcnet.proxy.route import Network
 from svcnet.proxy.row import Backend, Choice, Reach, Rule, Service, Weights
@@ -104,9 +105,15 @@ class UserspacePath:
         return told | {"ours": ours, "why": self.proxy.failed.get(front, "")}
 
     def states(self) -> dict[str, str]:
-        """The state of each worker."""
-        alive = "running", "failed: it ended, and another is being started"
-        return {f"proxy worker {n}": alive[not worker.pid] for n, worker in enumerate(self.proxy.workers)}
+        """The state of each worker, with its limit; whoever comes when it is reached waits in the kernel's queue."""
+        return {f"proxy worker {n}": _state(worker) for n, worker in enumerate(self.proxy.workers)}
+
+
+def _state(worker: Child) -> str:
+    if not worker.pid:
+        return "failed: it ended, and another is being started"
+    most = worker.counters.get("most_connections")
+    return f"running: at most {most} connections" if most else "running"
 
 
 def rule(treatment: Treatment) -> Rule:

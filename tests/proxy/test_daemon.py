@@ -1,6 +1,7 @@
 """`--mode userspace`: the daemon with its worker, as clients and an operator see it."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -34,12 +35,23 @@ def test_services_are_served_in_both_families_and_protocols(minion: Minion) -> N
     for protocol in ("tcp", "udp"):
         assert minion.reaches(VIP, A, B, protocol=protocol)
         assert minion.reaches(VIP6, A6, B6, protocol=protocol)
+    daemon.until(lambda: re.fullmatch(r"running: at most \d+ connections", daemon.status()["parts"]["proxy worker 0"]))
     status = daemon.status()
     assert status["mode"] == "userspace"
     assert status["left_out"] == []
-    assert status["parts"]["proxy worker 0"] == "running"
     plan = minion.svcnet("plan", *minion.options(), MODE)
     assert plan.stdout == "0 to create, 0 to update, 0 to delete\n", plan.stderr
+
+
+def test_traffic_is_counted_by_service_and_endpoint(minion: Minion) -> None:
+    minion.put(service("web", VIP), endpoints("web", A))
+    daemon = minion.daemon(MODE).ready()
+    for _ in range(3):
+        assert minion.ask(VIP) == A
+    service_labels = 'namespace="default",port="80",protocol="tcp",service="web"'
+    daemon.until(lambda: f"svcnet_service_connections_total{{{service_labels}}} 3.0" in daemon.get("/metrics")[1])
+    assert f'svcnet_endpoint_connections_total{{endpoint="{A}:8080",{service_labels}}} 3.0' in daemon.get("/metrics")[1]
+    assert 'svcnet_service_bytes_total{direction="out"' in daemon.get("/metrics")[1]
 
 
 def test_no_rule_of_netfilter_is_made(minion: Minion) -> None:

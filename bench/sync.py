@@ -1,7 +1,7 @@
 """From records to packets at a size: first packet, one change, memory, health; the chain-per-service shape beside it.
 
 Run by `bench/run.py --suite sync [--mode M] [--services N] [--endpoints E] [--changes C] [--chains N,N…]`. The daemon
-is pinned to the first core, the client to the last. Traffic goes to addresses of this namespace's loopback device alone.
+is pinned to the first core, the client to the last. Traffic goes to addresses of the namespace's lo alone.
 """
 
 import argparse

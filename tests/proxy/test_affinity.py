@@ -7,14 +7,14 @@ import socket
 
 import pytest
 
-from svcnet.proxy.row import Choice
+from svcnet.proxy.row import Backend, Choice
 from tests.harness.crowd import CLIENTS, moved, settle, sticky, visit
 from tests.harness.files import endpoints
 from tests.harness.minion import A6, B6, VIP, VIP6, A, B, C, Minion
 from tests.harness.stage import minion
 from tests.harness.until import until
 from tests.proxy.processes import another_than, children
-from tests.proxy.stage import Stage
+from tests.proxy.stage import HOST, Stage
 
 __all__ = ["minion"]
 
@@ -62,7 +62,8 @@ def test_250_clients_stay_when_a_worker_is_killed_or_the_daemon_starts_anew(mini
 def test_a_client_whose_endpoint_refuses_goes_to_another_and_with_affinity_stays_there(
     stage: Stage, choice: Choice
 ) -> None:
-    servers = [stage.server() for _ in range(2)]
+    made = [stage.keep(socket.create_server((HOST, 0))) for _ in range(2)]
+    servers = [(server, Backend(*server.getsockname())) for server in made]
     ident = stage.frontend(*(backend for _, backend in servers), choice=choice)
 
     def led() -> int:
@@ -74,10 +75,9 @@ def test_a_client_whose_endpoint_refuses_goes_to_another_and_with_affinity_stays
         return next(number for number, (s, _) in enumerate(servers) if s is ready)
 
     first = led()
-    server, backend = servers[first]
-    server.shutdown(socket.SHUT_RDWR)
+    backend = servers[first][1]
+    servers[first][0].close()
     servers[first] = stage.server()  # nobody is led there
     assert led() == 1 - first
-    server.listen()
-    servers[first] = (server, backend)
+    servers[first] = stage.keep(socket.create_server(backend)), backend  # with SO_REUSEADDR
     assert led() == (1 - first if choice is Choice.AFFINITY else first)

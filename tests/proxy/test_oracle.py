@@ -1,0 +1,178 @@
+"""The same conversations through a worker and through HAProxy, where that is installed: they end alike.
+
+What is known to end otherwise is in docs/adr/0008, and not asked of HAProxy here.
+"""
+
+import hashlib
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from svcnet.proxy.row import Backend
+from tests.proxy.stage import HOST, PATIENCE_SECONDS, Stage, read_all
+
+MIB = 1 << 20
+LONG = 256
+"""MiB each way on one connection."""
+MANY, OF_MANY = 64, 4
+"""Connections at a time, MiB on each."""
+BLOCK = bytes(range(256)) * 4096
+CONFIG = """
+global
+  nbthread 1
+defaults
+  mode tcp
+  timeout connect 250ms
+  timeout client 30s
+  timeout server 30s
+  retries 3
+  option redispatch 1
+  option splice-auto
+listen test
+  bind fd@{listener}
+"""
+
+Connect = Callable[[], socket.socket]
+Front = Callable[..., Connect]
+HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
+
+
+@pytest.fixture(params=["svcnet", *(["haproxy"] if HAPROXY else [])])
+def front(request: pytest.FixtureRequest, stage: Stage, tmp_path: Path) -> Iterator[Front]:
+    """Makes a frontend to backends; gives what connects to it."""
+    with ExitStack() as stack:
+
+        def ours(*backends: Backend) -> Connect:
+            ident = stage.frontend(*backends)
+            return lambda: stage.client(ident)
+
+        def haproxy(*backends: Backend) -> Connect:
+            listener = stage.keep(socket.create_server((HOST, 0), backlog=512))
+            servers = "".join(f"  server s{n} {backend}\n" for n, backend in enumerate(backends))
+            config = tmp_path / "haproxy.cfg"
+            config.write_text(CONFIG.format(listener=listener.fileno()) + servers)
+            process = stack.enter_context(
+                subprocess.Popen([str(HAPROXY), "-db", "-q", "-f", str(config)], pass_fds=[listener.fileno()])
+            )
+            stack.callback(process.terminate)
+            return lambda: stage.keep(socket.create_connection(listener.getsockname(), PATIENCE_SECONDS))
+
+        yield ours if request.param == "svcnet" else haproxy
+
+
+def send_blocks(sock: socket.socket, number: int) -> None:
+    """So many MiB, and a FIN."""
+    for turn in range(number):
+        sock.sendall(BLOCK[turn % 251 :])
+        sock.sendall(BLOCK[: turn % 251])
+    sock.shutdown(socket.SHUT_WR)
+
+
+def expected(number: int) -> str:
+    """The checksum of what `send_blocks` sends."""
+    whole = hashlib.sha256()
+    for turn in range(number):
+        whole.update(BLOCK[turn % 251 :] + BLOCK[: turn % 251])
+    return whole.hexdigest()
+
+
+def checksum(sock: socket.socket) -> str:
+    """Of all that comes."""
+    whole, buffer = hashlib.sha256(), bytearray(MIB)
+    while number := sock.recv_into(buffer):
+        whole.update(memoryview(buffer)[:number])
+    return whole.hexdigest()
+
+
+def at_once(*acts: Callable[[], None]) -> None:
+    """Do all of them at the same time, and wait for them."""
+    threads = [threading.Thread(target=act) for act in acts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_a_server_speaks_first(front: Front, stage: Stage) -> None:
+    server, backend = stage.server()
+    client = front(backend)()
+    stage.accept(server).sendall(b"220 hello")
+    assert client.recv(100) == b"220 hello"
+
+
+def test_a_request_with_its_end_before_the_dial_is_done_is_whole(front: Front, stage: Stage) -> None:
+    server, backend = stage.server()
+    connect = front(stage.dead(), backend)
+    for _ in range(4):
+        client = connect()
+        client.sendall(b"request")
+        client.shutdown(socket.SHUT_WR)
+        inner = stage.accept(server)
+        assert read_all(inner) == b"request"
+        inner.sendall(b"reply")
+        inner.close()
+        assert read_all(client) == b"reply"
+
+
+def test_a_client_goes_on_after_the_server_finished(front: Front, stage: Stage) -> None:
+    server, backend = stage.server()
+    client = front(backend)()
+    inner = stage.accept(server)
+    inner.shutdown(socket.SHUT_WR)
+    assert client.recv(1) == b""
+    client.sendall(b"x" * 10_000)
+    client.close()
+    assert read_all(inner) == b"x" * 10_000
+
+
+def test_much_both_ways_at_once_is_whole(front: Front, stage: Stage) -> None:
+    server, backend = stage.server()
+    client = front(backend)()
+    inner = stage.accept(server)
+    sums: dict[str, str] = {}
+    at_once(
+        lambda: send_blocks(client, LONG),
+        lambda: send_blocks(inner, LONG),
+        lambda: sums.update(up=checksum(inner)),
+        lambda: sums.update(down=checksum(client)),
+    )
+    assert sums == dict.fromkeys(("up", "down"), expected(LONG))
+
+
+def test_many_connections_at_once_are_whole(front: Front, stage: Stage) -> None:
+    server, backend = stage.server(backlog=MANY)
+    connect = front(backend)
+    pairs = [(connect(), stage.accept(server)) for _ in range(MANY)]
+    sums: list[str] = []
+    acts: list[Callable[[], None]] = []
+    for client, inner in pairs:
+        acts.append(lambda inner=inner: send_blocks(inner, OF_MANY))  # type: ignore[misc]
+        acts.append(lambda client=client: sums.append(checksum(client)))  # type: ignore[misc]
+    at_once(*acts)
+    assert sums == [expected(OF_MANY)] * MANY
+
+
+def test_readers_that_do_not_read_cost_little_memory(stage: Stage) -> None:
+    """Of a worker alone: HAProxy has fixed buffers."""
+    server, backend = stage.server(backlog=MANY)
+    connect = stage.frontend(backend)
+    clients, inner = zip(*((stage.client(connect), stage.accept(server)) for _ in range(MANY)), strict=True)
+    before = memory(stage.child.pid)
+    for one in inner:
+        one.settimeout(0.05)  # as long as it takes until nothing moves any more
+        with pytest.raises(TimeoutError):
+            one.sendall(bytes(256 * MIB))
+    assert memory(stage.child.pid) - before < MANY * MIB // 2
+    assert all(client.recv(1) == b"\0" for client in clients)
+
+
+def memory(pid: int) -> int:
+    """Bytes that are a process's alone."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Private_"))

@@ -22,6 +22,8 @@ IDLE_SECONDS = 20.0
 DATAGRAMS_A_TURN = 64
 LARGEST_BYTES = 65535
 RECEIVE_BUFFER_BYTES = 4 << 20
+SO_RCVBUFFORCE = 33
+"""asm-generic/socket.h; Python has no name for it."""
 
 Client = tuple[str, int] | tuple[str, int, int, int]
 
@@ -42,13 +44,13 @@ class Flow:
         self.last = door.place.loop.now
         self.timer: Timer = door.place.loop.later(IDLE_SECONDS, self._look)
 
-    def send(self, data: memoryview) -> None:
+    def send(self, data: bytes) -> None:
         """From the client to the backend."""
         self.last = self.door.place.loop.now
-        self._unanswered = bytes(data)
+        self._unanswered = data
         self._send(data)
 
-    def _send(self, data: memoryview | bytes) -> None:
+    def _send(self, data: bytes) -> None:
         while self.sock is not None or self._connect():
             assert self.sock is not None
             try:
@@ -58,8 +60,9 @@ class Flow:
             except OSError:
                 return  # the kernel has no room, or no way: as if it was lost
             else:
-                if self._tally is not None:
-                    self._tally.add(BYTES_IN, len(data))
+                tally = self._tally
+                if tally is not None:
+                    tally.cells[tally.at + BYTES_IN] += len(data)
                 return
         self.end()
 
@@ -101,12 +104,12 @@ class Flow:
         self._disconnect()
 
     def _on_reply(self, _events: int) -> None:
-        place = self.door.place
+        place, door, sock = self.door.place, self.door, self.sock
         for _ in range(DATAGRAMS_A_TURN):
-            if self.sock is None:
+            if sock is None or self.sock is not sock:
                 return
             try:
-                number = self.sock.recv_into(place.buffer, LARGEST_BYTES)
+                number = sock.recv_into(place.buffer, LARGEST_BYTES)
             except BlockingIOError:
                 return
             except OSError:
@@ -116,9 +119,10 @@ class Flow:
                 return
             self._unanswered, self._refused = None, ()
             self.last = place.loop.now
-            if self._tally is not None:
-                self._tally.add(BYTES_OUT, number)
-            self.door.reply(self.client, place.view[:number])
+            tally = self._tally
+            if tally is not None:
+                tally.cells[tally.at + BYTES_OUT] += number
+            door.reply(self.client, place.view[:number])
         place.loop.again(self._more)
 
     def _more(self) -> None:
@@ -143,8 +147,9 @@ class UdpDoor:
         self._sock = sock
         self._flows: dict[Client, Flow] = {}
         sock.setblocking(False)
-        with suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        for option in (socket.SO_RCVBUF, SO_RCVBUFFORCE):  # the second is not held to rmem_max, and needs CAP_NET_ADMIN
+            with suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, option, RECEIVE_BUFFER_BYTES)
         place.loop.add(sock.fileno(), self._on_datagram, EDGES)
 
     def update(self, slots: Slots = NO_SLOTS) -> None:
@@ -172,27 +177,28 @@ class UdpDoor:
 
     def reply(self, client: Client, data: memoryview) -> None:
         """From the virtual IP to a client."""
-        with suppress(OSError):  # no room, no way: as if it was lost
+        try:
             self._sock.sendto(data, client)
+        except OSError:  # no room, no way: as if it was lost
+            return
 
     def _on_datagram(self, _events: int) -> None:
-        place = self.place
+        place, find, take = self.place, self._flows.get, self._sock.recvfrom_into
         for _ in range(DATAGRAMS_A_TURN):
-            if self._sock.fileno() < 0:
-                return
             try:
-                number, client = self._sock.recvfrom_into(place.buffer, LARGEST_BYTES)
+                number, client = take(place.buffer, LARGEST_BYTES)
             except BlockingIOError:
                 return
             except OSError:
                 continue  # an ICMP error about a reply of ours: the client is gone
-            flow = self._flows.get(client) or self._new_flow(client)
+            flow = find(client) or self._new_flow(client)
             if flow is not None:
-                flow.send(place.view[:number])
+                flow.send(bytes(place.view[:number]))
         place.loop.again(self._more)
 
     def _more(self) -> None:
-        self._on_datagram(0)
+        if self._sock.fileno() >= 0:
+            self._on_datagram(0)
 
     def _new_flow(self, client: Client) -> Flow | None:
         if not self.place.budget.take(1):

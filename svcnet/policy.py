@@ -3,6 +3,7 @@
 Owns: which addresses a record may claim, which source ranges count, what the balance annotation means to a kernel.
 """
 
+from ipaddress import ip_network
 from typing import NamedTuple
 
 from svcnet.endpoints import Networks
@@ -14,6 +15,11 @@ from svcnet.model.snapshot import LeftOut
 HIDING = frozenset({"service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"})
 """A Service with one of these labels, whatever its value, is not kube-proxy's to serve: its names alone are ours."""
 BALANCE = "svcnet.dev/balance"
+_IPV4 = ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32")
+_IPV6 = ("::/127", "fe80::/10", "ff00::/8")
+SPECIAL = Networks(map(ip_network, (*_IPV4, *_IPV6)))
+"""What no record may claim, whoever allows it, as in Kubernetes (validation of externalIPs): unspecified, loopback,
+where the minion's own programs talk to themselves, link-local, where metadata is, multicast and broadcast."""
 
 
 class Judged(NamedTuple):
@@ -31,8 +37,8 @@ def policy_of(service: Service, family: int, external: Networks) -> Judged:
 
     def allowed(addresses: tuple[str, ...], what: str) -> tuple[str, ...]:
         mine = dict.fromkeys(a for a in addresses if (":" in a) == (family == 6))
-        refused = [a for a in mine if external.holding(a) is None]
-        left_out.extend(LeftOut(f"{what} {a} of {service.key}", "not in --external-ips") for a in refused)
+        refused = {a: why for a in mine if (why := _refusal(a, external))}
+        left_out.extend(LeftOut(f"{what} {a} of {service.key}", why) for a, why in refused.items())
         return tuple(a for a in mine if a not in refused)
 
     balancer = service.type == "LoadBalancer"
@@ -50,6 +56,13 @@ def policy_of(service: Service, family: int, external: Networks) -> Judged:
         elsewhere=_is_hidden(service),
     )
     return Judged(policy, tuple(left_out))
+
+
+def _refusal(address: str, external: Networks) -> str:
+    if external.holding(address) is None:
+        return "not in --external-ips"
+    network = SPECIAL.holding(address)
+    return f"{network} is no service's, whatever --external-ips allows" if network else ""
 
 
 def _is_plain(service: Service) -> bool:

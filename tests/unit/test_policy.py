@@ -70,6 +70,22 @@ def test_addresses_that_the_operator_does_not_allow_are_left_out_with_the_reason
 
 
 @pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1", "0.0.0.0", "169.254.169.254", "224.0.0.1", "255.255.255.255", "::1", "::", "fe80::1", "ff02::1"],
+)
+def test_no_service_gets_the_machines_special_addresses_even_if_all_are_allowed(address: str) -> None:
+    t = Tracker(Networks(()), "m1", Networks([ip_network("0.0.0.0/0"), ip_network("::/0")]))
+    fields: dict[str, Any] = {"type": "LoadBalancer", "external_ips": (address,), "ingress": (Ingress(address),)}
+    ip = "fd00:10::5" if ":" in address else "10.0.0.5"
+    t.fold([Put(replace(service(ip=ip, **fields), ip_families=("IPv6" if ":" in address else "IPv4",)), 1)])
+    (port,) = t.snapshot.ports.values()
+    assert port.policy.external_ips == port.policy.load_balancer_ips == ()
+    told = [item for item in t.left_out() if address in item.what]
+    assert len(told) == 2
+    assert all("whatever --external-ips allows" in item.reason for item in told)
+
+
+@pytest.mark.parametrize(
     ("endpoints", "inside", "outside"),
     [
         ((HERE, AWAY), Class.INTERNAL_LOCAL, Class.EXTERNAL_LOCAL),

@@ -19,6 +19,8 @@ MOST_ANSWERS = 65536
 """Beyond this the oldest go. About 40 MiB."""
 MOST_NEGATIVE = 16384
 """Apart, as somebody may ask for random names: those push out only each other."""
+MOST_BYTES = 32 << 20
+"""Of all replies: one by TCP may have 64 KiB, in as many orders as there are, for every size that a client may name."""
 
 _PLAIN = b"\0\1\0\0\0\0\0\0"
 _WITH_OPT = b"\0\1\0\0\0\0\0\1"
@@ -31,11 +33,14 @@ _SERIAL_AT, _SERIAL_END = -20, -16
 class Ready:
     """One reply without its id. `whole` is None where it is not always the same: then `next` has it."""
 
-    __slots__ = ("_after", "_before", "_turn", "_turns", "cell", "whole")
+    __slots__ = ("_after", "_before", "_turn", "_turns", "cell", "names", "size", "whole")
 
-    def __init__(self, turns: Sequence[bytes], serial_at: int, cell: Cell) -> None:
+    def __init__(self, turns: Sequence[bytes], serial_at: int, cell: Cell, names: tuple[bytes, ...]) -> None:
         self.cell = cell
         """Where it is counted when it goes out."""
+        self.names = names
+        """The whole names that it tells of."""
+        self.size = sum(map(len, turns))
         self.whole = turns[0] if len(turns) == 1 and not serial_at else None
         self._turn, self._turns, self._before, self._after = 0, turns, b"", b""
         if serial_at:
@@ -63,6 +68,8 @@ class Answers:
         self._asked: dict[bytes, bytes | set[bytes]] = {}
         """Whole name → the packets whose replies tell of it."""
         self._order: tuple[deque[bytes], deque[bytes]] = (deque(), deque())
+        self._bytes = 0
+        """Of all replies that are remembered."""
         self.serial = bytes(4)
         """Of every SOA."""
 
@@ -100,7 +107,7 @@ class Answers:
         cut = turns[0][0] & TC >> 8
         behind_soa = 11 if query.edns else 0
         serial_at = len(turns[0]) + _SERIAL_AT - behind_soa if answer.volatile and not cut else 0
-        ready = Ready(turns, serial_at, cell)
+        ready = Ready(turns, serial_at, cell, answer.names)
         behind = _BEHIND_NAME.get(packet[4:12], 0)
         if keep and len(packet) == 12 + len(query.name) + behind:
             self._remember(packet[2:12] + query.name + packet[-behind:], ready, answer, stream)
@@ -112,13 +119,13 @@ class Answers:
         for name in names:
             keys = self._asked.pop(name, None)
             for key in (keys,) if isinstance(keys, bytes) else keys or ():
-                self._datagrams.pop(key, None)
-                self._streams.pop(key, None)
+                self._drop(key)
 
     def clear(self) -> None:
         """Drop everything."""
         for each in (self._datagrams, self._streams, self._asked, *self._order):
             each.clear()
+        self._bytes = 0
 
     def _respelled(self, packet: bytes, table: dict[bytes, Ready]) -> bytes | None:
         """Return the reply where only the case of the name is new: the question goes back as it came."""
@@ -151,10 +158,7 @@ class Answers:
 
     def _remember(self, key: bytes, ready: Ready, answer: Answer, stream: bool) -> None:
         (self._streams if stream else self._datagrams)[key] = ready
-        order, most = self._order[answer.volatile], MOST_NEGATIVE if answer.volatile else MOST_ANSWERS
-        order.append(key)
-        if len(order) > most:
-            self._drop(order.popleft())
+        self._bytes += ready.size
         for name in dict.fromkeys(answer.names):
             keys = self._asked.get(name)
             if keys is None or keys == key:
@@ -163,16 +167,28 @@ class Answers:
                 self._asked[name] = {keys, key}
             else:
                 keys.add(key)
+        order, most = self._order[answer.volatile], MOST_NEGATIVE if answer.volatile else MOST_ANSWERS
+        order.append(key)
+        if len(order) > most:
+            self._drop(order.popleft())
+        positive = self._order[False]
+        while self._bytes > MOST_BYTES and positive:
+            self._drop(positive.popleft())
 
     def _drop(self, key: bytes) -> None:
-        self._datagrams.pop(key, None)
-        self._streams.pop(key, None)
-        name = key[10 : -_BEHIND_NAME[key[2:10]]]
-        keys = self._asked.get(name)
-        if keys == key:
-            del self._asked[name]
-        elif isinstance(keys, set):
-            keys.discard(key)
+        """Leave nothing of what was asked so, by UDP or TCP: no name that it told of knows of it either."""
+        for ready in (self._datagrams.pop(key, None), self._streams.pop(key, None)):
+            if ready is None:
+                continue
+            self._bytes -= ready.size
+            for name in ready.names:
+                keys = self._asked.get(name)
+                if keys == key:
+                    del self._asked[name]
+                elif isinstance(keys, set):
+                    keys.discard(key)
+                    if not keys:
+                        del self._asked[name]
 
 
 def _spelled(reply: bytes, name: bytes) -> bytes:

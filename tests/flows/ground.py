@@ -58,7 +58,7 @@ class Ground:
             for name in names:
                 namespace.write_settings(name, IPV6)
             namespace.write_settings(self._names[MINION], FORWARDING)
-            # ICMP errors to all clients together, beside those to one; older kernels have no such count for a namespace.
+            # ICMP errors to all clients together, beside those to one; older kernels have no such count there.
             namespace.write_settings(self._names[MINION], [(path, "100000") for path in TOGETHER])
             # The minion first: it makes both ends of the links.
             namespace.run_batches([(self._names[MINION], self._minion_lines())])

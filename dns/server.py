@@ -70,7 +70,7 @@ class Server:
         self._entering = 0
         """Connections that the crowd doesn't know yet."""
         self._asked = 0
-        """Questions that wait for upstream."""
+        """Questions that wait for upstream, and zones that go out."""
         self._apart = 0
         """Of the packets of this turn: those whose time is counted one by one."""
         self._answered = asyncio.Event()
@@ -202,14 +202,21 @@ class Server:
             self._counts.add("dropped", "not sent")
 
     async def _transfer(self, query: Query, writer: asyncio.StreamWriter, send: Send, way: int) -> None:
-        """Send a zone, one message a turn of the loop; what the client asks meanwhile waits."""
-        async with self._transferring:
-            for message in self._transfers.stream(query, writer.get_extra_info("peername")[0]):
-                send(message)
-                self._counts.answered(message, query.type, way)
-                async with asyncio.timeout(IDLE_SECONDS):
-                    await writer.drain()
-                await asyncio.sleep(0)
+        """Send a zone, one message a turn of the loop; what the client asks meanwhile waits, and so does our end."""
+        self._asked += 1
+        try:
+            async with self._transferring:
+                writer.transport.set_write_buffer_limits(0)  # what the kernel has arrives, whatever becomes of us
+                for message in self._transfers.stream(query, writer.get_extra_info("peername")[0]):
+                    send(message)
+                    self._counts.answered(message, query.type, way)
+                    async with asyncio.timeout(IDLE_SECONDS):
+                        await writer.drain()
+                    await asyncio.sleep(0)
+        finally:
+            writer.transport.set_write_buffer_limits()
+            self._asked -= 1
+            self._answered.set()
 
     def _forward(self, ask: Ask, send: Send) -> None:
         """Send the reply when there is one: now, when it is kept."""

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 
 import dns.flags
 import dns.message
+import dns.rdatatype
 import pytest
 
 import dns.query
+from svcnet.dns.server import LAST_SECONDS
 from svcnet.dns.settings import Settings
 from svcnet.dns.upstream import Server
 from svcnet.feed import Change, Whole
@@ -215,3 +217,22 @@ def test_a_worker_told_nonsense_ends_and_says_so() -> None:
         _, said = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 1
     assert b"a frame of" in said
+
+
+def test_a_zone_that_goes_out_when_the_worker_ends_arrives_whole() -> None:
+    entries = [virtual(f"web-{n}", f"10.0.{n // 250}.{n % 250 + 1}") for n in range(8000)]
+    wanted = query("cluster.local.", "AXFR")
+    with worker(SETTINGS, entries) as served, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        client.settimeout(PATIENCE_SECONDS)
+        client.connect((HOST, served.port))
+        client.sendall(len(wanted).to_bytes(2) + wanted)
+        with client.makefile("rb") as reader:
+            messages = [reader.read(int.from_bytes(reader.read(2)))]
+            served.feed.shutdown(socket.SHUT_RDWR)
+            with pytest.raises(subprocess.TimeoutExpired):  # longer than anybody else is waited for
+                served.process.wait(2 * LAST_SECONDS)
+            while head := reader.read(2):
+                messages.append(reader.read(int.from_bytes(head)))
+    last = dns.message.from_wire(messages[-1]).answer[-1]
+    assert last.rdtype == dns.rdatatype.SOA, "it ends with the SOA that it began with"

@@ -5,7 +5,6 @@ Owns: readers, writers, timers. It has what `svcnet.dns.exchange.Loop` asks for,
 
 import heapq
 import selectors
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -152,7 +151,5 @@ def forwarding(*servers: Server, **options: Any) -> Iterator[Forwarding]:
 
 
 def dead() -> Server:
-    """Return an address where nothing listens."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return Server("127.0.0.1", int(probe.getsockname()[1]))
+    """Return an address where nothing listens, nor takes a port by chance."""
+    return Server("127.53.0.2", 5300)

@@ -71,17 +71,15 @@ def test_a_server_that_others_answer_for_comes_last_for_a_while() -> None:
 
 
 def test_a_server_that_is_down_is_probed_and_used_again_when_it_is_back() -> None:
-    stream = socket.create_server((HOST, 0))
-    port = stream.getsockname()[1]
-    stream.close()
+    host, port = "127.53.0.1", 5300  # an address that no other socket takes a port of by chance
     with ExitStack() as stack:
         good = stack.enter_context(Upstream(answers))
-        running = stack.enter_context(forwarding(dead()._replace(port=port), good.address))
+        running = stack.enter_context(forwarding(Server(host, port), good.address))
         running.ask("example.org.")
         running.loop.until(lambda: running.counted("forward_healthcheck_failures") >= MOST_FAILED_PROBES)
         assert running.forwarder.levels()["forward_servers_down"] == 1.0
         back = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        back.bind((HOST, port))
+        back.bind((host, port))
         back.setblocking(False)
         running.loop.leap(PROBE_SECONDS)
         probe, client = _receive(running, back)

@@ -6,6 +6,7 @@ A relative name is one without the zero byte of the root: joining names is joini
 """
 
 ROOT = b"\0"
+_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 LONGEST_LABEL, LONGEST_NAME = 63, 255
 
 
@@ -91,7 +92,5 @@ def text(name: bytes) -> str:
 
 
 def _shown(part: bytes) -> str:
-    plain = (
-        chr(c) if chr(c).isalnum() or c in b"-_" else f"\\{c:03d}" if c < 33 or c > 126 else "\\" + chr(c) for c in part
-    )
+    plain = (chr(c) if c in _PLAIN else f"\\{c:03d}" if c < 33 or c > 126 else "\\" + chr(c) for c in part)
     return "".join(plain)

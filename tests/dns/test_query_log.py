@@ -5,6 +5,8 @@ import threading
 
 import pytest
 
+import dns.name
+from svcnet.dns import name
 from svcnet.dns.query_log import MOST_LINES, QueryLog
 from svcnet.dns.settings import Settings
 from tests.dns.serving import HOST, worker
@@ -68,3 +70,11 @@ def test_about_one_of_so_many_is_logged_and_a_reader_that_stands_still_holds_up_
         log.note(HOST, 0, reply)
     until(lambda: len(seldom.lines) > 300)
     assert len(seldom.lines) < 700
+
+
+def test_a_name_of_any_bytes_is_shown_as_zone_files_have_it() -> None:
+    wire = b"".join(b"\x10" + bytes(range(at, at + 16)) for at in range(0, 256, 16))
+    for whole in (wire[: 17 * 8] + b"\0", wire[17 * 8 :] + b"\0"):
+        shown = name.text(whole)
+        assert shown.isascii()
+        assert dns.name.from_text(shown).to_wire() == whole

@@ -21,6 +21,8 @@ from svcnet.option_kind import Listen
 
 ANSWER_SECONDS = 5.0
 POLL_SECONDS = 0.05
+LEFT_OUT_SHOWN = 20
+"""Of what is left out, so that one record with ten thousand bad addresses doesn't scroll the rest away."""
 
 
 class NotConvergedError(SvcnetError):
@@ -141,7 +143,9 @@ def lines(report: dict[str, Any]) -> Iterable[str]:
     left_out = report.get("left_out") or []
     if left_out:
         yield f"Left out ({len(left_out)})"
-        yield from (f"  {item.get('what', '-')}: {item.get('reason', '-')}" for item in left_out)
+        yield from (f"  {item.get('what', '-')}: {item.get('reason', '-')}" for item in left_out[:LEFT_OUT_SHOWN])
+        if len(left_out) > LEFT_OUT_SHOWN:
+            yield f"  and {len(left_out) - LEFT_OUT_SHOWN} more: svcnet status -o json has all"
 
 
 def _aside(text: str | None) -> str:

@@ -77,6 +77,17 @@ def test_status_is_readable(cli: "Cli", web: Web) -> None:
     assert "Left out (1)\n  endpoint 127.0.0.1:80 of Service default/a: loopback\n" in page
 
 
+def test_much_that_is_left_out_is_counted_and_does_not_hide_the_rest(cli: "Cli", web: Web) -> None:
+    web.tells({"left_out": [{"what": f"external IP {n}", "reason": "no"} for n in range(10_000)]})
+    lines = cli.ok("status", "--status-listen", web.listen).splitlines()
+    shown = [line for line in lines if "external IP" in line]
+    assert "Left out (10000)" in lines
+    assert shown == [f"  external IP {n}: no" for n in range(20)]
+    assert lines[-1] == "  and 9980 more: svcnet status -o json has all"
+    whole = json.loads(cli.ok("status", "-o", "json", "--status-listen", web.listen))
+    assert len(whole["left_out"]) == 10_000
+
+
 def test_status_names_what_is_wrong(cli: "Cli", web: Web) -> None:
     store = {"connected": False, "staleness_seconds": 12.3, "held": {"missing": 20, "known": 30, "revision": 8}}
     web.tells({"store": store, "revision_applied": 6, "oldest_unapplied_seconds": 2.5, "last_error": "no nft"})

@@ -119,6 +119,16 @@ def test_a_udp_flow_follows_what_changed_while_no_daemon_ran(minion: Minion, how
         assert (four.say(), six.say()) == expected
 
 
+def test_plan_counts_what_is_left_out_when_it_is_much(minion: Minion) -> None:
+    web = service("web", VIP)
+    web["spec"]["externalIPs"] = [f"203.0.113.{n}" for n in range(1, 201)]
+    minion.put(web, endpoints("web", A))
+    said = minion.svcnet("plan", *minion.options()).stderr.splitlines()
+    assert said[0] == "left out: external IP 203.0.113.1 of Service default/web: not in --external-ips"
+    assert len(said) == 21
+    assert said[-1] == "left out: 180 more"
+
+
 def test_plan_prints_what_a_start_would_do_and_does_nothing(minion: Minion) -> None:
     def planned() -> list[str]:
         done = minion.svcnet("plan", *minion.options())

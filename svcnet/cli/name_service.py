@@ -291,7 +291,8 @@ def trusted(given: tuple[str, ...] | None, resolv_conf: Callable[[], str]) -> tu
 
 
 def _leads_to(server: Upstream, listen: Listen) -> bool:
-    local = listen.host in WILDCARDS and ipaddress.ip_address(server.host.partition("%")[0]).is_loopback
+    same_family = (":" in server.host) == (":" in listen.host)  # a wildcard is one family's
+    local = listen.host in WILDCARDS and same_family and ipaddress.ip_address(server.host.partition("%")[0]).is_loopback
     return server.port == listen.port and (local or server.host == listen.host)
 
 

@@ -15,6 +15,12 @@ def test_the_machines_servers_are_asked_but_never_this_one_itself() -> None:
     assert upstreams(given, own, lambda: RESOLV_CONF) == given[1:]
 
 
+def test_a_wildcard_of_one_family_is_not_what_loopback_of_the_other_leads_to() -> None:
+    four, six = Upstream("127.0.0.53", 53), Upstream("::1", 53)
+    assert upstreams((four, six), (Listen("::", 53),), str) == (four,)
+    assert upstreams((four, six), (Listen("0.0.0.0", 53),), str) == (six,)
+
+
 @pytest.mark.parametrize(
     ("given", "names"), [(None, ("corp.example",)), ((), ()), (("",), ("",)), (("lan",), ("lan",))]
 )

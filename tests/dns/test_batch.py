@@ -25,6 +25,7 @@ from svcnet.model.snapshot import Endpoint
 from tests.dns.serving import worker
 from tests.dns.test_same_bytes import a_query, mutated
 from tests.dns.world import EVERYONE, SHAPE, Asked, external, headless, virtual
+from tests.harness.until import until
 
 FUNCTIONS = calls()
 
@@ -142,8 +143,7 @@ SETTINGS = Settings(reverse=tuple(map(str, SHAPE.reverse)), servers=SHAPE.server
 
 def test_a_worker_answers_a_burst_as_its_responder_would() -> None:
     with worker(SETTINGS, ENTRIES) as served:
-        while served.udp("s1.svc.").rcode():
-            pass  # it says SERVFAIL until it has heard of its records
+        until(lambda: not served.udp("s1.svc.").rcode())  # it says SERVFAIL until it has heard of its records
         answered(served.port)
 
 

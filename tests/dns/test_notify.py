@@ -68,7 +68,7 @@ def test_nobody_is_told_of_anything_before_there_is_something() -> None:
 
 
 def test_a_secondary_that_is_not_there_harms_nobody() -> None:
-    with worker(Settings(notify=((HOST, 9), ("192.0.2.1", 53), ("2001:db8::1", 53))), RECORDS) as running:
+    with worker(Settings(notify=((HOST, 9), ("127.53.0.2", 5300), ("::1", 9))), RECORDS) as running:
         until(lambda: running.udp("tomcat.svc.").answer)
         running.tell(Change(2, (virtual("fresh", "10.0.0.9"),)))
         until(lambda: lines(running.udp("fresh.svc.").answer))

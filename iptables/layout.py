@@ -94,12 +94,13 @@ class Layout:
         }
 
     def of(self, front: Frontend) -> Iterator[tuple[Chain, Lines]]:
-        """What makes one frontend work: its own chains, and its address's in both tables."""
-        fronts = self._addresses[front.address]
-        yield from self._rendering(front, fronts[front]).chains.items()
-        for chain, lines in self._address(front.address, Branch()).items():
-            if lines is not None:
-                yield chain, lines
+        """What makes one frontend work besides its address's chains."""
+        yield from self._rendering(front, self._addresses[front.address][front]).chains.items()
+
+    def at(self, address: str) -> Chains:
+        """An address's chains in both tables; none for one that nobody holds. O(its ports)."""
+        edit = self._address(address, Branch())
+        return {chain: lines for chain, lines in edit.items() if lines is not None}
 
     def apply(self, changes: Iterable[Change[Frontend, Treatment]]) -> Writing:
         """Take changes of this family in; what differs then."""

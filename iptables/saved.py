@@ -75,13 +75,14 @@ def current(family: int, saved: Saved, desired: Mapping[Frontend, Treatment], la
     found: Desired = {}
     filtered = {address for _, address in _leaves(family, saved, FILTER)}
     for chain, address in _leaves(family, saved, NAT):
+        as_wanted = all(saved.chains.get(c) == lines for c, lines in layout.at(address).items())
         for line in saved.chains.get(Chain(NAT, chain), ()):
             words = line.split()
             front = Frontend(family, address, _after(words, "-p"), int(_after(words, "--dport") or 0))
             wanted = desired.get(front)
             if wanted is not None:
                 reached = address in filtered or not _is_filtered(wanted)
-                if reached and all(saved.chains.get(c) == lines for c, lines in layout.of(front)):
+                if reached and as_wanted and all(saved.chains.get(c) == lines for c, lines in layout.of(front)):
                     found[front] = wanted
                     continue
             kind = _kind(_after(words, "--comment"))

@@ -272,7 +272,7 @@ def test_affinity_past_the_number_of_ipsets_is_by_chance_until_there_is_room(mon
 def test_a_frontend_that_is_the_minions_own_address_leaves_its_other_ports_alone_in_filter() -> None:
     layout = Layout(PARAMETERS[0])
     layout.everything(service("web", 1, ()))
-    lines = {c.name: found for front in service("web", 1, ()) for c, found in layout.of(front) if c.table == FILTER}
+    lines = {c.name: found for c, found in layout.at(MINION).items() if c.table == FILTER}
     assert lines[f"SVCNET-{MINION}"] == (f"-d {MINION}/32 -p tcp -m tcp --dport 30001 -g SVCNET-REFUSE",)
 
 

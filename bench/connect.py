@@ -19,8 +19,6 @@ from typing import NamedTuple
 from svcnet.bench import client, load
 from svcnet.bench.paths import DIRECT, PATHS, Cores, Ground
 from svcnet.bench.report import Ratio, percentile
-from svcnet.lab import namespace
-from svcnet.model.errors import SvcnetError
 
 SIZES = (1, 1_000, 10_000)
 MOST_SERVICES = 60_000
@@ -102,17 +100,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the figures; the exit code."""
     options = parser().parse_args(arguments)
-    load.heed_signals()
-    try:
-        namespace.require_privilege()
-        _run(options)
-    except SvcnetError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("\nbench: interrupted; everything is taken down", file=sys.stderr)
-        return 130
-    return 0
+    return load.outcome(lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:

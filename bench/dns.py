@@ -24,7 +24,6 @@ from svcnet.bench import load
 from svcnet.bench.name_servers import HOST, Server, address, entry, found, ours, running, until_answer, whole
 from svcnet.bench.report import percentile
 from svcnet.feed import Change, encode
-from svcnet.lab import namespace
 from svcnet.model.errors import SvcnetError
 
 BASE = "dnsmasq"
@@ -269,16 +268,7 @@ def main() -> int:
     parser.add_argument("--rate", type=load.count, default=15_000)
     parser.add_argument("--edns", action="store_true")
     options = parser.parse_args()
-    load.heed_signals()
-    try:
-        namespace.require_privilege()
-        run(options)
-    except SvcnetError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return load.outcome(lambda: run(options))
 
 
 if __name__ == "__main__":

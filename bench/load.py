@@ -107,10 +107,15 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; the exit code."""
     options = parser().parse_args(arguments)
+    return outcome(lambda: _run(options))
+
+
+def outcome(run: Callable[[], int | None]) -> int:
+    """Run a suite that needs namespaces; its exit code, also when it fails or a signal ends it."""
     heed_signals()
     try:
         namespace.require_privilege()
-        return _run(options)
+        return run() or 0
     except SvcnetError as error:
         print(f"bench: {error}", file=sys.stderr)
         return error.exit_code

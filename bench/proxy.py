@@ -20,7 +20,6 @@ from typing import NamedTuple
 from svcnet.bench import load
 from svcnet.bench.far import ECHO, IN, OUT, SHORT, UDP, Far
 from svcnet.bench.proxies import DEAD, HOLE, PROXIES, SILENT, Proxy, address
-from svcnet.lab import namespace
 from svcnet.model.errors import SvcnetError
 from svcnet.proxy.listening import raise_limit
 
@@ -212,16 +211,7 @@ def main() -> int:
     parser.add_argument("--idle", type=int, default=IDLE)
     parser.add_argument("--figures", type=_names, default=list(FIGURES), metavar="NAME,…")
     options = parser.parse_args()
-    load.heed_signals()
-    try:
-        namespace.require_privilege()
-        run(options)
-    except SvcnetError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return load.outcome(lambda: run(options))
 
 
 if __name__ == "__main__":

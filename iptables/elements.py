@@ -176,6 +176,12 @@ def _message(head: tuple[int, str, bool], run: list[bytes], seq: int) -> bytes:
     return message(kind, 0 if delete else NLM_F_CREATE, FAMILY_NUMBERS[family], payload, seq)
 
 
+def element_of(table: str, key: bytes) -> bytes:
+    """What asks for one element (NFT_MSG_GETSETELEM without dump)."""
+    whose = text(ELEM_LIST_TABLE, TABLE) + text(ELEM_LIST_SET, table)
+    return whose + nest(ELEM_LIST_ELEMENTS, nest(LIST_ELEM, nest(ELEM_KEY, attr(DATA_VALUE, key))))
+
+
 def elements(body: memoryview) -> Iterator[tuple[bytes, bytes]]:
     """(key, data) of each element of one message of a dump; verdicts with empty data, intervals with their last key.
 

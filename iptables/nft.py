@@ -11,15 +11,12 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 
 from svcnet.iptables.elements import (
-    DATA_VALUE,
-    ELEM_KEY,
-    ELEM_LIST_ELEMENTS,
     ELEM_LIST_SET,
     ELEM_LIST_TABLE,
     FAMILY_NUMBERS,
     GETSETELEM,
-    LIST_ELEM,
     Op,
+    element_of,
     elements,
     messages,
 )
@@ -29,10 +26,8 @@ from svcnet.iptables.netlink import (
     NLM_F_ACK,
     NetlinkError,
     Socket,
-    attr,
     attributes,
     message,
-    nest,
     text,
 )
 from svcnet.iptables.nft_text import render, render_class_chains, render_elements
@@ -78,10 +73,8 @@ class NftKernel:
 
     def get(self, family: int, table: str, key: bytes) -> bytes | None:
         """The data of one element (b"" in a set); None without it."""
-        ask = text(ELEM_LIST_TABLE, TABLE) + text(ELEM_LIST_SET, table)
-        ask += nest(ELEM_LIST_ELEMENTS, nest(LIST_ELEM, nest(ELEM_KEY, attr(DATA_VALUE, key))))
         try:
-            answer = self._socket.ask(GETSETELEM, FAMILY_NUMBERS[family], ask)
+            answer = self._socket.ask(GETSETELEM, FAMILY_NUMBERS[family], element_of(table, key))
         except NetlinkError as error:
             if error.code == errno.ENOENT:
                 return None

@@ -11,17 +11,15 @@ from svcnet.iptables.desired import packed
 from svcnet.iptables.elements import (
     DATA_VALUE,
     ELEM_DATA,
-    ELEM_KEY,
     ELEM_LIST_ELEMENTS,
-    ELEM_LIST_SET,
-    ELEM_LIST_TABLE,
     FAMILY_NUMBERS,
     GETSETELEM,
     LIST_ELEM,
+    element_of,
     number,
 )
-from svcnet.iptables.netlink import NetlinkError, Socket, attr, attributes, nest, text
-from svcnet.iptables.ruleset import AFFINITY, TABLE
+from svcnet.iptables.netlink import NetlinkError, Socket, attributes
+from svcnet.iptables.ruleset import AFFINITY
 
 ELEM_EXPIRATION = 5
 
@@ -37,11 +35,9 @@ class Note(NamedTuple):
 def note_of(family: int, base: int, client: str) -> Note | None:
     """Ask; `base` is the service port's id with its scope. None: the client has none. KernelError."""
     key = number(base) + packed(client)[-12:]
-    ask = text(ELEM_LIST_TABLE, TABLE) + text(ELEM_LIST_SET, AFFINITY)
-    ask += nest(ELEM_LIST_ELEMENTS, nest(LIST_ELEM, nest(ELEM_KEY, attr(DATA_VALUE, key))))
     try:
         with Socket() as socket:
-            answer = socket.ask(GETSETELEM, FAMILY_NUMBERS[family], ask)
+            answer = socket.ask(GETSETELEM, FAMILY_NUMBERS[family], element_of(AFFINITY, key))
     except NetlinkError as error:
         if error.code == errno.ENOENT:
             return None

@@ -11,29 +11,12 @@ from tests.harness.files import endpoints, service
 from tests.harness.manager import service_manager
 from tests.harness.minion import A6, B6, VIP, VIP6, A, B, C, Minion
 from tests.harness.until import until
+from tests.kernel.every_kind import FOREIGN
 
 pytestmark = pytest.mark.kernel
 
 WEB = service("web", VIP, VIP6, ipFamilyPolicy="RequireDualStack")
 MAPS = ("services", "classes", "endpoints")
-FOREIGN = """
-table inet shop {
-    set guests {
-        type ipv4_addr
-        elements = { 10.0.0.5, 192.0.2.7 }
-    }
-    chain in {
-        type filter hook input priority 0; policy accept;
-        ip saddr @guests accept
-    }
-}
-table ip svcnet_not {
-    map services {
-        type ipv4_addr : inet_service
-        elements = { 10.0.0.5 : 80 }
-    }
-}
-"""
 
 
 def held(minion: Minion) -> dict[str, list[str]]:

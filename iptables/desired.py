@@ -14,6 +14,7 @@ from svcnet.iptables.ruleset import Class
 from svcnet.model.frontend import Frontend
 from svcnet.model.policy import Policy
 from svcnet.model.snapshot import Endpoint, PortKey, ServedPort
+from svcnet.model.terms import USUAL, Terms
 
 
 class Target(NamedTuple):
@@ -63,6 +64,8 @@ class Treatment(NamedTuple):
     virtual: bool = True
     """A virtual IP: its undefined ports are refused. False for addresses where others may listen: node ports,
     external and load-balancer addresses."""
+    terms: Terms = USUAL
+    """What a proxy obeys beyond that; no kernel does."""
 
     def __str__(self) -> str:
         """One phrase for plans."""
@@ -102,23 +105,23 @@ def desired(port: ServedPort, minion: Minion) -> Desired:
     if policy.elsewhere:
         return {}
     targets, local = _targets(port.endpoints, minion), _targets(port.local, minion)
-    both = (targets, local, _pick(policy))
     protocol = key.protocol.lower()
     inside = _kind(Class.INTERNAL_LOCAL if policy.internal_local else Class.CLUSTER, targets, local)
+    inner = Treatment(inside, key, targets, local, _pick(policy), terms=policy.terms)
     outside = _kind(Class.EXTERNAL_LOCAL if policy.external_local else Class.EXTERNAL, targets, local)
+    outer = inner._replace(kind=outside, virtual=False)
     found: Desired = {}
     if port.node_port:
-        treatment = Treatment(outside, key, *both, virtual=False)
         for address in minion.addresses:
             if (":" in address) == (key.family == 6):
-                found[Frontend(key.family, address, protocol, port.node_port)] = treatment
+                found[Frontend(key.family, address, protocol, port.node_port)] = outer
     for address in policy.load_balancer_ips:
         ranges = _ranges(policy.source_ranges, address, minion)
-        found[Frontend(key.family, address, protocol, key.port)] = Treatment(outside, key, *both, ranges, virtual=False)
+        found[Frontend(key.family, address, protocol, key.port)] = outer._replace(ranges=ranges)
     for address in policy.external_ips:
-        found[Frontend(key.family, address, protocol, key.port)] = Treatment(outside, key, *both, virtual=False)
+        found[Frontend(key.family, address, protocol, key.port)] = outer
     if port.virtual_ip:
-        found[Frontend(key.family, port.virtual_ip, protocol, key.port)] = Treatment(inside, key, *both)
+        found[Frontend(key.family, port.virtual_ip, protocol, key.port)] = inner
     return found
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, NamedTuple
 
+from svcnet.model.terms import USUAL, Eject, Terms
+
 
 class Backend(NamedTuple):
     """Where connections go: an address of the frontend's family, and a port."""
@@ -54,6 +56,7 @@ class Service(NamedTuple):
     local: Weights = {}  # noqa: RUF012 - a constant: nobody writes to it
     choice: Choice = Choice.TURN
     seconds: int = 0
+    terms: Terms = USUAL
 
 
 class Rule(NamedTuple):
@@ -71,14 +74,22 @@ class Rule(NamedTuple):
 
     def encoded(self) -> list[Any]:
         """As JSON; without the ranges, which the daemon sees to."""
-        name, targets, local, choice, seconds = self.service
-        return [name, _encoded(targets), _encoded(local), choice.value, seconds, self.reach.value]
+        name, targets, local, choice, seconds, terms = self.service
+        told = None if terms == USUAL else terms
+        return [name, _encoded(targets), _encoded(local), choice.value, seconds, told, self.reach.value]
 
     @classmethod
     def decoded(cls, row: list[Any]) -> "Rule":
         """What `encoded` gave."""
-        name, targets, local, choice, seconds, reach = row
-        return cls(Service(name, _decoded(targets), _decoded(local), Choice(choice), seconds), Reach(reach))
+        name, targets, local, choice, seconds, told, reach = row
+        terms = USUAL if told is None else _terms(told)
+        return cls(Service(name, _decoded(targets), _decoded(local), Choice(choice), seconds, terms), Reach(reach))
+
+
+def _terms(told: list[Any]) -> Terms:
+    terms = Terms(*told)
+    eject = Eject(*terms.eject) if terms.eject is not None else None
+    return terms._replace(connect_seconds=tuple(terms.connect_seconds), eject=eject)
 
 
 def _encoded(weights: Weights) -> list[list[Any]]:

@@ -7,14 +7,13 @@ from ipaddress import ip_network
 from typing import NamedTuple
 
 from svcnet.endpoints import Networks
-from svcnet.model.meta import pair_get
 from svcnet.model.policy import PLAIN, Policy
 from svcnet.model.service import Service
 from svcnet.model.snapshot import LeftOut
+from svcnet.terms import terms_of
 
 HIDING = frozenset({"service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"})
 """A Service with one of these labels, whatever its value, is not kube-proxy's to serve: its names alone are ours."""
-BALANCE = "svcnet.dev/balance"
 _IPV4 = ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32")
 _IPV6 = ("::/127", "fe80::/10", "ff00::/8")
 SPECIAL = Networks(map(ip_network, (*_IPV4, *_IPV6)))
@@ -43,6 +42,7 @@ def policy_of(service: Service, family: int, external: Networks) -> Judged:
 
     balancer = service.type == "LoadBalancer"
     ingress = tuple(i.ip for i in service.ingress if i.ip and i.ip_mode == "VIP") if balancer else ()
+    terms = terms_of(service.meta.annotations)
     reachable = service.type in {"NodePort", "LoadBalancer"} or bool(service.external_ips)
     policy = Policy(
         external_ips=allowed(service.external_ips, "external IP"),
@@ -51,8 +51,9 @@ def policy_of(service: Service, family: int, external: Networks) -> Judged:
         internal_local=service.internal_traffic_policy == "Local",
         external_local=reachable and service.external_traffic_policy == "Local",
         affinity=service.session_affinity_seconds if service.session_affinity == "ClientIP" else None,
-        source_hash=pair_get(service.meta.annotations, BALANCE) == "source-hash",
+        source_hash=terms.balance == "source-hash",
         health_port=service.health_check_node_port if balancer and service.external_traffic_policy == "Local" else 0,
+        terms=terms,
         elsewhere=_is_hidden(service),
     )
     return Judged(policy, tuple(left_out))

@@ -123,7 +123,8 @@ def rule(treatment: Treatment) -> Rule:
         return Rule(Service(str(treatment.owner), {}))
     kind, seconds = treatment.pick
     targets, local = _weights(treatment.targets), _weights(treatment.local)
-    return Rule(Service(str(treatment.owner), targets, local, _CHOICE[kind], seconds), reach, treatment.ranges)
+    service = Service(str(treatment.owner), targets, local, _CHOICE[kind], seconds, treatment.terms)
+    return Rule(service, reach, treatment.ranges)
 
 
 def _weights(targets: Iterable[Target]) -> Weights:

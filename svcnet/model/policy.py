@@ -2,6 +2,8 @@
 
 import msgspec
 
+from svcnet.model.terms import USUAL, Terms
+
 
 class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
     """What this minion obeys. Addresses and networks are canonical text, of one family."""
@@ -22,6 +24,8 @@ class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
     """svcnet.dev/balance: source-hash."""
     health_port: int = 0
     """healthCheckNodePort; 0: none."""
+    terms: Terms = USUAL
+    """What the userspace proxy obeys beyond that."""
     elsewhere: bool = False
     """Label service.kubernetes.io/service-proxy-name or …/headless: another proxy serves it; names alone are ours."""
 

@@ -18,6 +18,7 @@ DECIDING = {
     "endpoints",
     "topology",
     "policy",
+    "terms",
     "node_address",
     "membership",
     "census",

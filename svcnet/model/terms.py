@@ -1,0 +1,50 @@
+"""How the userspace proxy is to carry a service's connections, as its `svcnet.dev/…` annotations ask.
+
+Owns: the values, with their defaults. Plain tuples, as workers read them too, which import nothing big.
+"""
+
+from typing import NamedTuple
+
+
+class Eject(NamedTuple):
+    """When an endpoint that fails dials gets no new connections for a while (annotation `eject`)."""
+
+    failures: int = 3
+    """So many in a row."""
+    base_seconds: float = 5.0
+    """For so long the first time, twice as long each next time."""
+    most_seconds: float = 300.0
+    share: int = 50
+    """Per cent of the endpoints that may be out at a time; beyond it all are used."""
+
+
+class Terms(NamedTuple):
+    """Of one service. 0 and "" stand for what the proxy does without the annotation."""
+
+    balance: str = ""
+    """`random`, `roundrobin`, `leastconn` or `source-hash`."""
+    connect_seconds: tuple[float, ...] = ()
+    """How long each dial of a connection may take."""
+    idle_seconds: float = 0.0
+    half_closed_seconds: float = 0.0
+    drain_seconds: float | None = None
+    """How long connections to an endpoint that is gone may go on; None: as long as they like."""
+    most_connections: int = 0
+    """Of each worker's share; beyond it clients wait in the kernel's queue."""
+    send_proxy: str = ""
+    """`v1` or `v2`: a PROXY header comes before the client's bytes."""
+    eject: Eject | None = Eject()
+    """None: never."""
+    hedge_seconds: float = 0.0
+    """A dial without an answer for so long gets a second one beside it."""
+    userspace: bool = False
+    """`proxy: userspace`: not by the kernel, whatever the mode."""
+
+    @property
+    def needs_userspace(self) -> bool:
+        """Whether no kernel path can carry this out (contract, annotations)."""
+        return self.userspace or self.balance in {"roundrobin", "leastconn"}
+
+
+USUAL = Terms()
+"""Nearly every service's."""

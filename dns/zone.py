@@ -102,7 +102,7 @@ class Zone:
         """What the NS of every zone leads to."""
         self._hostmaster = name.label("hostmaster") + domain
         ttls = {name.absolute(zone): seconds for zone, seconds in shape.ttls}
-        ttl = ttls.pop(name.ROOT, TTL_SECONDS)
+        ttl = self._ttl = ttls.pop(name.ROOT, TTL_SECONDS)
         of_domain = ttls.get(domain, ttl)
         for zone in map(name.absolute, shape.zones):
             self._hang(Mount(zone, zone, self._services, ttls.get(zone, ttl), aliased=True))
@@ -161,7 +161,9 @@ class Zone:
             mount = self.mounts.get(wanted[at:])
             if mount is not None:
                 return self._look(mount, wanted[:at], wanted)
-        return None
+        # An endpoint elsewhere, as of a pod in its host's network: a zone of one name.
+        rrsets = self.reverse.get(wanted)
+        return Node(Mount(wanted, wanted, self.reverse, self._ttl), rrsets, True) if rrsets else None
 
     def names(self, touched: Iterable[bytes]) -> Iterator[bytes]:
         """Yield the whole names that may lead to these keys of trees."""
@@ -240,14 +242,14 @@ class Zone:
 
     def _note(self, before: Before) -> None:
         """Note which zones it was that changed."""
-        mounts = self.mounts.values()
+        mounts = self.mounts
         for tree, owners in before:
             if tree is self.reverse:
                 found = (self.find(owner) for owner in owners)
-                apexes = {node.mount.apex for node in found if node is not None}
+                apexes = {node.mount.apex for node in found if node is not None} & mounts.keys()
             else:
                 empty = tree is self.namespaces
-                apexes = {m.apex for m in mounts if m.tree is tree or (empty and self.has_namespaces(m))}
+                apexes = {m.apex for m in mounts.values() if m.tree is tree or (empty and self.has_namespaces(m))}
             self.changed |= dict.fromkeys(apexes, self.serial)
 
     def _hang(self, mount: Mount) -> None:

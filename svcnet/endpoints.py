@@ -120,10 +120,14 @@ def endpoints_of(
     service: Service, port: ServicePort, family: int, sources: Iterable[Source], pods: Iterable[Pod], site: Site
 ) -> Found:
     """Work out one port in one family; arguments as of `candidates_of`."""
+    sources = tuple(sources)
     whole, hints, _, left_out = candidates_of(service, port, family, sources, pods, site)
-    # A headless service is a set of names (DNS specification 1.1.0 §2.4): topology is for traffic that we place.
-    narrowed = ({}, "") if service.headless else (hints, service.traffic_distribution)
-    chosen = everywhere(whole, site.place, *narrowed)
+    if service.headless:
+        # A set of names (DNS specification 1.1.0 §2.4): of all that are ready, wherever they are, and no others.
+        published = service.publish_not_ready_addresses and bool(sources)
+        chosen = [e for e in whole if e.ready or published]
+    else:
+        chosen = everywhere(whole, site.place, hints, service.traffic_distribution)
     local = (
         here(whole, site.place) if "Local" in {service.internal_traffic_policy, service.external_traffic_policy} else []
     )

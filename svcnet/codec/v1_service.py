@@ -5,6 +5,7 @@ Must not know: files, lines, other kinds.
 
 from svcnet.codec import check
 from svcnet.codec.wire import ObjectMeta, StringMap, Wire, metadata, string_pairs, wire_name
+from svcnet.model.meta import pair_get
 from svcnet.model.service import Ingress, Service, ServicePort
 
 TYPES = ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
@@ -14,6 +15,8 @@ AFFINITIES = ("None", "ClientIP")
 DISTRIBUTIONS = ("PreferClose", "PreferSameZone", "PreferSameNode")
 DEFAULT_AFFINITY_SECONDS = 10800
 MAX_AFFINITY_SECONDS = 86400
+TOLERATES_NOT_READY = "service.alpha.kubernetes.io/tolerate-unready-endpoints"
+"""What publishNotReadyAddresses was before it was a field; the DNS specification 1.1.0 (2.1) knows it by this name."""
 
 
 class WirePort(Wire, frozen=True, gc=False, rename=wire_name):
@@ -122,7 +125,8 @@ def build(wire: WireService) -> Service:
         health_check_node_port=check.optional_port(spec.health_check_node_port, "spec", "healthCheckNodePort"),
         session_affinity=check.one_of(spec.session_affinity, AFFINITIES, "None", "spec", "sessionAffinity"),
         session_affinity_seconds=_affinity_seconds(spec.session_affinity_config),
-        publish_not_ready_addresses=bool(spec.publish_not_ready_addresses),
+        publish_not_ready_addresses=bool(spec.publish_not_ready_addresses)
+        or pair_get(meta.annotations, TOLERATES_NOT_READY) == "true",
         load_balancer_ip=check.address(spec.load_balancer_ip, "spec", "loadBalancerIP")
         if spec.load_balancer_ip
         else "",

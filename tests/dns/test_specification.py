@@ -26,6 +26,7 @@ from tests.harness.files import Written, service
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "dns.md"
 HOME = "svc.cluster.local."
+PORTS = (("http", "TCP"), ("dns", "UDP"), ("sig", "SCTP"))
 
 
 class Cluster(Asked):
@@ -93,6 +94,22 @@ def test_2_3_a_virtual_ip_has_addresses_srv_of_named_ports_and_ptr_in_both_famil
     assert asked.text(six, "PTR") == [f"{six} 5 IN PTR {name}"]
 
 
+def test_2_1_names_are_compared_without_regard_to_case() -> None:
+    asked = Cluster(headless("db"), slice_of("db", entry("10.1.1.2", hostname="db-0")), service("web", "10.0.0.6"))
+    for name in ("DB-0.dB.Default.SVC.Cluster.LOCAL.", "db-0.db.default.svc.cluster.local."):
+        assert asked.text(name) == [f"{name} 5 IN A 10.1.1.2"]
+    name = "_TCP._Tcp.WEB.default.svc.cluster.LOCAL."
+    assert asked.text(name, "SRV") == [f"{name} 5 IN SRV 0 100 80 web.default.{HOME}"]
+    (pointer,) = asked.text("2.1.1.10.IN-ADDR.arpa.", "PTR")
+    assert pointer.split()[-1] == f"db-0.db.default.{HOME}"
+
+
+def test_2_2_the_version_of_the_schema_is_a_text() -> None:
+    asked = Cluster(service("web", "10.0.0.6"))
+    name = "dns-version.cluster.local."
+    assert asked.text(name, "TXT") == [f'{name} 5 IN TXT "1.1.0"']
+
+
 def test_2_3_2_a_port_without_a_name_has_no_srv_of_its_own() -> None:
     one = service("web", "10.0.0.6")
     one["spec"]["ports"] = [{"port": 80}]
@@ -122,7 +139,43 @@ def test_2_4_a_headless_service_has_the_ready_endpoints_by_host_name_or_address(
         f"db-0.{name} 5 IN AAAA fd00:1::2",
     ]
     assert asked.text("2.1.1.10.in-addr.arpa.", "PTR") == [f"2.1.1.10.in-addr.arpa. 5 IN PTR db-0.{name}"]
+    six = "2.0.0.0." + "0.0.0.0." * 5 + "1.0.0.0.0.0.d.f.ip6.arpa."
+    assert asked.text(six, "PTR") == [f"{six} 5 IN PTR db-0.{name}"]
     assert asked.text("4.1.1.10.in-addr.arpa.", "PTR") == ["NXDOMAIN", "1.10.in-addr.arpa."]
+
+
+def test_2_4_2_there_is_an_srv_of_each_endpoint_at_each_named_port() -> None:
+    one = headless("db")
+    one["spec"]["ports"] = [{"name": n, "port": 80 + i, "protocol": p} for i, (n, p) in enumerate(PORTS)]
+    ports = [{"name": n, "port": 5000 + i, "protocol": p} for i, (n, p) in enumerate(PORTS)]
+    asked = Cluster(one, slice_of("db", *(entry(f"10.1.1.{i}", hostname=f"db-{i}") for i in (2, 3, 4)), ports=ports))
+    name = f"db.default.{HOME}"
+    for number, (port, protocol) in enumerate(PORTS):
+        owner = f"_{port}._{protocol.lower()}.{name}"
+        assert asked.text(owner, "SRV") == [f"{owner} 5 IN SRV 0 1 {5000 + number} db-{i}.{name}" for i in (2, 3, 4)]
+    assert asked.text(f"_http._udp.{name}", "SRV") == ["NXDOMAIN", "cluster.local."]
+
+
+def test_2_4_2_a_port_without_a_name_has_no_srv_of_its_own() -> None:
+    one = headless("db")
+    one["spec"]["ports"] = [{"port": 80}]
+    asked = Cluster(one, slice_of("db", entry("10.1.1.2"), ports=[{"port": 5432}]))
+    name = f"db.default.{HOME}"
+    assert asked.text(name) == [f"{name} 5 IN A 10.1.1.2"]
+    for owner in (f"_tcp.{name}", f"_tcp._tcp.{name}"):
+        assert asked.text(owner, "SRV") == ["NXDOMAIN", "cluster.local."]
+
+
+def test_2_4_3_the_address_of_an_endpoint_outside_our_networks_leads_back_too() -> None:
+    """As that of a pod in its host's network; its neighbours are none of ours."""
+    asked = Cluster(headless("db"), slice_of("db", entry("192.0.2.7", hostname="db-0")))
+    name = "7.2.0.192.in-addr.arpa."
+    assert asked.text(name, "PTR") == [f"{name} 5 IN PTR db-0.db.default.{HOME}"]
+    assert asked.text(name, "TXT") == ["NOERROR", name]
+    assert asked.text("8.2.0.192.in-addr.arpa.", "PTR") == ["REFUSED"]
+    assert asked.text(f"1.{name}", "PTR") == ["REFUSED"]
+    asked.put(slice_of("db", entry("192.0.2.7", ready=False)))
+    assert asked.text(name, "PTR") == ["REFUSED"]
 
 
 def test_2_4_1_endpoints_that_share_a_host_name_share_its_answer() -> None:
@@ -149,6 +202,17 @@ def test_2_4_1_without_a_ready_endpoint_the_name_exists_and_has_no_address() -> 
     assert asked.text(f"db.default.{HOME}") == ["NOERROR", "cluster.local."]
 
 
+def test_2_4_1_an_endpoint_that_ends_is_not_ready_though_it_serves() -> None:
+    ending = {"addresses": ["10.1.1.3"], "conditions": {"ready": False, "serving": True, "terminating": True}}
+    asked = Cluster(headless("db"), slice_of("db", entry("10.1.1.2"), ending))
+    name = f"db.default.{HOME}"
+    assert asked.text(name) == [f"{name} 5 IN A 10.1.1.2"]
+    asked.put(slice_of("db", ending))
+    for question in ((name, "A"), (name, "SRV"), (f"_tcp._tcp.{name}", "SRV"), (f"10-1-1-3.{name}", "A")):
+        assert asked.ask(*question).answer == []
+    assert asked.ask("3.1.1.10.in-addr.arpa.", "PTR").answer == []
+
+
 @pytest.mark.parametrize(("publish", "expected"), [(False, ["10.1.1.2"]), (True, ["10.1.1.2", "10.1.1.3"])])
 def test_2_4_pods_that_are_not_ready_are_published_when_the_service_says_so(publish: bool, expected: list[str]) -> None:
     asked = Cluster(
@@ -161,6 +225,17 @@ def test_2_4_pods_that_are_not_ready_are_published_when_the_service_says_so(publ
     assert asked.text(f"db-0.{name}") == [f"db-0.{name} 5 IN A 10.1.1.2"]
     asked.put(pod("db-1", "10.1.1.3", True))
     assert [line.split()[-1] for line in asked.text(name)] == ["10.1.1.2", "10.1.1.3"]
+
+
+@pytest.mark.parametrize("how", ["field", "annotation"])
+def test_2_1_ready_are_all_endpoints_of_a_service_that_tolerates_unready_ones(how: str) -> None:
+    one = headless("db", publishNotReadyAddresses=how == "field")
+    if how == "annotation":
+        one["metadata"]["annotations"] = {"service.alpha.kubernetes.io/tolerate-unready-endpoints": "true"}
+    asked = Cluster(one, slice_of("db", entry("10.1.1.2"), entry("10.1.1.3", ready=False, hostname="x")))
+    name = f"db.default.{HOME}"
+    assert asked.text(name) == [f"{name} 5 IN A 10.1.1.2", f"{name} 5 IN A 10.1.1.3"]
+    assert asked.text(f"x.{name}") == [f"x.{name} 5 IN A 10.1.1.3"]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ from tests.dns.world import Asked, external, gone, headless, pod, virtual
 SETTINGS = Settings(reverse=("10.0.0.0/8",), servers=(HOST,))
 FLIPS = 300
 STATES = (("10.0.0.1", 1001), ("10.0.0.2", 1002))
+Question = tuple[str, str, str]
+"""Name, type, transport."""
 SRV = "_http._tcp.flip.default.svc.cluster.local."
 
 
@@ -44,15 +46,18 @@ def state_of(message: dns.message.Message) -> set[int]:
     return found
 
 
-def asking(served: Served, name: str, kind: str, over: threading.Event, seen: list[set[int]], wrong: list[str]) -> None:
-    """Ask without a pause until it is over."""
-    query = dns.message.make_query(name, kind)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.connect((HOST, served.port))
+def asking(served: Served, question: Question, over: threading.Event, seen: list[set[int]], wrong: list[str]) -> None:
+    """Ask without a pause until it is over, on one socket."""
+    name, kind, transport = question
+    wire = dns.message.make_query(name, kind).to_wire()
+    stream = transport == "tcp"
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM if stream else socket.SOCK_DGRAM) as client:
         client.settimeout(20)
+        client.connect((HOST, served.port))
         while not over.is_set():
-            client.send(query.to_wire())
-            message = dns.message.from_wire(client.recv(4096))
+            client.sendall(len(wire).to_bytes(2) + wire if stream else wire)
+            size = int.from_bytes(client.recv(2, socket.MSG_WAITALL)) if stream else 4096
+            message = dns.message.from_wire(client.recv(size, socket.MSG_WAITALL if stream else 0))
             if message.rcode() not in {dns.rcode.NOERROR, dns.rcode.NXDOMAIN}:
                 wrong.append(dns.rcode.to_text(message.rcode()))
             seen.append(state_of(message))
@@ -63,14 +68,11 @@ def test_an_answer_never_mixes_two_revisions_while_a_service_flips() -> None:
     with worker(SETTINGS, [flip(0)]) as served:
         served.tell(Change(2, (flip(0),)))
         over = threading.Event()
-        seen: dict[tuple[str, str], list[set[int]]] = {
-            ("flip.svc.", "A"): [],
-            (SRV, "SRV"): [],
-            ("1.0.0.10.in-addr.arpa.", "PTR"): [],
-        }
+        names = (("flip.svc.", "A"), (SRV, "SRV"), ("1.0.0.10.in-addr.arpa.", "PTR"))
+        seen: dict[Question, list[set[int]]] = {(*name, how): [] for name in names for how in ("udp", "tcp")}
         wrong: list[str] = []
         threads = [
-            threading.Thread(target=asking, args=(served, *question, over, states, wrong))
+            threading.Thread(target=asking, args=(served, question, over, states, wrong))
             for question, states in seen.items()
         ]
         for thread in threads:
@@ -88,8 +90,9 @@ def test_an_answer_never_mixes_two_revisions_while_a_service_flips() -> None:
             (question, states) for question, all_states in seen.items() for states in all_states if len(states) > 1
         ]
         assert not mixed
-        assert {frozenset(states) for states in seen[SRV, "SRV"]} >= {frozenset({last})}
-        assert all(states == {1} for states in seen["1.0.0.10.in-addr.arpa.", "PTR"] if states)
+        for how in ("udp", "tcp"):
+            assert {frozenset(states) for states in seen[SRV, "SRV", how]} >= {frozenset({last})}
+            assert all(states == {1} for states in seen["1.0.0.10.in-addr.arpa.", "PTR", how] if states)
 
 
 def others(rev: int) -> Iterator[Entry]:

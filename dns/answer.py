@@ -56,7 +56,7 @@ def answer(zone: Zone, wanted: bytes, kind: int) -> Answer | None:
         alias = node.rrsets.get(CNAME)
         if alias is None or kind in {CNAME, ANY} or len(chain) == LONGEST_CHAIN:
             break
-        chain.append(alias[0]._replace(owner=current, ttl=node.mount.lives(alias[0])))
+        chain.append(RR(current, CNAME, node.mount.lives(alias[0]), alias[0].data))
         current = alias[0].data
     rrs = _records(node, current, kind)
     if not rrs:
@@ -76,7 +76,7 @@ def _records(node: Node, owner: bytes, kind: int) -> list[RR]:
         return [RR(owner, BARE, node.mount.ttl, b"")]
     found = node.rrsets.get(kind, ())
     ttl = min(map(node.mount.lives, found), default=0)
-    return [rr._replace(owner=owner, ttl=ttl) for rr in found]
+    return [RR(owner, kind, ttl, rr.data, rr.rank) for rr in found]
 
 
 def _onward(wanted: bytes, chain: list[RR], last: bytes, names: list[bytes]) -> Answer:

@@ -9,7 +9,8 @@ out. So a change makes nothing old but what it is about.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from svcnet.dns.answer import Answer
 from svcnet.dns.counts import Cell, Counts
@@ -21,6 +22,8 @@ MOST_NEGATIVE = 16384
 """Apart, as somebody may ask for random names: those push out only each other."""
 MOST_BYTES = 32 << 20
 """Of all replies: one by TCP may have 64 KiB, in as many orders as there are, for every size that a client may name."""
+FREED = 200
+"""Entries that are freed at a time."""
 
 _PLAIN = b"\0\1\0\0\0\0\0\0"
 _WITH_OPT = b"\0\1\0\0\0\0\0\1"
@@ -70,6 +73,8 @@ class Answers:
         self._order: tuple[deque[bytes], deque[bytes]] = (deque(), deque())
         self._bytes = 0
         """Of all replies that are remembered."""
+        self._over: list[dict[bytes, Any]] = []
+        """What was dropped all at once, and takes long to free."""
         self.serial = bytes(4)
         """Of every SOA."""
 
@@ -116,16 +121,29 @@ class Answers:
 
     def forget(self, names: Iterable[bytes]) -> None:
         """Drop the replies that tell of these whole names."""
+        pop = self._asked.pop
         for name in names:
-            keys = self._asked.pop(name, None)
-            for key in (keys,) if isinstance(keys, bytes) else keys or ():
-                self._drop(key)
+            keys = pop(name, None)
+            if keys is not None:
+                for key in (keys,) if isinstance(keys, bytes) else keys:
+                    self._drop(key)
 
     def clear(self) -> None:
         """Drop everything."""
-        for each in (self._datagrams, self._streams, self._asked, *self._order):
-            each.clear()
+        self._over += (self._datagrams, self._streams, self._asked)
+        self._datagrams, self._streams, self._asked = {}, {}, {}
+        self._order = (deque(), deque())
         self._bytes = 0
+
+    def tidy(self) -> Iterator[None]:
+        """Free what was dropped, in small steps: all of it would hold answers up for milliseconds."""
+        while self._over:
+            those = self._over[-1]
+            for _ in range(min(FREED, len(those))):
+                those.popitem()
+            if not those:
+                self._over.pop()
+            yield
 
     def _respelled(self, packet: bytes, table: dict[bytes, Ready]) -> bytes | None:
         """Return the reply where only the case of the name is new: the question goes back as it came."""

@@ -6,7 +6,7 @@ A tree replaces what stands under an owner, so that a step holds references alon
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from svcnet.dns.tree import RRsets, Tree
@@ -15,7 +15,9 @@ MOST_STEPS = 4096
 MOST_RECORDS = 100_000
 MOST_BYTES = 8 << 20
 """Of all steps, about; beyond any of these the oldest go."""
-_STEP_BYTES, _OWNER_BYTES, _RECORD_BYTES = 600, 120, 150
+_STEP_BYTES, _OWNER_BYTES, _RECORD_BYTES = 600, 250, 200
+FREED = 100
+"""Owners whose past is given up at a time."""
 
 Past = dict[Tree, dict[bytes, RRsets]]
 """Tree → owner → what it had then, for the owners that are different now; {} for nothing."""
@@ -41,26 +43,46 @@ class Journal:
         self._steps: deque[Step] = deque()
         self._records = 0
         self._bytes = 0
+        self._over: deque[Step] = deque()
+        """What is no longer kept, but takes long to free."""
 
     def begin(self) -> None:
         """Keep what is replaced from now on."""
         for tree in self._trees:
-            tree.before = {}
+            tree.note()
 
-    def end(self, old: int, new: int) -> Before:
-        """What changed since the last end led from serial `old` to `new`; return it as it was."""
-        before = tuple((tree, tree.before) for tree in self._trees if tree.before)
-        for tree, _ in before:
-            tree.before = {}
+    def end(self, old: int, new: int) -> None:
+        """What changed since the last end led from serial `old` to `new`."""
+        changed = [tree for tree in self._trees if tree.before]
+        records = sum(tree.noted for tree in changed)
+        before = tuple((tree, tree.before) for tree in changed if tree.before)
+        for tree in changed:
+            tree.note()
         if old != new:
-            self._steps.append(_step(old, before))
-            self._records += self._steps[-1].records
-            self._bytes += self._steps[-1].bytes
+            owners = sum(len(those) for _, those in before)
+            size = _STEP_BYTES + _OWNER_BYTES * owners + _RECORD_BYTES * records
+            self._steps.append(Step(old, before, owners + records, size))
+            self._records += owners + records
+            self._bytes += size
+        if self._steps and (self._steps[-1].records > MOST_RECORDS or self._steps[-1].bytes > MOST_BYTES):
+            self._over += self._steps
+            self._steps, self._records, self._bytes = deque(), 0, 0
         while len(self._steps) > MOST_STEPS or self._records > MOST_RECORDS or self._bytes > MOST_BYTES:
             gone = self._steps.popleft()
             self._records -= gone.records
             self._bytes -= gone.bytes
-        return before
+            self._over.append(gone)
+
+    def tidy(self) -> Iterator[None]:
+        """Free what is no longer kept, in small steps: a load's would hold answers up for milliseconds."""
+        freed = 0
+        while self._over:
+            for _, owners in self._over.popleft().before:
+                while owners:
+                    owners.popitem()
+                    freed += 1
+                    if freed % FREED == 0:
+                        yield
 
     def now(self) -> Past:
         """The past that is the current serial: other than the trees themselves while a change comes in parts."""
@@ -80,14 +102,3 @@ class Journal:
 def later(one: int, other: int) -> bool:
     """Whether a serial comes after another (RFC 1982 §3.2); of larger numbers the low 32 bits count."""
     return 0 < (one - other) & 0xFFFFFFFF < 1 << 31
-
-
-def _step(serial: int, before: Before) -> Step:
-    owners = records = size = 0
-    for _, those in before:
-        owners += len(those)
-        for rrsets in those.values():
-            for rrs in rrsets.values():
-                records += len(rrs)
-                size += sum(len(rr.data) for rr in rrs)
-    return Step(serial, before, owners + records, _STEP_BYTES + _OWNER_BYTES * owners + _RECORD_BYTES * records + size)

@@ -7,8 +7,10 @@ whole; those of ours end with svc.CLUSTER-DOMAIN, as the specification has them,
 """
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_pton
-from typing import NamedTuple
+
+import msgspec
 
 from svcnet.dns import name
 from svcnet.feed import Known
@@ -25,8 +27,8 @@ BARE = 65280
 """The type, of those for private use (RFC 6895 §3.1), by which secondaries learn of a name without other records."""
 ZONE_TTL = -1
 """A record lives as long as the zone that is asked says: trees hang in several."""
-LONGEST_SUFFIX = 100
-"""Room that a relative name leaves for the zone."""
+LONGEST_OWNER = name.LONGEST_NAME - 100
+"""Of a relative name: it leaves room for the zone."""
 TTL_ANNOTATION = "svcnet.dev/ttl"
 SRV_WEIGHT = 100
 """Of a virtual IP: there is one target, so any weight would do; CoreDNS' number."""
@@ -37,10 +39,10 @@ NEAREST, NEAR, FAR = range(3)
 """Ranks of addresses: of this minion, of its zone, the others."""
 
 
-class RR(NamedTuple):
+class RR(msgspec.Struct, frozen=True, order=True, gc=False):
     """One resource record of class IN; `ttl` in seconds or ZONE_TTL, `data` as on the wire.
 
-    Those of a lower `rank` come first in an answer.
+    Those of a lower `rank` come first in an answer. A struct, as a tuple takes 1.4 times the room and 4 times the time.
     """
 
     owner: bytes
@@ -65,7 +67,9 @@ def records_of(service: Service, ports: Iterable[ServedPort], home: bytes, place
     one = _headless(service, owner, ports, home, place) if service.headless else _virtual(service, owner, ports, home)
     reverse = _reverse(service, owner, ports, home)
     here = RR(owner, EXISTS, 0, b"")
-    return frozenset(rr for rr in (here, *one, *reverse) if _fits(rr))
+    return frozenset([
+        rr for rr in (here, *one, *reverse) if len(rr.owner) <= LONGEST_OWNER and len(rr.data) <= name.LONGEST_NAME
+    ])  # fmt: skip
 
 
 def known_records(known: Known) -> frozenset[RR]:
@@ -84,10 +88,6 @@ def dashed(address: str) -> bytes:
     return name.label(address.replace(".", "-").replace(":", "-"))
 
 
-def _fits(rr: RR) -> bool:
-    return max(len(rr.owner) + LONGEST_SUFFIX, len(rr.data)) <= name.LONGEST_NAME
-
-
 def ttl_of(service: Service) -> int:
     """Return the service's TTL in seconds: its annotation, 0..3600, else the zone's."""
     given = pair_get(service.meta.annotations, TTL_ANNOTATION)
@@ -101,11 +101,11 @@ def reverse_owner(address: str) -> bytes:
     return b"".join(map(_OCTETS.__getitem__, reversed(inet_pton(AF_INET, address)))) + _IN_ADDR_ARPA
 
 
-def address_record(owner: bytes, ttl: int, address: str) -> RR:
+def address_record(owner: bytes, ttl: int, address: str, rank: int = NEAREST) -> RR:
     """Return the A or AAAA record."""
     if ":" in address:
-        return RR(owner, AAAA, ttl, inet_pton(AF_INET6, address))
-    return RR(owner, A, ttl, inet_pton(AF_INET, address))
+        return RR(owner, AAAA, ttl, inet_pton(AF_INET6, address), rank)
+    return RR(owner, A, ttl, inet_pton(AF_INET, address), rank)
 
 
 def endpoint_label(endpoint: Endpoint) -> bytes:
@@ -141,12 +141,11 @@ def _headless(service: Service, owner: bytes, ports: tuple[ServedPort, ...], hom
     for endpoint in (e for port in ports for e in _used(port.endpoints)):
         ranks[endpoint.address] = min(_rank(endpoint, place), ranks.get(endpoint.address, FAR))
     for address, rank in ranks.items():
-        yield address_record(owner, ttl, address)._replace(rank=rank)
+        yield address_record(owner, ttl, address, rank)
     for port in ports:
         for e in (e for e in _used(port.endpoints) if e.port):  # what lacks the port has an address alone
             target = endpoint_label(e) + owner + home
-            for rr in _srv(owner, port, ttl, e.weight, e.port, target):
-                yield rr._replace(rank=ranks[e.address])
+            yield from _srv(owner, port, ttl, e.weight, e.port, target, ranks[e.address])
     yield from _endpoint_addresses(owner, ports, ttl)
 
 
@@ -166,13 +165,19 @@ def _endpoint_addresses(owner: bytes, ports: tuple[ServedPort, ...], ttl: int) -
         yield address_record(endpoint_label(endpoint) + owner, ttl, endpoint.address)
 
 
-def _srv(owner: bytes, port: ServedPort, ttl: int, weight: int, number: int, target: bytes) -> Iterator[RR]:
+def _srv(
+    owner: bytes, port: ServedPort, ttl: int, weight: int, number: int, target: bytes, rank: int = NEAREST
+) -> Iterator[RR]:
     """The port by its name and, as CoreDNS has it, all ports under the service's own name."""
     data = b"\0\0" + weight.to_bytes(2) + number.to_bytes(2) + target
-    yield RR(owner, SRV, ttl, data)
+    yield RR(owner, SRV, ttl, data, rank)
     if port.name:
-        prefix = name.label("_" + port.name) + name.label("_" + port.key.protocol)
-        yield RR(prefix + owner, SRV, ttl, data)
+        yield RR(_prefix(port.name, port.key.protocol) + owner, SRV, ttl, data, rank)
+
+
+@lru_cache(1024)
+def _prefix(port: str, protocol: str) -> bytes:
+    return name.label("_" + port) + name.label("_" + protocol)
 
 
 def _reverse(service: Service, owner: bytes, ports: tuple[ServedPort, ...], home: bytes) -> Iterator[RR]:

@@ -14,10 +14,8 @@ from svcnet.dns.zone import Zone
 from svcnet.endpoints import Networks
 from svcnet.feed import Change, Whole
 
-STEP = 20
-"""Services that are taken in at once: about half a millisecond."""
-FEW = 1000
-"""Names; replies that tell of more are not looked for one by one when there are not even as many."""
+FEW = 500
+"""Keys of trees: the replies that tell of these are found in less than a millisecond. Beyond it all are forgotten."""
 
 
 class Ask(NamedTuple):
@@ -62,28 +60,15 @@ class Responder:
             pass
 
     def taking(self, frame: Whole | Change) -> Iterator[None]:
-        """Do the same, in steps of bounded time. Between two of them answers are those of the revision before."""
-        zone, entries = self.zone, frame.entries
-        if isinstance(frame, Whole):
-            zone.place = zone.place._replace(zone=frame.zone)
-        most = max(len(entries) - STEP, 0)
-        for at in range(0, most, STEP):
-            some = entries[at : at + STEP]
-            if isinstance(frame, Whole):
-                zone.whole(frame.rev, some, last=False)
-            else:
-                zone.change(frame.rev, some, last=False)
-            yield
-        rest = entries[-(-most // STEP) * STEP :]
-        if isinstance(frame, Whole):
-            touched = zone.whole(frame.rev, rest, frame.last, frame.census)
+        """Do the same, in steps of one service. Answers are those of the revision before until a frame is all there."""
+        touched = yield from self.zone.taking(frame)
+        self._answers.serial = self.zone.serial.to_bytes(4)
+        if len(touched) <= FEW:
+            self._answers.forget(self.zone.names(touched))
         else:
-            touched = zone.change(frame.rev, rest, frame.census)
-        self._answers.serial = zone.serial.to_bytes(4)
-        if len(touched) < max(len(self._answers), FEW):
-            self._answers.forget(zone.names(touched))
-        elif touched:
             self._answers.clear()
+        yield from self._answers.tidy()
+        yield from self.zone.journal.tidy()
 
     def respond(self, packet: bytes, stream: bool, allowed: bool = True) -> bytes | Ask | Pull | None:
         """Return the reply, None when there is none, what to ask elsewhere, or which zone to transfer."""

@@ -23,7 +23,9 @@ class Tree:
     def __init__(self) -> None:
         self.owners: dict[bytes, RRsets] = {}
         self.before: dict[bytes, RRsets] | None = None
-        """What the owners that changed had before, {} for nothing; who wants to know puts an empty dict here."""
+        """What the owners that changed had before, {} for nothing; None: nobody wants to know."""
+        self.noted = 0
+        """Records in `before`."""
         self._below: dict[bytes, int] = {}
         self._below_before: dict[bytes, int] | None = None
         """While a change comes in parts: what `_below` had, of the names in which it differs."""
@@ -35,20 +37,20 @@ class Tree:
 
         A name changes also when it begins or ceases to exist because of what is below it.
         """
-        less: dict[tuple[bytes, int], list[RR]] = {}
-        more: dict[tuple[bytes, int], list[RR]] = {}
-        for found, rrs in ((less, removed), (more, added)):
-            for rr in rrs:
-                found.setdefault(rr[:2], []).append(rr)
-        touched = less | more
-        for at in touched:
-            owner, kind = at
-            old = self.owners.get(owner, NOTHING).get(kind, ())
-            new = set(old).difference(less.get(at, ())).union(more.get(at, ())) if old else set(more.get(at, ()))
-            self._put(owner, kind, tuple(sorted(new)))
+        differ: dict[bytes, dict[int, set[RR]]] = {}
+        for rr in removed:
+            self._open(differ, rr).discard(rr)
+        for rr in added:
+            self._open(differ, rr).add(rr)
+        for owner, sets in differ.items():
+            self._put(owner, sets)
         turned, self._turned = self._turned, set()
-        turned.update(owner for owner, _ in touched)
+        turned.update(differ)
         return turned
+
+    def note(self) -> None:
+        """From now on keep in `before` what is replaced; what was there is its holder's."""
+        self.before, self.noted = {}, 0
 
     def hold(self) -> None:
         """From now on `get` and `exists` say what is now, whatever changes; only where `before` is kept."""
@@ -76,11 +78,28 @@ class Tree:
             for rrs in rrsets.values():
                 yield from rrs
 
-    def _put(self, owner: bytes, kind: int, rrs: tuple[RR, ...]) -> None:
-        old = self.owners.get(owner, {})
-        if self.before is not None:
-            self.before.setdefault(owner, old)
-        new = old | {kind: rrs} if rrs else {k: those for k, those in old.items() if k != kind}
+    def _open(self, differ: dict[bytes, dict[int, set[RR]]], rr: RR) -> set[RR]:
+        """Return what its owner has of its type, to be changed."""
+        sets = differ.get(rr.owner)
+        if sets is None:
+            sets = differ[rr.owner] = {}
+        those = sets.get(rr.type)
+        if those is None:
+            those = sets[rr.type] = set(self.owners.get(rr.owner, NOTHING).get(rr.type, ()))
+        return those
+
+    def _put(self, owner: bytes, sets: dict[int, set[RR]]) -> None:
+        """Let an owner have these of these types."""
+        old = self.owners.get(owner, NOTHING)
+        if self.before is not None and owner not in self.before:
+            self.before[owner] = old
+            self.noted += sum(map(len, old.values()))
+        new = old.copy()
+        for kind, those in sets.items():
+            if those:
+                new[kind] = tuple(those) if len(those) == 1 else tuple(sorted(those))
+            else:
+                new.pop(kind, None)
         if new:
             self.owners[owner] = new
             if not old:

@@ -5,7 +5,6 @@ end is this process' end. Must not read a store or the configuration.
 """
 
 import asyncio
-import contextlib
 import ctypes
 import gc
 import logging
@@ -14,12 +13,13 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from svcnet.dns.batch import calls
 from svcnet.dns.forward import Forwarder, Options
+from svcnet.dns.intake import Intake
 from svcnet.dns.notifier import Notifier
 from svcnet.dns.query_log import QueryLog
 from svcnet.dns.responder import Responder
@@ -28,12 +28,11 @@ from svcnet.dns.settings import Settings
 from svcnet.dns.stream import links
 from svcnet.dns.transfer import Transfers
 from svcnet.dns.zone import Zone
-from svcnet.feed import Change, Splitter, Whole, decode, framed
+from svcnet.feed import Change, Whole, framed
 
 log = logging.getLogger("svcnet.dns")
 
 PR_SET_PDEATHSIG = 1
-READ_BYTES = 1 << 18
 TELL_SECONDS = 1.0
 """What was counted meanwhile is lost with a worker that is killed."""
 FINISH_SECONDS = 4.5
@@ -43,8 +42,8 @@ FINISH_SECONDS = 4.5
 async def work(feed: socket.socket, bound: Sequence[socket.socket]) -> None:
     """Answer until the feed ends."""
     feed.setblocking(False)
-    coming = payloads(feed)
-    settings = await anext(coming, None)
+    intake = Intake(feed, bound)
+    settings = await intake.first()
     if settings is None:
         return
     told = msgspec.msgpack.decode(settings, type=Settings)
@@ -52,35 +51,23 @@ async def work(feed: socket.socket, bound: Sequence[socket.socket]) -> None:
     own = [one.getsockname()[0] for one in bound if one.type == socket.SOCK_DGRAM]
     notifier = Notifier(responder.zone, told.notify, own)
     telling = asyncio.create_task(tell(feed, responder, server, forwarder))
-    serving = False
-    async for payload in coming:
-        frame = decode(payload)
-        if isinstance(frame, Whole):
+
+    def taken(frame: Whole | Change) -> None:
+        if isinstance(frame, Whole) and not frame.last:
             gc.disable()  # a load makes many objects and no garbage
-        for _ in responder.taking(frame):
-            await asyncio.sleep(0)  # queries have their turn
-        if isinstance(frame, Whole) and frame.last:
+        elif isinstance(frame, Whole):
             gc.freeze()  # what is loaded stays for long: a later collection need not stop answers to look at it
             gc.enable()
-        if not serving and (isinstance(frame, Change) or frame.last):
-            # Until here queries wait in the sockets: of a worker that takes another's place no answer is SERVFAIL.
-            serving = True
-            for one in bound:
-                await server.serve(one)
         notifier.look()
-        await asyncio.sleep(0)  # queries have their turn between two frames
+
+    intake.begin(responder, taken)
+    await intake.known.wait()
+    # Until here queries wait in the sockets: of a worker that takes another's place no answer is SERVFAIL.
+    for one in () if intake.ended.done() else bound:
+        await server.serve(one)
+    await intake.ended
     await server.finish(FINISH_SECONDS)
     telling.cancel()
-
-
-async def payloads(feed: socket.socket) -> AsyncIterator[bytes]:
-    """Yield what is told, until nobody is there to tell."""
-    loop = asyncio.get_running_loop()
-    frames = Splitter()
-    with contextlib.suppress(ConnectionResetError):  # it went without having read all that we said
-        while data := await loop.sock_recv(feed, READ_BYTES):
-            for payload in frames.feed(data):
-                yield payload
 
 
 async def tell(feed: socket.socket, responder: Responder, server: Server, forwarder: Forwarder) -> None:

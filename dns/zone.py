@@ -10,15 +10,16 @@ service B.
 The census gives the names of pods (`10-1-0-5.default.pod.CLUSTER-DOMAIN`), and namespaces: a name that is one exists.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Generator, Iterable, Iterator
 from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple
 
 from svcnet.dns import name
-from svcnet.dns.journal import Before, Journal, later
+from svcnet.dns.journal import Journal, later
 from svcnet.dns.records import EXISTS, NS, PTR, RR, SOA, TXT, ZONE_TTL, address_record, known_records, records_of
 from svcnet.dns.tree import NOTHING, RRsets, Tree
-from svcnet.feed import Entry, Known
+from svcnet.feed import Change, Whole
 from svcnet.model.meta import Key
 from svcnet.topology import Place
 
@@ -83,9 +84,12 @@ class Zone:
         """Nothing is known before the first whole."""
         self.changed: dict[bytes, int] = {}
         """Apex → the serial since which that zone's records have been as they are."""
+        self._apexes: set[bytes] = set()
+        """The zones that have changed in what is not told yet."""
         self.mounts: dict[bytes, Mount] = {}
         self._records: dict[Key, tuple[RR, ...]] = {}
-        self._seen: set[Key] | None = None
+        self._missing: dict[Key, tuple[RR, ...]] | None = None
+        """While everything is told: what has not been yet, and was there before."""
         self._parts: set[bytes] | None = None
         """What has changed in the parts so far of something that comes in several; nothing of it is told yet."""
         self._services, self.reverse, self._pods, self.namespaces = Tree(), Tree(), Tree(), Tree()
@@ -101,6 +105,13 @@ class Zone:
         self.server = name.relative("ns.dns") + domain
         """What the NS of every zone leads to."""
         self._hostmaster = name.label("hostmaster") + domain
+        self._hang_all(shape, domain)
+        mounts = self.mounts.values()
+        self._relative = tuple(m.suffix for m in mounts if m.tree is not self.reverse)
+        self._zones_of = {tree: frozenset(m.apex for m in mounts if m.tree is tree) for tree in self._changing}
+        self._zones_of[self.namespaces] = frozenset(m.apex for m in mounts if self.has_namespaces(m))
+
+    def _hang_all(self, shape: Shape, domain: bytes) -> None:
         ttls = {name.absolute(zone): seconds for zone, seconds in shape.ttls}
         ttl = self._ttl = ttls.pop(name.ROOT, TTL_SECONDS)
         of_domain = ttls.get(domain, ttl)
@@ -112,48 +123,57 @@ class Zone:
         for zone in (z for network in shape.reverse for z in reverse_zones(network)):
             self._hang(Mount(zone, zone, self.reverse, ttl))
 
-    def change(self, rev: int, entries: Iterable[Entry], census: Iterable[Known] = (), last: bool = True) -> set[bytes]:
-        """Replace these services, and this of the census; return the keys of trees that changed. O(what changed).
+    def taking(self, frame: Whole | Change) -> Generator[None, None, set[bytes]]:
+        """Take a frame in, in steps of one service; return the keys of trees that changed, once all is there.
 
-        Without `last` more of the same revision follows: what is told is the state before, until all is there.
+        O(what changed). Between steps, and until the last frame of what comes in several, all is as it was before.
         """
-        last = last and self._seen is None
-        self._hold(last)
-        return self._end(rev, self._take(entries, census), last)
-
-    def whole(self, rev: int, entries: Sequence[Entry], last: bool, census: Sequence[Known] = ()) -> set[bytes]:
-        """Take a part of everything there is, with `last` the end of it: what was in no part is gone."""
-        if self._seen is None:
-            self._seen = set()
-        self._seen |= {Key("Service", e.namespace, e.name) for e in entries}
-        self._seen |= {Key(k.kind, k.namespace, k.name) for k in census}
-        self._hold(last)
-        touched = self._take(entries, census)
-        if last:
-            for key in self._records.keys() - self._seen:
-                touched |= self._replace(key, frozenset())
-        touched = self._end(rev, touched, last)
-        if last:
-            self._seen, self.loaded = None, True
+        whole = isinstance(frame, Whole)
+        if isinstance(frame, Whole):
+            self.place = self.place._replace(zone=frame.zone)
+            self._missing = self._records.copy() if self._missing is None else self._missing
+        last = frame.last and (whole or self._missing is None)
+        touched: set[bytes] = set()
+        if not last or whole or self._parts is not None or len(frame.entries) + len(frame.census) > 1:
+            touched = self._hold()
+        for n, (key, rrs) in enumerate(self._told(frame)):
+            if n:
+                yield
+            if self._missing is not None:
+                self._missing.pop(key, None)
+            touched |= self._replace(key, rrs)
+        if not last:
+            return set()
+        while self._missing:
+            yield
+            touched |= self._replace(self._missing.popitem()[0], frozenset())
+        self._release()
+        self._advance(frame.rev, bool(touched))
+        if whole:
+            self._missing, self.loaded = None, True
         return touched
 
-    def _hold(self, last: bool) -> None:
-        if not last and self._parts is None:
+    def _told(self, frame: Whole | Change) -> Iterator[tuple[Key, frozenset[RR]]]:
+        for e in frame.entries:
+            new = records_of(e.service, e.ports, self._home, self.place) if e.service else frozenset[RR]()
+            yield Key("Service", sys.intern(e.namespace), e.name), new
+        for known in frame.census:
+            new = known_records(known) if known.there else frozenset[RR]()
+            yield Key(sys.intern(known.kind), sys.intern(known.namespace), known.name), new
+
+    def _hold(self) -> set[bytes]:
+        """Tell the state before until the end; return what has changed since then."""
+        if self._parts is None:
             self._parts = set()
             for tree in self._changing:
                 tree.hold()
+        return self._parts
 
-    def _end(self, rev: int, touched: set[bytes], last: bool) -> set[bytes]:
-        """Return all that changed at the end of the last part, nothing before."""
+    def _release(self) -> None:
         if self._parts is not None:
-            self._parts |= touched
-            if not last:
-                return set()
-            touched, self._parts = self._parts, None
+            self._parts = None
             for tree in self._changing:
                 tree.release()
-        self._advance(rev, bool(touched))
-        return touched
 
     def find(self, wanted: bytes) -> Node | None:
         """Return what a whole, lower-case name leads to; None: it is in no zone of ours."""
@@ -167,7 +187,7 @@ class Zone:
 
     def names(self, touched: Iterable[bytes]) -> Iterator[bytes]:
         """Yield the whole names that may lead to these keys of trees."""
-        relative = tuple(mount.suffix for mount in self.mounts.values() if mount.tree is not self.reverse)
+        relative = self._relative
         for key in touched:
             yield key
             for suffix in relative:
@@ -203,24 +223,24 @@ class Zone:
 
     def _replace(self, key: Key, new: frozenset[RR]) -> set[bytes]:
         old = frozenset(self._records.get(key, ()))
+        if old == new:
+            return set()
+        gone, fresh = old - new, new - old
         if new:
-            self._records[key] = tuple(new)  # takes a seventh of the room
+            self._records[key] = *(old - gone), *fresh  # takes a seventh of the room; those that stay are the tree's
         else:
             self._records.pop(key, None)
-        gone, fresh = old - new, new - old
         touched: set[bytes] = set()
-        for tree, reverse in self._trees[key.kind] if gone or fresh else ():
-            touched |= tree.change(_only(gone, reverse), _only(fresh, reverse))
-        return touched
-
-    def _take(self, entries: Iterable[Entry], census: Iterable[Known]) -> set[bytes]:
-        touched: set[bytes] = set()
-        for e in entries:
-            new = records_of(e.service, e.ports, self._home, self.place) if e.service else frozenset[RR]()
-            touched |= self._replace(Key("Service", e.namespace, e.name), new)
-        for known in census:
-            new = known_records(known) if known.there else frozenset[RR]()
-            touched |= self._replace(Key(known.kind, known.namespace, known.name), new)
+        for tree, reverse in self._trees[key.kind]:
+            less = [rr for rr in gone if (rr.type == PTR) == reverse]
+            more = [rr for rr in fresh if (rr.type == PTR) == reverse]
+            if not less and not more:
+                continue
+            touched |= tree.change(less, more)
+            if reverse:
+                self._apexes.update(self._reverse_zone(rr.owner) for rrs in (less, more) for rr in rrs)
+            else:
+                self._apexes |= self._zones_of[tree]
         return touched
 
     def _advance(self, rev: int, changed: bool) -> None:
@@ -235,22 +255,20 @@ class Zone:
         elif changed:
             self.serial = (old + 1) & 0xFFFFFFFF
         if self.loaded:
-            self._note(self.journal.end(old, self.serial))
+            self.journal.end(old, self.serial)
+            apexes = self._apexes - {b""}
         else:
             self.journal.begin()
-            self.changed = dict.fromkeys((mount.apex for mount in self.mounts.values()), self.serial)
+            apexes = {mount.apex for mount in self.mounts.values()}
+        self._apexes = set()
+        self.changed |= dict.fromkeys(apexes, self.serial)
 
-    def _note(self, before: Before) -> None:
-        """Note which zones it was that changed."""
-        mounts = self.mounts
-        for tree, owners in before:
-            if tree is self.reverse:
-                found = (self.find(owner) for owner in owners)
-                apexes = {node.mount.apex for node in found if node is not None} & mounts.keys()
-            else:
-                empty = tree is self.namespaces
-                apexes = {m.apex for m in mounts.values() if m.tree is tree or (empty and self.has_namespaces(m))}
-            self.changed |= dict.fromkeys(apexes, self.serial)
+    def _reverse_zone(self, owner: bytes) -> bytes:
+        """Return the apex of the zone that a PTR record belongs to; b"" where we have none."""
+        for at in name.offsets(owner):
+            if owner[at:] in self.mounts:
+                return self.mounts[owner[at:]].apex
+        return b""
 
     def _hang(self, mount: Mount) -> None:
         self.mounts.setdefault(mount.suffix, mount)
@@ -262,10 +280,6 @@ def reverse_zones(network: Network) -> Iterator[bytes]:
     for part in network.subnets(new_prefix=-(-network.prefixlen // step) * step):
         labels = part.network_address.reverse_pointer.split(".")
         yield name.absolute(".".join(labels[(part.max_prefixlen - part.prefixlen) // step :]))
-
-
-def _only(rrs: Iterable[RR], reverse: bool) -> list[RR]:
-    return [rr for rr in rrs if (rr.type == PTR) == reverse]
 
 
 def _fixed(servers: Iterable[str]) -> Tree:

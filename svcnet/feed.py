@@ -6,8 +6,8 @@ A frame on the wire is its length in four bytes, big-endian, then msgpack. An en
 that a frame may be sent again, or stand for many changes: what is sent last is what holds.
 """
 
-from collections.abc import Iterable, Iterator
-from itertools import zip_longest
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, zip_longest
 from typing import Any
 
 import msgspec
@@ -18,9 +18,9 @@ from svcnet.model.snapshot import Delta, PortKey, ServedPort, Snapshot
 
 LENGTH_BYTES = 4
 LARGEST_FRAME = 1 << 30
-CHUNK = 100
-"""Services in one frame of a whole: a few ms to encode, and to take in, so that both loops turn meanwhile."""
-MANY = 2000
+CHUNK = 50
+"""Services in one frame: a fraction of a millisecond to encode and to decode, so that both loops turn meanwhile."""
+MANY = 200
 """Of the census in one frame, which cost about as much."""
 FAMILIES = (4, 6)
 
@@ -55,11 +55,15 @@ class Whole(msgspec.Struct, frozen=True, tag="whole"):
 
 
 class Change(msgspec.Struct, frozen=True, tag="change"):
-    """What changed. One before any whole says that none is at hand: nothing is known yet."""
+    """What changed, in one or several frames; the one with `last` ends it.
+
+    One before any whole says that none is at hand: nothing is known yet.
+    """
 
     rev: int
     entries: tuple[Entry, ...]
     census: tuple[Known, ...] = ()
+    last: bool = True
 
 
 Frame = Whole | Change
@@ -101,11 +105,28 @@ def whole(snapshot: Snapshot) -> Iterator[Whole]:
         yield Whole(snapshot.rev, entries, at == number, tuple(Known(*key) for key in known), snapshot.zone)
 
 
-def change(snapshot: Snapshot, keys: Iterable[Key]) -> Change:
-    """Return the frame of these services, and of this of the census, as they are in `snapshot`."""
+def changes(snapshot: Snapshot, keys: Iterable[Key]) -> Iterator[Change]:
+    """Yield the frames of these services, and of this of the census, as they are in `snapshot`; at least one."""
     keys = sorted(keys)
-    entries = tuple(entry(snapshot, key) for key in keys if key.kind == "Service")
-    return Change(snapshot.rev, entries, tuple(Known(*k, k in snapshot.census) for k in keys if k.kind != "Service"))
+    services = _cut([key for key in keys if key.kind == "Service"], CHUNK)
+    census = _cut([key for key in keys if key.kind != "Service"], MANY)
+    number = max(len(services), len(census))
+    none: list[Key] = []
+    for at, (those, known) in enumerate(zip_longest(services, census, fillvalue=none), 1):
+        entries = tuple(entry(snapshot, key) for key in those)
+        yield Change(snapshot.rev, entries, tuple(Known(*k, k in snapshot.census) for k in known), at == number)
+
+
+def merged(frames: Sequence[Frame]) -> Iterator[Frame]:
+    """Yield the same, with changes that follow each other as one: what is told last of a service is what holds."""
+    for kind, run in groupby(frames, type):
+        those = list(run)
+        if kind is Whole or len(those) == 1:
+            yield from those
+            continue
+        entries = {(e.namespace, e.name): e for one in those for e in one.entries}
+        census = {(k.kind, k.namespace, k.name): k for one in those for k in one.census}
+        yield Change(those[-1].rev, tuple(entries.values()), tuple(census.values()), those[-1].last)
 
 
 def _cut(keys: list[Key], size: int) -> list[list[Key]]:

@@ -162,7 +162,7 @@ class Worker:
             self._zone, dirty = snapshot.zone, None
         if dirty is None or len(dirty) > max(feed.CHUNK, len(snapshot.services) // WHOLE_SHARE):
             return feed.whole(snapshot)
-        return iter((feed.change(snapshot, dirty),)) if dirty else iter(())
+        return feed.changes(snapshot, dirty) if dirty else iter(())
 
 
 class Crew:

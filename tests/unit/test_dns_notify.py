@@ -10,6 +10,7 @@ import dns.rdatatype
 from svcnet.dns import name
 from svcnet.dns.notify import FIRST_SECONDS, GATHER_SECONDS, LONGEST_SECONDS, MOST_TRIES, Outbox, message
 from svcnet.dns.zone import Shape, Zone
+from svcnet.feed import Whole
 
 SVC, LOCAL = name.absolute("svc"), name.absolute("cluster.local")
 
@@ -99,7 +100,7 @@ def test_any_code_is_an_answer_and_what_is_none_is_not_taken_for_one() -> None:
 
 def test_the_message_has_the_soa_of_now() -> None:
     zone = Zone(Shape())
-    zone.whole(77, (), last=True)
+    list(zone.taking(Whole(77, ())))
     read = dns.message.from_wire(message(0x1234, zone.soa(zone.mounts[SVC])))
     assert (read.id, read.opcode(), read.flags & dns.flags.AA) == (0x1234, dns.opcode.NOTIFY, dns.flags.AA)
     assert [str(q) for q in read.question] == ["svc. IN SOA"]

@@ -41,7 +41,7 @@ def test_frames_are_what_they_were_however_the_stream_is_cut(size: int) -> None:
     tracker = loaded("a", "b")
     frames: list[feed.Frame] = [
         *feed.whole(tracker.snapshot),
-        feed.change(tracker.snapshot, {Key("Service", "default", "gone")}),
+        *feed.changes(tracker.snapshot, {Key("Service", "default", "gone")}),
     ]
     assert payloads(b"".join(feed.encode(frame) for frame in frames), size) == frames
 
@@ -77,7 +77,7 @@ def test_a_change_of_an_endpoint_is_told_as_the_whole_service_and_no_other() -> 
     tracker = loaded("a", "b")
     keys = feed.changed(tracker.fold([Put(pod("a", "10.1.1.2"), 2)]))
     assert keys == {Key("Service", "default", "a"), Key("Address", "default", "10.1.1.2")}
-    change = feed.change(tracker.snapshot, keys)
+    (change,) = feed.changes(tracker.snapshot, keys)
     assert change.census == (Known("Address", "default", "10.1.1.2"),)
     (entry,) = change.entries
     assert entry.service == service("a", "10.0.0.1", "fd00::1")
@@ -93,7 +93,7 @@ def test_a_deleted_service_is_told_as_gone() -> None:
     tracker = loaded("a")
     keys = feed.changed(tracker.fold([Delete(Key("Service", "default", "a"), 3)]))
     emptied = Known("Namespace", "", "default", there=False)
-    assert feed.change(tracker.snapshot, keys) == Change(3, (Entry("default", "a", None),), (emptied,))
+    assert list(feed.changes(tracker.snapshot, keys)) == [Change(3, (Entry("default", "a", None),), (emptied,))]
 
 
 def test_what_is_no_frame_is_refused() -> None:

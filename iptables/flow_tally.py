@@ -62,7 +62,8 @@ class FlowTally:
             name = PROTOCOL_NAMES.get(protocol)
             if name is not None:
                 front = Frontend(_FAMILIES[number], unpacked(address), name, port)
-                found.append(Seen(front, (unpacked(backend), backend_port), *counts))
+                connections, bytes_in, bytes_out = counts
+                found.append(Seen(front, (unpacked(backend), backend_port), connections, bytes_in, bytes_out))
         return found
 
     def _carried(self, event: Event, before: tuple[int, int]) -> None:

@@ -1,19 +1,57 @@
 """What a worker has counted, in memory that the daemon reads too: no message, and nothing is lost with the worker.
 
-Owns: the block and its slots. Who a slot belongs to is the daemon's to say: one for each frontend, one for each of its
-backends. Slot 0 is nobody's: what is counted for who is gone.
+Owns: the block, its slots, and what is in one. Who a slot belongs to is the daemon's to say: one for each frontend, one
+for each of its backends. Slot 0 is nobody's: what is counted for who is gone. Nobody sets a cell to zero: what is read
+is differences.
+
+A slot has CELLS of 64 bits, then the buckets of two histograms, of 32 bits, which begin again at 2**32. How many
+connections are open is no cell: it is CONNECTIONS, less all that are in the buckets of LIVES, and CARRIED.
 """
 
 import mmap
 import os
+from bisect import bisect_left
+from collections.abc import Iterator
 
-FIELDS = 4
-CONNECTIONS, BYTES_IN, BYTES_OUT, FAILURES = range(FIELDS)
-"""Connections (of UDP: flows); bytes from clients; bytes to them; dials that failed. 64 bits each."""
+CELLS = 18
+(
+    CONNECTIONS,
+    BYTES_IN,
+    BYTES_OUT,
+    REFUSED,
+    TIMED_OUT,
+    UNREACHABLE,
+    RETRIES,
+    REDISPATCHES,
+    CLIENT_RESETS,
+    SERVER_RESETS,
+    IDLE,
+    DRAINED,
+    GIVEN_UP,
+    NO_ROOM,
+    BAD_HEADERS,
+    CARRIED,
+    DIAL_MICROSECONDS,
+    LIFE_MILLISECONDS,
+) = range(CELLS)
+"""Connections that a backend has taken (of UDP: flows); bytes from clients; bytes to them. Dials that failed, by kind.
+Dials after one that failed, to the same backend and to another one. Connections that ended by a reset of one side, by
+silence, by a drain. Clients that nobody answered, that there was no room for, whose PROXY header was bad. Open
+connections that came from another slot, less those that went to one. What was spent on dials, and between a client's
+coming and the end of its connection."""
+DIAL_BOUNDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+LIFE_BOUNDS = (0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
+"""Upper bounds of the buckets, in seconds; there is one more, of what is above."""
+BUCKETS = len(DIAL_BOUNDS) + 1
+DIALS, LIVES = 2 * CELLS, 2 * CELLS + BUCKETS
+"""Where the buckets begin, in units of 32 bits."""
+FIELDS = CELLS + BUCKETS
+"""The length of a slot, in units of 64 bits."""
 SLOT_BYTES = FIELDS * 8
 MOST_SLOTS = 1 << 20
 """The block is a file in memory without pages until they are written to: its size costs nothing."""
 NOBODY = 0
+_WORD, _LONG = (1 << 32) - 1, (1 << 64) - 1
 
 
 def create(number: int) -> int:
@@ -23,32 +61,97 @@ def create(number: int) -> int:
     return fd
 
 
+def written(fd: int) -> Iterator[tuple[int, int]]:
+    """The parts of a block that have pages, as bytes from and to: the others are 0, and must not be looked at."""
+    end = 0
+    while True:
+        try:
+            begin = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError:  # ENXIO: there are no more
+            return
+        end = os.lseek(fd, begin, os.SEEK_HOLE)
+        yield begin, end
+
+
 class Counts:
     """A worker's view of its block; without one (fd -1) what it counts is seen by nobody."""
 
     def __init__(self, fd: int = -1) -> None:
         size = SLOT_BYTES if fd < 0 else MOST_SLOTS * SLOT_BYTES
         self._one = fd < 0
-        self.cells = memoryview(mmap.mmap(fd, size)).cast("Q")
+        block = memoryview(mmap.mmap(fd, size))
+        self.cells = block.cast("Q")
+        self.small = block.cast("I")
+        """The same memory by 32 bits."""
+        if fd >= 0:
+            self._bury(fd)
 
     def at(self, slot: int) -> int:
         """Where the cells of a slot begin."""
         return 0 if self._one or not 0 <= slot < MOST_SLOTS else slot * FIELDS
 
+    def _bury(self, fd: int) -> None:
+        """A worker that was killed here before has no open connections any more."""
+        for begin, end in written(fd):
+            for slot in range(-(-begin // SLOT_BYTES), end // SLOT_BYTES):
+                at = slot * FIELDS
+                left = still_open(self.cells[at : at + CELLS].tolist(), self.small[2 * at : 2 * at + 2 * FIELDS])
+                self.cells[at + CARRIED] = (self.cells[at + CARRIED] - left) & _LONG
+
+
+def still_open(cells: list[int], small: memoryview) -> int:
+    """How many connections a slot has now."""
+    return (cells[CONNECTIONS] + cells[CARRIED] - sum(small[LIVES : LIVES + BUCKETS])) & _WORD
+
 
 class Tally:
     """Where what happens between one frontend and one backend is counted. `at` changes when the backend goes."""
 
-    __slots__ = ("__weakref__", "at", "cells")
+    __slots__ = ("__weakref__", "at", "cells", "gone_at", "open", "small")
 
     def __init__(self, counts: Counts, slot: int = NOBODY) -> None:
-        self.cells = counts.cells
+        self.cells, self.small = counts.cells, counts.small
         self.at = counts.at(slot)
+        self.open = 0
+        """Connections now."""
+        self.gone_at: float | None = None
+        """Since when the backend is gone, on the loop's clock."""
 
     def move(self, counts: Counts, slot: int) -> None:
         """Count there from now on, also for connections that are open."""
-        self.cells, self.at = counts.cells, counts.at(slot)
+        self._go(counts.cells, counts.small, counts.at(slot))
+
+    def join(self, other: "Tally") -> None:
+        """Count where another does."""
+        self._go(other.cells, other.small, other.at)
 
     def add(self, field: int, number: int = 1) -> None:
         """Count."""
         self.cells[self.at + field] += number
+
+    def began(self) -> None:
+        """A backend has taken a connection, or a flow leads to it."""
+        self.open += 1
+        self.cells[self.at + CONNECTIONS] += 1
+
+    def dialled(self, seconds: float) -> None:
+        """The same, after a dial of so long."""
+        self.began()
+        self._observe(DIALS + bisect_left(DIAL_BOUNDS, seconds))
+        self.cells[self.at + DIAL_MICROSECONDS] += int(seconds * 1e6)
+
+    def ended(self, seconds: float) -> None:
+        """One ends that lived for so long."""
+        self.open -= 1
+        self._observe(LIVES + bisect_left(LIFE_BOUNDS, seconds))
+        self.cells[self.at + LIFE_MILLISECONDS] += int(seconds * 1e3)
+
+    def _observe(self, bucket: int) -> None:
+        place = 2 * self.at + bucket
+        self.small[place] = (self.small[place] + 1) & _WORD
+
+    def _go(self, cells: memoryview, small: memoryview, at: int) -> None:
+        if self.open:
+            self.cells[self.at + CARRIED] = (self.cells[self.at + CARRIED] - self.open) & _LONG
+            cells[at + CARRIED] = (cells[at + CARRIED] + self.open) & _LONG
+        self.cells, self.small, self.at = cells, small, at

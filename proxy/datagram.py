@@ -8,7 +8,8 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from svcnet.proxy.counts import BYTES_IN, BYTES_OUT, CONNECTIONS, FAILURES, Tally
+from svcnet.model.terms import USUAL, Terms
+from svcnet.proxy.counts import BYTES_IN, BYTES_OUT, NO_ROOM, REDISPATCHES, REFUSED, Tally
 from svcnet.proxy.lead import Lead
 from svcnet.proxy.loop import EDGES, Timer
 from svcnet.proxy.place import Place
@@ -31,7 +32,7 @@ Client = tuple[str, int] | tuple[str, int, int, int]
 class Flow:
     """One client's datagrams, to one backend after another until one does not refuse."""
 
-    __slots__ = ("_refused", "_tally", "_unanswered", "backend", "client", "door", "last", "sock", "timer")
+    __slots__ = ("_refused", "_since", "_tally", "_unanswered", "backend", "client", "door", "last", "sock", "timer")
 
     def __init__(self, door: "UdpDoor", client: Client) -> None:
         self.door, self.client = door, client
@@ -39,10 +40,12 @@ class Flow:
         self.backend: Backend | None = None
         self._refused: tuple[Backend, ...] = ()
         self._tally: Tally | None = None
+        self._since = 0.0
+        """When it came to this backend."""
         self._unanswered: bytes | None = None
         """The last datagram of the client, until there is an answer: what a backend refuses, the next one gets."""
         self.last = door.place.loop.now
-        self.timer: Timer = door.place.loop.later(IDLE_SECONDS, self._look)
+        self.timer: Timer = door.place.loop.later(door.idle_seconds, self._look)
 
     def send(self, data: bytes) -> None:
         """From the client to the backend."""
@@ -86,7 +89,10 @@ class Flow:
             else:
                 place.loop.add(sock.fileno(), self._on_reply, EDGES)
                 self._tally = self.door.tallies.of(backend)
-                self._tally.add(CONNECTIONS)
+                self._tally.began()
+                self._since = place.loop.now
+                if self._refused:
+                    self._tally.add(REDISPATCHES)
                 return True
         return False
 
@@ -94,13 +100,16 @@ class Flow:
         sock, self.sock = self.sock, None
         if sock is not None:
             self.door.place.loop.bury(sock)
+        tally, self._tally = self._tally, None
+        if tally is not None:
+            tally.ended(self.door.place.loop.now - self._since)
 
     def _fail(self) -> None:
         """The backend refuses."""
         self.door.place.counters.dial_failures += 1
         if self.backend is not None:
             self._refused += (self.backend,)
-            self.door.tallies.of(self.backend).add(FAILURES)
+            self.door.tallies.of(self.backend).add(REFUSED)
         self._disconnect()
 
     def _on_reply(self, _events: int) -> None:
@@ -130,7 +139,7 @@ class Flow:
 
     def _look(self) -> None:
         loop = self.door.place.loop
-        left = self.last + IDLE_SECONDS - loop.now
+        left = self.last + self.door.idle_seconds - loop.now
         if left <= 0:
             self.end()
         else:
@@ -144,6 +153,7 @@ class UdpDoor:
         self.place, self.lead = place, lead
         self.tallies = Tallies(place.counts)
         self.family = sock.family
+        self.idle_seconds = IDLE_SECONDS
         self._sock = sock
         self._flows: dict[Client, Flow] = {}
         sock.setblocking(False)
@@ -152,9 +162,10 @@ class UdpDoor:
                 sock.setsockopt(socket.SOL_SOCKET, option, RECEIVE_BUFFER_BYTES)
         place.loop.add(sock.fileno(), self._on_datagram, EDGES)
 
-    def update(self, slots: Slots = NO_SLOTS) -> None:
+    def update(self, slots: Slots = NO_SLOTS, terms: Terms = USUAL) -> None:
         """Flows whose backend is gone find another with their next datagram."""
-        self.tallies.update(slots)
+        self.tallies.update(slots, self.place.loop.now)
+        self.idle_seconds = terms.idle_seconds or IDLE_SECONDS
         for flow in [f for f in self._flows.values() if f.backend not in self.lead.weights(f.client[0])]:
             flow.end()
 
@@ -203,6 +214,7 @@ class UdpDoor:
     def _new_flow(self, client: Client) -> Flow | None:
         if not self.place.budget.take(1):
             self.place.counters.refused_for_room += 1
+            self.tallies.own.add(NO_ROOM)
             return None
         flow = self._flows[client] = Flow(self, client)
         self.place.counters.flows += 1

@@ -5,26 +5,33 @@ ever set to zero: workers write, the ledger reads. Must not know what the sums a
 """
 
 import os
+import struct
 import threading
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from svcnet.model.frontend import Frontend
 from svcnet.proxy.counts import (
+    BUCKETS,
     BYTES_IN,
     BYTES_OUT,
+    CARRIED,
+    CELLS,
     CONNECTIONS,
-    FAILURES,
+    DIALS,
     FIELDS,
+    LIVES,
     MOST_SLOTS,
     NOBODY,
     SLOT_BYTES,
     create,
+    written,
 )
 from svcnet.proxy.row import Backend
 
 CHUNK_BYTES = 4096
 """Compared with the last time at once: who is idle costs next to nothing."""
+_NOTHING = bytes(CHUNK_BYTES)
 
 
 class Counted(NamedTuple):
@@ -32,13 +39,31 @@ class Counted(NamedTuple):
 
     front: Frontend
     backend: Backend | None
-    connections: int
-    bytes_in: int
-    bytes_out: int
-    failures: int
+    cells: tuple[int, ...]
+    """By the fields of counts.py."""
+    dials: tuple[int, ...]
+    lives: tuple[int, ...]
+    """By bucket: dials that were answered, and connections that ended."""
+
+    @property
+    def connections(self) -> int:
+        """Of UDP: flows."""
+        return self.cells[CONNECTIONS]
+
+    @property
+    def bytes_in(self) -> int:
+        """From clients."""
+        return self.cells[BYTES_IN]
+
+    @property
+    def bytes_out(self) -> int:
+        """To clients."""
+        return self.cells[BYTES_OUT]
 
 
 Owner = tuple[Frontend, Backend | None]
+_CELLS, _WORDS = struct.Struct(f"={CELLS}Q"), struct.Struct(f"={2 * FIELDS}I")
+_HALF, _SMALL = 1 << 63, 1 << 32
 
 
 class Ledger:
@@ -46,7 +71,8 @@ class Ledger:
 
     def __init__(self, workers: int) -> None:
         self._blocks = [create(number) for number in range(workers)]
-        self._before = [b"" for _ in range(workers)]
+        self._before: list[dict[int, bytes]] = [{} for _ in range(workers)]
+        """By place in the block."""
         self._lock = threading.Lock()
         self._owners: list[Owner | None] = [None]
         self._slots: dict[Frontend, dict[Backend | None, int]] = {}
@@ -117,22 +143,27 @@ class Ledger:
             self._leaving.append(slot)
 
     def _read(self) -> Iterator[Counted]:
-        size = len(self._owners) * SLOT_BYTES
-        for number, fd in enumerate(self._blocks):
-            before = self._before[number].ljust(size, b"\0")
-            now = os.pread(fd, size, 0)
-            for begin in range(0, size, CHUNK_BYTES):
-                end = begin + CHUNK_BYTES
-                if now[begin:end] != before[begin:end]:
-                    yield from self._differences(begin // SLOT_BYTES, now[begin:end], before[begin:end])
-            self._before[number] = now
+        for fd, before in zip(self._blocks, self._before, strict=True):
+            for begin, end in written(fd):  # pages are whole chunks
+                read = os.pread(fd, end - begin, begin)
+                for at in range(0, len(read), CHUNK_BYTES):
+                    now, old = read[at : at + CHUNK_BYTES], before.get(begin + at, _NOTHING)
+                    if now != old:
+                        before[begin + at] = now
+                        yield from self._differences((begin + at) // SLOT_BYTES, now, old)
 
     def _differences(self, first: int, now: bytes, before: bytes) -> Iterator[Counted]:
-        new, old = memoryview(now).cast("Q"), memoryview(before).cast("Q")
-        for number in range(len(new) // FIELDS):
-            owner = self._owners[first + number]
-            at = number * FIELDS
-            if owner is None or new[at : at + FIELDS] == old[at : at + FIELDS]:
-                continue
-            more = [new[at + field] - old[at + field] for field in range(FIELDS)]
-            yield Counted(*owner, more[CONNECTIONS], more[BYTES_IN], more[BYTES_OUT], more[FAILURES])
+        for at in range(0, len(now), SLOT_BYTES):
+            new, old = now[at : at + SLOT_BYTES], before[at : at + SLOT_BYTES]
+            number = first + at // SLOT_BYTES
+            owner = self._owners[number] if number < len(self._owners) else None
+            if owner is not None and new != old:
+                yield Counted(*owner, *_more(new, old))
+
+
+def _more(new: bytes, old: bytes) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """What came to the cells, and to both histograms, of one slot."""
+    cells = [n - o for n, o in zip(_CELLS.unpack_from(new), _CELLS.unpack_from(old), strict=True)]
+    cells[CARRIED] = (cells[CARRIED] + _HALF) % (2 * _HALF) - _HALF  # it goes both ways
+    small = [(n - o) % _SMALL for n, o in zip(_WORDS.unpack_from(new), _WORDS.unpack_from(old), strict=True)]
+    return tuple(cells), tuple(small[DIALS : DIALS + BUCKETS]), tuple(small[LIVES : LIVES + BUCKETS])

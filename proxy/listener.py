@@ -7,16 +7,21 @@ import _socket
 import errno
 import select
 import socket
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from svcnet.model.terms import USUAL, Terms
 from svcnet.proxy.admission import admit_all
+from svcnet.proxy.drain import Drain
 from svcnet.proxy.lead import Lead
 from svcnet.proxy.loop import Loop
-from svcnet.proxy.patience import HALF_CLOSED_SECONDS, IDLE_SECONDS
+from svcnet.proxy.patience import HALF_CLOSED_SECONDS, IDLE_SECONDS, Patience
 from svcnet.proxy.place import Place
 from svcnet.proxy.relay import DESCRIPTORS, Relay
-from svcnet.proxy.session import Session
+from svcnet.proxy.session import LADDER_SECONDS, Session
 from svcnet.proxy.tallies import NO_SLOTS, Slots, Tallies
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ACCEPTS_A_TURN = 64
 RETRY_SECONDS = 0.1
@@ -31,8 +36,8 @@ class Door(Protocol):
         """Where it leads whom."""
         ...
 
-    def update(self, slots: Slots = NO_SLOTS) -> None:
-        """The lead has changed; count in these slots."""
+    def update(self, slots: Slots = NO_SLOTS, terms: Terms = USUAL) -> None:
+        """The lead has changed; count in these slots, and carry on these terms."""
         ...
 
     def let_in(self) -> None:
@@ -95,22 +100,36 @@ class Hall:
 class TcpDoor:
     """One TCP frontend."""
 
-    def __init__(self, place: Place, hall: Hall, sock: socket.socket, lead: Lead) -> None:
+    def __init__(self, place: Place, hall: Hall, sock: socket.socket, lead: Lead, patience: Patience) -> None:
         self._place, self._hall, self._sock = place, hall, sock
         self.lead = lead
         self._family = int(sock.family)
+        self._patience = patience
+        self._drain = Drain(place, self)
+        self._terms = USUAL
+        self._ladder: Sequence[float] = LADDER_SECONDS
         self._pick = lead.everyones_picker
         self.tallies = Tallies(place.counts)
-        self.tally = self.tallies.of
+        self.tally, self.own_tally = self.tallies.of, self.tallies.own
         self.idle_seconds, self.half_closed_seconds = IDLE_SECONDS, HALF_CLOSED_SECONDS
         self.fd = sock.fileno()
         sock.setblocking(False)
         hall.add(self)
 
-    def update(self, slots: Slots = NO_SLOTS) -> None:
+    def update(self, slots: Slots = NO_SLOTS, terms: Terms = USUAL) -> None:
         """New connections go by what the lead says now; those that are open stay where they are."""
         self._pick = self.lead.everyones_picker
-        self.tallies.update(slots)
+        self.tallies.update(slots, self._place.loop.now)
+        if terms is not USUAL or self._terms is not USUAL:
+            self._obey(terms)
+
+    def _obey(self, terms: Terms) -> None:
+        self._terms = terms
+        self._ladder = terms.connect_seconds or LADDER_SECONDS
+        self.idle_seconds = terms.idle_seconds or IDLE_SECONDS
+        self.half_closed_seconds = terms.half_closed_seconds or HALF_CLOSED_SECONDS
+        self._patience.mind(self)
+        self._drain.begin(self.tallies.gone, terms.drain_seconds)
 
     def let_in(self) -> None:
         """Take all clients from the queue."""
@@ -122,7 +141,9 @@ class TcpDoor:
     def close(self) -> None:
         """Accept no more; open connections go on."""
         self._hall.remove(self)
-        self.tallies.close()
+        self._patience.forget(self)
+        self.tallies.close(self._place.loop.now)
+        self._drain.begin(self.tallies.gone, self._terms.drain_seconds)
         self._place.loop.bury(self._sock)
         self._place.budget.give(1)
 
@@ -152,4 +173,4 @@ class TcpDoor:
             client = _socket.socket(self._family, socket.SOCK_STREAM, 0, number)
             if self.lead.is_filtered:
                 admit_all(client)
-            Relay(place, client, Session(self._pick or self.lead.picker(address[0])), self).begin()
+            Relay(place, client, Session(self._pick or self.lead.picker(address[0]), self._ladder), self).begin()

@@ -27,13 +27,26 @@ from socket import (
 )
 from typing import Protocol
 
-from svcnet.proxy.counts import CONNECTIONS, FAILURES, Tally
+from svcnet.proxy.counts import (
+    CLIENT_RESETS,
+    DRAINED,
+    GIVEN_UP,
+    IDLE,
+    REDISPATCHES,
+    REFUSED,
+    RETRIES,
+    SERVER_RESETS,
+    TIMED_OUT,
+    UNREACHABLE,
+    Tally,
+)
 from svcnet.proxy.loop import LOST, Timer
-from svcnet.proxy.patience import silent_seconds
+from svcnet.proxy.patience import silent_seconds, watch_for_dead_peer
 from svcnet.proxy.place import Place
 from svcnet.proxy.pump import End, client_end, finish, pump, server_end
 from svcnet.proxy.row import Backend
 from svcnet.proxy.session import Act, Command, Session, Side
+from svcnet.proxy.why import Why
 
 DESCRIPTORS = 2
 """Taken of the budget by each connection, from its begin."""
@@ -42,6 +55,18 @@ FLUSH_SECONDS = 30.0
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.001, 0.1
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _IN_PROGRESS = {0, errno.EINPROGRESS}
+_FAILURES = {errno.ECONNREFUSED: REFUSED, errno.ETIMEDOUT: TIMED_OUT}
+_COUNTED = {
+    Why.CLIENT_RESET: CLIENT_RESETS,
+    Why.SERVER_RESET: SERVER_RESETS,
+    Why.IDLE: IDLE,
+    Why.HALF_CLOSED: IDLE,
+    Why.DRAINED: DRAINED,
+    Why.REFUSED: GIVEN_UP,
+    Why.SILENT: GIVEN_UP,
+    Why.NO_ENDPOINT: GIVEN_UP,
+    Why.NO_ROOM: GIVEN_UP,
+}
 _NEW = int(SOCK_STREAM) | SOCK_NONBLOCK
 _FAMILIES = int(AF_INET), int(AF_INET6)
 
@@ -56,11 +81,16 @@ class Host(Protocol):
         """Where what happens with a backend is counted."""
         ...
 
+    @property
+    def own_tally(self) -> Tally:
+        """Where what happens without one is."""
+        ...
+
 
 class Relay:
     """Begin with `begin`; it ends by itself. It is in `Place.relays` meanwhile."""
 
-    __slots__ = ("_place", "client", "host", "server", "session", "timer")
+    __slots__ = ("_at", "_place", "_since", "client", "dial_seconds", "host", "server", "session", "timer", "watched")
 
     def __init__(self, place: Place, client: _socket.socket, session: Session, host: Host) -> None:
         self._place = place
@@ -70,6 +100,12 @@ class Relay:
         self.timer: Timer | None = None
         """Of the dial; None while bytes are moved."""
         self.host = host
+        self._at = self._since = place.loop.now
+        """When the last dial began, and when the client came, on the loop's clock."""
+        self.dial_seconds = -1.0
+        """What the dial took that was answered; below 0 until then."""
+        self.watched = False
+        """The kernel asks whether its peers are there: from the first look on, as short ones need not pay for it."""
 
     def begin(self) -> None:
         """A client was accepted."""
@@ -84,6 +120,7 @@ class Relay:
 
     def probe(self, idle_seconds: int) -> None:
         """Let the kernel ask the client, from when nothing was said for so long; keepalive is on, as the listener's."""
+        self.watched = True  # no look shall make it longer again
         with suppress(OSError):  # it has ended
             self.client.sock.setsockopt(IPPROTO_TCP, TCP_KEEPIDLE, idle_seconds)
 
@@ -91,11 +128,19 @@ class Relay:
         """End it if nothing was said for too long."""
         if self.server is None or self.timer is not None:
             return
+        if not self.watched:
+            self.watched = True
+            for end in (self.client, self.server):
+                watch_for_dead_peer(end.sock)
         half = self in self._place.half_closed
         limit = self.host.half_closed_seconds if half else self.host.idle_seconds
         if silent_seconds(self.client.sock) >= limit and silent_seconds(self.server.sock) >= limit:
             self._place.counters.idle += 1
             self._obey(self.session.abandoned())
+
+    def drain(self) -> None:
+        """End it, as its endpoint is gone for too long."""
+        self._obey(self.session.drained())
 
     def _on_client(self, events: int) -> None:
         client, server = self.client, self.server
@@ -161,42 +206,49 @@ class Relay:
 
     def _dial(self, backend: Backend, seconds: float) -> None:
         self._drop_server()
+        before, tally = self.client.tally, self.host.tally(backend)
+        if before is not None:
+            tally.add(RETRIES if before is tally else REDISPATCHES)
+        self.client.tally = tally
+        self._at = self._place.loop.now
         try:
             sock = _socket.socket(_FAMILIES[":" in backend.address], _NEW)
         except OSError:
             # No descriptor, no memory: another backend would fare no better.
-            self._reset(Side.CLIENT)
+            self._obey(self.session.stuck())
             return
         sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         server = self.server = server_end(sock)
-        server.tally = self.client.tally = self.host.tally(backend)
+        server.tally = tally
         self.timer = self._place.loop.later(seconds, self._timed_out)
-        if sock.connect_ex(backend) in _IN_PROGRESS:
+        error = sock.connect_ex(backend)
+        if error in _IN_PROGRESS:
             self._place.loop.add(sock.fileno(), self._on_server)
         else:  # in a turn of its own: hundreds that refuse at once would be hundreds of calls deep
-            self._place.loop.again(partial(self._refused, server))
+            self._place.loop.again(partial(self._refused, server, error))
 
-    def _refused(self, server: End) -> None:
+    def _refused(self, server: End, error: int) -> None:
         if self.server is server and self.timer is not None:
-            self._fail_dial(self.session.refused)
+            self._fail_dial(self.session.refused, _FAILURES.get(error, UNREACHABLE))
 
     def _dialled(self, server: End, events: int) -> None:
         """Something happened to the socket that is being connected: room to write is there once it is."""
         if not events & LOST and events & select.EPOLLOUT:
             self._stop_timer()
             self.session.connected()
+            self.dial_seconds = took = self._place.loop.now - self._at
             if server.tally is not None:
-                server.tally.add(CONNECTIONS)
-        elif server.sock.getsockopt(SOL_SOCKET, SO_ERROR):
-            self._fail_dial(self.session.refused)
+                server.tally.dialled(took)
+        elif error := server.sock.getsockopt(SOL_SOCKET, SO_ERROR):
+            self._fail_dial(self.session.refused, _FAILURES.get(error, UNREACHABLE))
 
     def _timed_out(self) -> None:
-        self._fail_dial(self.session.timed_out)
+        self._fail_dial(self.session.timed_out, TIMED_OUT)
 
-    def _fail_dial(self, event: Callable[[], Command]) -> None:
+    def _fail_dial(self, event: Callable[[], Command], kind: int) -> None:
         self._place.counters.dial_failures += 1
         if self.client.tally is not None:
-            self.client.tally.add(FAILURES)
+            self.client.tally.add(kind)
         self._stop_timer()
         command = event()
         if command.act is Act.RESET:
@@ -242,7 +294,17 @@ class Relay:
             place.relays.discard(self)
             place.half_closed.discard(self)
             place.counters.active -= 1
+            self._account()
         place.budget.give(DESCRIPTORS if keep is None else DESCRIPTORS - 1)
+
+    def _account(self) -> None:
+        """Count its end."""
+        tally = self.client.tally
+        if self.dial_seconds >= 0 and tally is not None:
+            tally.ended(self._place.loop.now - self._since)
+        field = _COUNTED.get(self.session.why)
+        if field is not None:
+            (tally or self.host.own_tally).add(field)
 
 
 class Flush:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from svcnet.proxy.lead import Pick
 from svcnet.proxy.row import Backend
+from svcnet.proxy.why import Why
 
 LADDER_SECONDS = (0.25, 0.5, 1.0, 2.0)
 """How long each try waits (contract, `connect-timeouts`)."""
@@ -70,7 +71,7 @@ class State(Enum):
 class Session:
     """Tell it what happened; do what it answers."""
 
-    __slots__ = ("_finished", "_ladder", "_pick", "_refused", "_silent", "_step", "backend", "state")
+    __slots__ = ("_finished", "_ladder", "_pick", "_refused", "_silent", "_step", "backend", "state", "tries", "why")
 
     def __init__(self, pick: Pick, ladder: Sequence[float] = LADDER_SECONDS) -> None:
         self._pick = pick
@@ -81,6 +82,10 @@ class Session:
         self._finished: Side | None = None
         self.backend: Backend | None = None
         self.state = State.DIALLING
+        self.tries = 0
+        """Dials so far."""
+        self.why = Why.UNKNOWN
+        """What ended it, once something did."""
 
     def begin(self) -> Command:
         """A client came."""
@@ -106,39 +111,55 @@ class Session:
 
     def client_lost(self) -> Command:
         """The client went away before a backend answered."""
-        return self._end(Command(Act.CLOSE))
+        return self._end(Command(Act.CLOSE), Why.CLIENT_LEFT)
 
     def finished(self, side: Side) -> Command:
         """All that `side` had to say was delivered, and its FIN came."""
         if self.state is State.ENDED or self._finished is side:
             return Command(Act.NOTHING)
         if self._finished is not None:
-            return self._end(Command(Act.CLOSE))
+            return self._end(Command(Act.CLOSE), Why.SERVER_FINISHED if side is Side.CLIENT else Why.CLIENT_FINISHED)
         self._finished = side
         return Command(Act.FINISH, side.other)
 
     def abandoned(self) -> Command:
         """Nothing was said for too long: the client learns that it was not an end."""
-        return self._end(Command(Act.RESET, Side.CLIENT))
+        why = Why.IDLE if self._finished is None else Why.HALF_CLOSED
+        return self._end(Command(Act.RESET, Side.CLIENT), why)
+
+    def drained(self) -> Command:
+        """Its endpoint is gone for too long, whether or not it has answered."""
+        if self.state is State.ENDED:
+            return Command(Act.NOTHING)
+        return self._end(Command(Act.RESET, Side.CLIENT), Why.DRAINED)
+
+    def stuck(self) -> Command:
+        """No dial can be made."""
+        return self._end(Command(Act.RESET, Side.CLIENT), Why.NO_ROOM)
 
     def broken(self, side: Side) -> Command:
         """`side` was reset, and what it said before was passed on."""
         if self.state is State.ENDED:
             return Command(Act.NOTHING)
-        return self._end(Command(Act.RESET, side.other))
+        why = Why.CLIENT_RESET if side is Side.CLIENT else Why.SERVER_RESET
+        return self._end(Command(Act.RESET, side.other), why)
 
     def _dial(self) -> Command:
         if self._step >= len(self._ladder):
-            return self._end(Command(Act.RESET, Side.CLIENT))
+            return self._give_up(Why.SILENT)
         backend = self._pick((*self._refused, *self._silent) if self._refused or self._silent else ())
         if backend is None and self._silent:
             self._silent = ()
             backend = self._pick(self._refused)
         if backend is None:
-            return self._end(Command(Act.RESET, Side.CLIENT))
+            return self._give_up(Why.REFUSED if self.tries else Why.NO_ENDPOINT)
+        self.tries += 1
         self.backend = backend
         return Command(Act.DIAL, Side.SERVER, backend, self._ladder[self._step])
 
-    def _end(self, command: Command) -> Command:
-        self.state = State.ENDED
+    def _give_up(self, why: Why) -> Command:
+        return self._end(Command(Act.RESET, Side.CLIENT), why)
+
+    def _end(self, command: Command, why: Why) -> Command:
+        self.state, self.why = State.ENDED, why
         return command

@@ -1,12 +1,12 @@
 """Where one frontend counts, by backend.
 
 Owns: which tally is whose. A backend that goes takes nothing with it: what its open connections still carry is counted
-for the frontend alone, then for nobody.
+for the frontend alone, then for nobody. One that comes back has the connections again that it had.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 from svcnet.proxy.counts import NOBODY, Counts, Tally
 from svcnet.proxy.row import Backend
@@ -21,36 +21,47 @@ class Tallies:
 
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
-        self._own = Tally(counts)
+        self.own = Tally(counts)
+        """Of the frontend itself."""
         self._of: dict[Backend, Tally] = {}
-        self._gone: WeakSet[Tally] = WeakSet()
+        self._gone: WeakValueDictionary[Backend, Tally] = WeakValueDictionary()
         """Open connections hold them."""
 
     def of(self, backend: Backend) -> Tally:
         """Where what happens with a backend is counted."""
-        return self._of.get(backend) or self._own
+        return self._of.get(backend) or self.own
 
-    def update(self, slots: Slots) -> None:
-        """Count there."""
-        self._own.move(self._counts, slots.get(None, NOBODY))
+    @property
+    def gone(self) -> Iterable[Tally]:
+        """Those of backends that are gone, and have open connections."""
+        return [tally for tally in self._gone.values() if tally.open]
+
+    def update(self, slots: Slots, now: float = 0.0) -> None:
+        """Count there. Backends without a slot are gone, since `now`."""
+        self.own.move(self._counts, slots.get(None, NOBODY))
         for gone in self._of.keys() - slots.keys():
-            self._retire(self._of.pop(gone))
+            self._retire(gone, now)
         for backend, slot in slots.items():
             if backend is None:
                 continue
-            there = self._of.get(backend)
+            there = self._of.get(backend) or self._gone.pop(backend, None)
             if there is None:
                 self._of[backend] = Tally(self._counts, slot)
             else:
+                there.gone_at = None
                 there.move(self._counts, slot)
+                self._of[backend] = there
 
-    def close(self) -> None:
-        """Count for nobody any more."""
-        for tally in (self._own, *self._of.values(), *self._gone):
+    def close(self, now: float = 0.0) -> None:
+        """Count for nobody any more: all are gone."""
+        for backend in tuple(self._of):
+            self._retire(backend, now)
+        for tally in (self.own, *self._gone.values()):
             tally.move(self._counts, NOBODY)
-        self._gone.clear()
 
-    def _retire(self, tally: Tally) -> None:
+    def _retire(self, backend: Backend, now: float) -> None:
         """Its connections may go on for hours."""
-        tally.cells, tally.at = self._own.cells, self._own.at
-        self._gone.add(tally)
+        tally = self._of.pop(backend)
+        tally.join(self.own)
+        tally.gone_at = now
+        self._gone[backend] = tally

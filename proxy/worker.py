@@ -53,7 +53,8 @@ class Worker:
         self._loop = Loop()
         self._place = Place(self._loop, limit)
         self._hall = Hall(self._place)
-        Patience(self._place).start()
+        self._patience = Patience(self._place)
+        self._patience.start()
         self._doors: dict[int, Door] = {}
         self._pools: dict[str, Pool] = {}
         self._room = Room()
@@ -113,7 +114,7 @@ class Worker:
             pool = self._pools[rule.service.name] = Pool(rule.service.name, self._room)
         pool.update(rule.service)
         self._forget(door.lead.follow(pool, rule.reach))
-        door.update(slots)
+        door.update(slots, rule.service.terms)
 
     def _forget(self, idle: Pool | None) -> None:
         """A pool that no frontend leads to."""
@@ -144,8 +145,10 @@ class Worker:
         # A listener always gets its place: the daemon keeps their number below what a worker can have.
         self._place.budget.used += 1
         place, lead = self._place, Lead(self._neighbours, lambda: self._loop.now)
-        udp = protocol == "udp"
-        self._doors[ident] = UdpDoor(place, sock, lead) if udp else TcpDoor(place, self._hall, sock, lead)
+        if protocol == "udp":
+            self._doors[ident] = UdpDoor(place, sock, lead)
+        else:
+            self._doors[ident] = TcpDoor(place, self._hall, sock, lead, self._patience)
 
 
 def _slots(own: int = NOBODY, others: Iterable[tuple[str, int, int]] = ()) -> Slots:

@@ -8,6 +8,7 @@ limit is counted together, as `OTHER`.
 """
 
 from collections.abc import Iterable, Iterator
+from operator import add
 from typing import NamedTuple
 
 from svcnet.model.frontend import Frontend
@@ -27,21 +28,28 @@ class Seen(NamedTuple):
     bytes_in: int = 0
     """From clients to the endpoint, headers of the network layer included."""
     bytes_out: int = 0
+    proxied: tuple[tuple[int, ...], ...] = ()
+    """What the userspace proxy counts beside (svcnet/proxy/counts.py: cells, then the buckets of two histograms). Not
+    (): it was the proxy that carried it."""
 
 
 class Total:
     """Sums since the start."""
 
-    __slots__ = ("bytes_in", "bytes_out", "connections")
+    __slots__ = ("bytes_in", "bytes_out", "connections", "proxied")
 
     def __init__(self) -> None:
         self.connections = self.bytes_in = self.bytes_out = 0
+        self.proxied: tuple[tuple[int, ...], ...] = ()
 
     def add(self, seen: Seen) -> None:
         """Count."""
         self.connections += seen.connections
         self.bytes_in += seen.bytes_in
         self.bytes_out += seen.bytes_out
+        if seen.proxied:
+            mine = self.proxied or seen.proxied
+            self.proxied = seen.proxied if mine is seen.proxied else tuple(map(_sum, mine, seen.proxied))
 
 
 class ServiceId(NamedTuple):
@@ -84,6 +92,8 @@ class Traffic:
         self._leading: dict[PortKey, set[tuple[str, int]]] = {}
         self.bytes_known = False
         """Whether bytes were ever counted: the operator decides."""
+        self.is_proxied = False
+        """Whether the userspace proxy counts."""
         self.lost = 0
         """Messages about flows that never came."""
 
@@ -112,7 +122,7 @@ class Traffic:
         """Every service with traffic, in the order of their first; OTHER last, if there is any."""
         for mine, account in self._accounts.items():
             yield mine, account.total
-        if self._other.connections or self._other.bytes_in:
+        if _has_any(self._other):
             yield OTHER, self._other
 
     def endpoints(self) -> Iterator[tuple[ServiceId, str, Total]]:
@@ -120,7 +130,7 @@ class Traffic:
         for mine, account in self._accounts.items():
             for (address, port), total in account.endpoints.items():
                 yield mine, f"[{address}]:{port}" if ":" in address else f"{address}:{port}", total
-        if self._other_endpoints.connections or self._other_endpoints.bytes_in:
+        if _has_any(self._other_endpoints):
             yield OTHER, OTHER_ENDPOINT, self._other_endpoints
 
     def _port(self, seen: Seen) -> ServedPort | None:
@@ -133,7 +143,7 @@ class Traffic:
         # On any address of the minion: where such a flow leads says that we sent it there, and not another program.
         key = here.get((NODE_PORT[family], protocol, port))
         served = ports.get(key) if key is not None else None
-        return served if served is not None and self._leads(served, seen.backend) else None
+        return served if served is not None and (seen.proxied or self._leads(served, seen.backend)) else None
 
     def _leads(self, port: ServedPort, backend: tuple[str, int]) -> bool:
         """Whether it is an endpoint of this service now; one with thousands is gone through once a `count`."""
@@ -155,6 +165,14 @@ class Traffic:
             total = account.endpoints[seen.backend] = Total()
             self._endpoints += 1
         (total or self._other_endpoints).add(seen)
+
+
+def _has_any(total: Total) -> bool:
+    return bool(total.connections or total.bytes_in or total.proxied)
+
+
+def _sum(ours: tuple[int, ...], more: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(map(add, ours, more))
 
 
 def _backends(port: ServedPort) -> set[tuple[str, int]]:

@@ -23,7 +23,7 @@ class Proxied:
         self._traffic = traffic
         self._on_state = on_state
         self._take = take
-        traffic.bytes_known = True
+        traffic.bytes_known = traffic.is_proxied = True
 
     def publish(self, snapshot: Snapshot, delta: Delta) -> None:
         """Follow a sync."""
@@ -45,4 +45,5 @@ class Proxied:
 def seen(counted: Counted) -> Seen:
     """In the words of the accounts. A backend that is gone is no endpoint: its service alone has what it carried."""
     address, port = counted.backend or ("", 0)
-    return Seen(counted.front, (address, port), counted.connections, counted.bytes_in, counted.bytes_out)
+    more = (counted.cells, counted.dials, counted.lives)
+    return Seen(counted.front, (address, port), counted.connections, counted.bytes_in, counted.bytes_out, more)

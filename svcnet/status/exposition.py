@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 import svcnet
 from svcnet.status.dns_exposition import dns_metrics
 from svcnet.status.metrics import Metrics
+from svcnet.status.proxy_exposition import proxy_metrics
 from svcnet.status.report import RUNNING, Report
 from svcnet.status.traffic_exposition import traffic_metrics
 
@@ -69,6 +70,7 @@ class _Source:
         yield from _counted(metrics)
         if metrics.traffic is not None:
             yield from traffic_metrics(metrics.traffic)
+            yield from proxy_metrics(metrics.traffic)
         if metrics.dns is not None:
             yield from dns_metrics(metrics.dns)
         yield from _reported(report)

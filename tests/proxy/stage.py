@@ -9,9 +9,14 @@ import struct
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from operator import add
 from typing import Any, Self
 
+from svcnet.model.frontend import Frontend
+from svcnet.model.terms import USUAL, Terms
 from svcnet.proxy.child import Child
+from svcnet.proxy.counts import CELLS
+from svcnet.proxy.ledger import Ledger
 from svcnet.proxy.row import Backend, Choice, Rule, Service
 
 PATIENCE_SECONDS = 30.0
@@ -25,10 +30,13 @@ class Stage:
     def __init__(self) -> None:
         self._stack = ExitStack()
         self._idents = 0
-        self.child = Child(0, threading.RLock(), lambda _number: ())
+        self.ledger = Ledger(1)
+        self._sums: dict[Frontend, list[int]] = {}
+        self.child = Child(0, threading.RLock(), lambda _number: [({"counts": True}, [self.ledger.block(0)])])
 
     def __enter__(self) -> Self:
         self.child.start()
+        self._stack.callback(self.ledger.close)
         self._stack.callback(self.child.stop)
         return self
 
@@ -53,6 +61,7 @@ class Stage:
         protocol: str = "tcp",
         weights: Mapping[Backend, int] | None = None,
         choice: Choice = Choice.TURN,
+        terms: Terms = USUAL,
     ) -> int:
         """Open a frontend to these backends; its number. Its address: `self.address(number)`."""
         self._idents += 1
@@ -62,13 +71,30 @@ class Stage:
         if protocol == "tcp":
             listener.listen(4096)
         self.listeners = getattr(self, "listeners", {}) | {self._idents: listener}
-        rule = leading_to(self._idents, *backends, weights=weights, choice=choice)
-        self.tell({"put": [[self._idents, protocol, True, False, rule]]}, [listener.fileno()])
+        rule = leading_to(self._idents, *backends, weights=weights, choice=choice, terms=terms)
+        slots = self._slots(self._idents, backends)
+        self.tell({"put": [[self._idents, protocol, True, False, rule, *slots]]}, [listener.fileno()])
         return self._idents
 
-    def update(self, ident: int, *backends: Backend, protocol: str = "tcp") -> None:
-        """Other backends."""
-        self.tell({"put": [[ident, protocol, False, False, leading_to(ident, *backends)]]})
+    def update(self, ident: int, *backends: Backend, protocol: str = "tcp", terms: Terms = USUAL) -> None:
+        """Other backends, or other terms."""
+        rule = leading_to(ident, *backends, terms=terms)
+        self.tell({"put": [[ident, protocol, False, False, rule, *self._slots(ident, backends)]]})
+
+    def _slots(self, ident: int, backends: Iterable[Backend]) -> list[Any]:
+        slots = self.ledger.assign(self._front(ident), backends)
+        own = slots.pop(None)
+        return [own, [[*backend, slot] for backend, slot in slots.items() if backend is not None]]
+
+    def _front(self, ident: int) -> Frontend:
+        return Frontend(4, HOST, "tcp", ident)
+
+    def counted(self, ident: int, field: int) -> int:
+        """What the worker counted for a frontend so far, in one cell (svcnet/proxy/counts.py)."""
+        for one in self.ledger.take():
+            sums = self._sums.setdefault(one.front, [0] * len(one.cells))
+            sums[:] = map(add, sums, one.cells)
+        return self._sums.get(self._front(ident), [0] * CELLS)[field]
 
     def drop(self, ident: int) -> None:
         """Close a frontend, in both processes."""
@@ -107,11 +133,15 @@ class Stage:
 
 
 def leading_to(
-    ident: int, *backends: Backend, weights: Mapping[Backend, int] | None = None, choice: Choice = Choice.TURN
+    ident: int,
+    *backends: Backend,
+    weights: Mapping[Backend, int] | None = None,
+    choice: Choice = Choice.TURN,
+    terms: Terms = USUAL,
 ) -> list[Any]:
     """A rule as it is told to a worker."""
     weighted = dict.fromkeys(backends, 1) | dict(weights or {})
-    return Rule(Service(f"service {ident}", weighted, choice=choice)).encoded()
+    return Rule(Service(f"service {ident}", weighted, choice=choice, terms=terms)).encoded()
 
 
 def read_all(sock: socket.socket) -> bytes:

@@ -8,7 +8,7 @@ import pytest
 
 from svcnet.proxy.counts import Counts, Tally
 from svcnet.proxy.loop import Loop
-from svcnet.proxy.patience import LONG_ROUND_SECONDS, ROUND_SECONDS, Patience, silent_seconds
+from svcnet.proxy.patience import LONGEST_ROUND_SECONDS, Patience, silent_seconds
 from svcnet.proxy.place import BUFFER_BYTES, MOST_HELD_BYTES, SMALL_READ_BYTES, Place
 from svcnet.proxy.relay import FLUSH_SECONDS, Relay
 from svcnet.proxy.row import Backend
@@ -29,6 +29,7 @@ class Host:
 
     def __init__(self, idle_seconds: float, half_closed_seconds: float) -> None:
         self.idle_seconds, self.half_closed_seconds = idle_seconds, half_closed_seconds
+        self.own_tally = Tally(Counts())
 
     def tally(self, _backend: Backend) -> Tally:
         return Tally(Counts())
@@ -92,7 +93,7 @@ def talk() -> Iterator[Talk]:
 
 def test_a_connection_that_says_nothing_is_reset(talk: Talk) -> None:
     talk.begin(Host(0.0, 3600.0))
-    talk.wait(LONG_ROUND_SECONDS)
+    talk.wait(LONGEST_ROUND_SECONDS)
     assert not talk.place.relays
     assert talk.place.counters.idle == 1
     with pytest.raises(ConnectionResetError):
@@ -101,7 +102,7 @@ def test_a_connection_that_says_nothing_is_reset(talk: Talk) -> None:
 
 def test_one_that_spoke_lately_goes_on(talk: Talk) -> None:
     talk.begin(Host(3600.0, 0.0))
-    talk.wait(LONG_ROUND_SECONDS)
+    talk.wait(LONGEST_ROUND_SECONDS)
     assert talk.place.counters.active == 1
 
 
@@ -109,7 +110,7 @@ def test_half_closed_ones_have_a_time_of_their_own(talk: Talk) -> None:
     talk.begin(Host(3600.0, 0.0))
     talk.client.shutdown(socket.SHUT_WR)
     until(lambda: talk.turn() and talk.place.half_closed)
-    talk.wait(ROUND_SECONDS)
+    talk.wait(LONGEST_ROUND_SECONDS)
     assert not talk.place.relays
     assert not talk.place.half_closed
 

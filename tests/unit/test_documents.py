@@ -32,7 +32,7 @@ def test_the_contract_names_every_command(command: str) -> None:
 def metric_names() -> set[str]:
     metrics = Metrics()
     metrics.traffic = Traffic()
-    metrics.traffic.bytes_known = True
+    metrics.traffic.bytes_known = metrics.traffic.is_proxied = True
     metrics.dns = Ledger()
     text = Exposition(metrics, lambda: Report(node="m1", mode="none")).render("")[0].decode()
     return {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE svcnet_")}

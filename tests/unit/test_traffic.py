@@ -35,9 +35,12 @@ def serving(*ports: ServedPort, most: int = 100) -> Traffic:
     return traffic
 
 
-def flow(backend: str, connections: int = 1, to: str = VIP, port: int = 80, **carried: int) -> Seen:
+def flow(
+    backend: str, connections: int = 1, to: str = VIP, port: int = 80, bytes_in: int = 0, bytes_out: int = 0
+) -> Seen:
     """Connections to an address that went to an endpoint."""
-    return Seen(Frontend(6 if ":" in to else 4, to, "tcp", port), (backend, 8080), connections, **carried)
+    front = Frontend(6 if ":" in to else 4, to, "tcp", port)
+    return Seen(front, (backend, 8080), connections, bytes_in, bytes_out)
 
 
 def services(traffic: Traffic) -> dict[ServiceId, tuple[int, int, int]]:
@@ -143,7 +146,7 @@ def tallied(tally: FlowTally) -> tuple[int, int, int]:
     """(connections, bytes in, bytes out) since the last time, of the one way there is."""
     found = tally.take()
     assert len(found) <= 1
-    return found[0][2:] if found else (0, 0, 0)
+    return found[0][2:5] if found else (0, 0, 0)
 
 
 def ended(bytes_in: int, name: int = 7) -> list[Event]:

@@ -1,0 +1,41 @@
+"""Why a TCP connection ended, in two letters each. Pure.
+
+Owns: the codes (docs/connections.md lists them). The first letter says who or what ended it, the second how.
+"""
+
+from enum import Enum
+
+
+class Why(Enum):
+    """The value is what the log has."""
+
+    UNKNOWN = "--"
+    """It goes on."""
+    CLIENT_FINISHED = "CF"
+    """Both sides finished, the client first."""
+    SERVER_FINISHED = "SF"
+    """Both sides finished, the endpoint first."""
+    CLIENT_RESET = "CR"
+    SERVER_RESET = "SR"
+    CLIENT_LEFT = "CL"
+    """Before an endpoint answered."""
+    IDLE = "TI"
+    """Nothing was said for `idle-timeout`."""
+    HALF_CLOSED = "TH"
+    """Nothing was said for `half-closed-timeout` after one side had finished."""
+    REFUSED = "NR"
+    """Every endpoint that was tried refused, or there was no way to it."""
+    SILENT = "NT"
+    """The last endpoint that was tried did not answer in time."""
+    NO_ENDPOINT = "NE"
+    """There was none to try."""
+    NO_ROOM = "NF"
+    """No file descriptor, or no memory, was left for a dial."""
+    DRAINED = "KD"
+    """Its endpoint, or its service, was gone for longer than `drain`."""
+    SHUTDOWN = "KS"
+    """The worker ended."""
+    BAD_HEADER = "HB"
+    """A client of `accept-proxy` sent something else than a PROXY header, or less."""
+    LATE_HEADER = "HT"
+    """It sent no whole PROXY header in time."""

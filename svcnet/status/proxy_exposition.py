@@ -1,0 +1,133 @@
+"""What the workers of the userspace proxy counted, beside traffic, as metrics.
+
+Owns: their names and labels (docs/contract.md lists them). Must not know where anything is counted.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
+
+from svcnet.proxy.counts import (
+    BAD_HEADERS,
+    CARRIED,
+    CELLS,
+    CLIENT_RESETS,
+    CONNECTIONS,
+    DIAL_BOUNDS,
+    DIAL_MICROSECONDS,
+    DRAINED,
+    GIVEN_UP,
+    IDLE,
+    LIFE_BOUNDS,
+    LIFE_MILLISECONDS,
+    NO_ROOM,
+    REDISPATCHES,
+    REFUSED,
+    RETRIES,
+    SERVER_RESETS,
+    TIMED_OUT,
+    UNREACHABLE,
+)
+from svcnet.traffic import ServiceId, Total, Traffic
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
+SERVICE, ENDPOINT, REASON = ServiceId._fields, "endpoint", "reason"
+Row = tuple[tuple[str, ...], Total]
+_NOTHING = (0,) * CELLS
+
+
+class Family(NamedTuple):
+    """A counter with a series for each reason."""
+
+    name: str
+    text: str
+    reasons: dict[str, int]
+    """Label → cell; "" is a counter without that label."""
+    by_endpoint: bool = True
+
+
+FAMILIES = (
+    Family(
+        "dial_failures",
+        "Dials of endpoints that failed.",
+        {"refused": REFUSED, "timeout": TIMED_OUT, "unreachable": UNREACHABLE},
+    ),
+    Family("dial_retries", "Dials of the same endpoint after one that failed.", {"": RETRIES}),
+    Family("dial_redispatches", "Dials of this one after another one failed.", {"": REDISPATCHES}),
+    Family(
+        "aborts",
+        "Connections that did not end in order.",
+        {"client reset": CLIENT_RESETS, "server reset": SERVER_RESETS, "idle": IDLE, "drained": DRAINED},
+    ),
+    Family(
+        "rejections",
+        "Clients that were led to no endpoint.",
+        {"no endpoint answered": GIVEN_UP, "no room": NO_ROOM, "bad PROXY header": BAD_HEADERS},
+        by_endpoint=False,
+    ),
+)
+Histograms = tuple[tuple[str, str, Sequence[float], int, int, float], ...]
+HISTOGRAMS: Histograms = (
+    ("dial_duration_seconds", "Dials that were answered.", DIAL_BOUNDS, 1, DIAL_MICROSECONDS, 1e-6),
+    ("connection_duration_seconds", "Connections that ended.", LIFE_BOUNDS, 2, LIFE_MILLISECONDS, 1e-3),
+)
+"""Name, text, bounds, which part of Total.proxied has the buckets, the cell with the sum, its unit in seconds. Of
+services alone: with thousands of endpoints they would be most of all series."""
+
+
+def proxy_metrics(traffic: Traffic) -> "Iterator[Metric]":
+    """Yield every metric of this moment; none where no proxy counts."""
+    if not traffic.is_proxied:
+        return
+    services: list[Row] = [(tuple(mine), total) for mine, total in traffic.services()]
+    endpoints: list[Row] = [((*mine, where), total) for mine, where, total in traffic.endpoints()]
+    for name, labels, rows in (("service", SERVICE, services), ("endpoint", (*SERVICE, ENDPOINT), endpoints)):
+        yield _gauge(f"{name}_open_connections", f"Connections of this {name} now.", labels, rows, open_now)
+        for family in FAMILIES:
+            if name == "service" or family.by_endpoint:
+                yield _counter(f"{name}_{family.name}", family, labels, rows)
+    yield from _histograms(services)
+
+
+def open_now(total: Total) -> int:
+    """How many connections (of UDP: flows) there are."""
+    if not total.proxied:
+        return 0
+    cells, _, lives = total.proxied
+    return max(0, cells[CONNECTIONS] + cells[CARRIED] - sum(lives))
+
+
+def _gauge(name: str, text: str, labels: tuple[str, ...], rows: list[Row], take: Callable[[Total], int]) -> "Metric":
+    from prometheus_client.core import GaugeMetricFamily  # noqa: PLC0415 - see metrics.py
+
+    family = GaugeMetricFamily(f"svcnet_{name}", text, labels=labels)
+    for values, total in rows:
+        family.add_metric(values, take(total))
+    return family
+
+
+def _counter(name: str, one: Family, labels: tuple[str, ...], rows: list[Row]) -> "Metric":
+    from prometheus_client.core import CounterMetricFamily  # noqa: PLC0415 - see metrics.py
+
+    labelled = "" not in one.reasons
+    family = CounterMetricFamily(f"svcnet_{name}", one.text, labels=(*labels, REASON) if labelled else labels)
+    for values, total in rows:
+        cells = total.proxied[0] if total.proxied else _NOTHING
+        for reason, cell in one.reasons.items():
+            family.add_metric((*values, reason) if labelled else values, cells[cell])
+    return family
+
+
+def _histograms(rows: list[Row]) -> "Iterator[Metric]":
+    from prometheus_client.core import HistogramMetricFamily  # noqa: PLC0415 - see metrics.py
+
+    for name, text, bounds, part, cell, unit in HISTOGRAMS:
+        family = HistogramMetricFamily(f"svcnet_service_{name}", text, labels=SERVICE)
+        for values, total in rows:
+            if total.proxied:
+                counts = map(float, accumulate(total.proxied[part]))
+                buckets = list(zip([*map(repr, bounds), "+Inf"], counts, strict=True))
+                family.add_metric(values, buckets, total.proxied[0][cell] * unit)
+        yield family

@@ -317,8 +317,11 @@ class Server:
         waiting: set[asyncio.Task[None]] = set()
         try:
             await self._converse(reader, guest, waiting, allowed, way)
+            guest.connection.close()
+            async with asyncio.timeout(IDLE_SECONDS):  # it may still read, or never
+                await guest.connection.wait_closed()
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
-            pass  # the client went, had to go, or takes too long
+            guest.connection.transport.abort()  # the client went, had to go, or takes too long
         finally:
             self._crowd.leave(guest)
             for task in waiting:

@@ -95,8 +95,7 @@ class Answers:
         find, way, serial = self._datagrams.get, self._tally.way, self.serial
         replies: list[bytes | None] = []
         add = replies.append
-        for packet in packets:
-            ready = find(packet)
+        for ready in map(find, packets):
             if ready is None:
                 add(None)
             else:

@@ -22,6 +22,7 @@ from svcnet.dns.crowd import Crowd, Guest
 from svcnet.dns.forward import Forwarder
 from svcnet.dns.query import Query, refusal
 from svcnet.dns.responder import Ask, Pull, Responder
+from svcnet.dns.selector import Selector
 from svcnet.dns.transfer import Transfers
 
 if TYPE_CHECKING:
@@ -30,9 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DRAIN = 32
-BATCHES = 2
-FEW = 8
-"""After fewer datagrams it is cheaper to wait than to look whether there are more."""
+"""Datagrams of a turn where they are taken one by one."""
 LARGEST_DATAGRAM = 4096
 """A query is far shorter; of what is longer the rest is cut off, and the message refused."""
 IDLE_SECONDS = 10.0
@@ -54,12 +53,18 @@ Caller = Guest[asyncio.StreamWriter]
 
 
 class Server:
-    """Answers on sockets that are bound already. `batches`: the C library's functions for many datagrams at once."""
+    """Answers on sockets that are bound already. `selector`: of the running loop; `batches`: to take many at once."""
 
     def __init__(
-        self, responder: Responder, forwarder: Forwarder, transfers: Transfers, batches: Calls | None = None
+        self,
+        responder: Responder,
+        forwarder: Forwarder,
+        transfers: Transfers,
+        selector: Selector,
+        batches: Calls | None = None,
     ) -> None:
         self._responder = responder
+        self._selector = selector
         self._forwarder = forwarder
         self._transfers = transfers
         self._batches = batches
@@ -73,6 +78,8 @@ class Server:
         """Questions that wait for upstream, and zones that go out."""
         self._apart = 0
         """Of the packets of this turn: those whose time is counted one by one."""
+        self._began = False
+        """Whether this turn had a question for upstream, or a transfer."""
         self._answered = asyncio.Event()
         self._finishing = False
         self._crowd: Crowd[asyncio.StreamWriter] = Crowd()
@@ -86,19 +93,20 @@ class Server:
         if bound.type == socket.SOCK_STREAM:
             self._listen(bound)
             return
-        loop = asyncio.get_running_loop()
         any_address = bound.getsockname()[0] in {"0.0.0.0", "::"}  # noqa: S104 (to know it, not to bind it)
         if any_address:
             _tell_destination(bound)
-        drain = self._drain
+        drain = partial(self._drain, bound)
         if self._batches is not None:
-            drain = partial(self._drain_batches, Batch(bound, self._batches, any_address))
-        loop.add_reader(bound, self._turn, drain, bound)
+            drain = partial(self._drain_batch, Batch(bound, self._batches, any_address), bound)
+        way = int(bound.family == socket.AF_INET6)
+        self._selector.serve(bound.fileno(), partial(self._turn, drain, way))
 
     async def finish(self, seconds: float) -> None:
         """Take no more in, and answer what was; others may have the sockets."""
         self._finishing = True
         for bound in self._bound:
+            self._selector.leave(bound.fileno())
             asyncio.get_running_loop().remove_reader(bound)
         if self.open_connections or self._entering:
             await asyncio.sleep(LAST_SECONDS)
@@ -113,36 +121,37 @@ class Server:
         """TCP connections that are there."""
         return len(self._crowd)
 
-    def _turn(self, drain: Callable[[socket.socket], int], bound: socket.socket) -> None:
-        """Answer what is there, and count it."""
+    def _turn(self, drain: Callable[[], int], way: int) -> bool:
+        """Answer what is there, and count it; return whether anything was begun that takes longer."""
         begin = time.perf_counter()
-        self._counts.way = int(bound.family == socket.AF_INET6)
+        self._counts.way = way
         self._apart = 0
-        number = drain(bound) - self._apart
+        self._began = False
+        try:
+            number = drain() - self._apart
+        except Exception as error:  # noqa: BLE001 (as asyncio does of its callbacks: others are answered all the same)
+            asyncio.get_running_loop().call_exception_handler({"message": "datagrams", "exception": error})
+            return True
         if number:
             self._counts.took(time.perf_counter() - begin, number)
+        return self._began
 
-    def _drain_batches(self, batch: Batch, bound: socket.socket) -> int:
-        """Answer what is there, up to BATCHES times what one call takes; return how many packets that was."""
-        number = 0
-        for _ in range(BATCHES):
-            packets = batch.receive()
-            if not packets:
-                break
-            number += len(packets)
-            replies = self._responder.ready(packets)
-            if None in replies:
-                self._work_out(batch, bound, packets, replies)
-            lost = batch.send(replies)
-            if self.log is not None:
-                for n, reply in enumerate(replies):
-                    if reply is not None:
-                        self.log.note(batch.client(n)[0], self._counts.way, reply)
-            if lost:
-                self._counts.add("dropped", "not sent", by=lost)
-            if len(packets) < FEW:
-                break
-        return number
+    def _drain_batch(self, batch: Batch, bound: socket.socket) -> int:
+        """Answer what is there, as much as one call takes; return how many packets that was."""
+        packets = batch.receive()
+        if not packets:
+            return 0
+        replies = self._responder.ready(packets)
+        if not all(replies):
+            self._work_out(batch, bound, packets, replies)
+        lost = batch.send(replies)
+        if self.log is not None:
+            for n, reply in enumerate(replies):
+                if reply is not None:
+                    self.log.note(batch.client(n)[0], self._counts.way, reply)
+        if lost:
+            self._counts.add("dropped", "not sent", by=lost)
+        return len(packets)
 
     def _work_out(
         self, batch: Batch, bound: socket.socket, packets: Sequence[bytes], replies: list[bytes | None]
@@ -186,6 +195,7 @@ class Server:
 
     def _onward(self, wish: Ask | Pull, client: str, send_now: Send) -> None:
         way = self._counts.way
+        self._began = True
 
         def send(reply: bytes) -> None:
             send_now(reply)

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 
@@ -23,6 +24,7 @@ from svcnet.dns.intake import Intake
 from svcnet.dns.notifier import Notifier
 from svcnet.dns.query_log import QueryLog
 from svcnet.dns.responder import Responder
+from svcnet.dns.selector import Selector
 from svcnet.dns.server import Server
 from svcnet.dns.settings import Settings
 from svcnet.dns.stream import links
@@ -39,15 +41,15 @@ FINISH_SECONDS = 4.5
 """For what still waits for servers upstream at the end: longer than the forwarder takes."""
 
 
-async def work(feed: socket.socket, bound: Sequence[socket.socket]) -> None:
-    """Answer until the feed ends."""
+async def work(feed: socket.socket, bound: Sequence[socket.socket], selector: Selector) -> None:
+    """Answer until the feed ends. `selector`: of the loop that runs."""
     feed.setblocking(False)
     intake = Intake(feed, bound)
     settings = await intake.first()
     if settings is None:
         return
     told = msgspec.msgpack.decode(settings, type=Settings)
-    responder, server, forwarder = prepared(told)
+    responder, server, forwarder = prepared(told, selector)
     own = [one.getsockname()[0] for one in bound if one.type == socket.SOCK_DGRAM]
     notifier = Notifier(responder.zone, told.notify, own)
     telling = asyncio.create_task(tell(feed, responder, server, forwarder))
@@ -88,14 +90,15 @@ async def tell(feed: socket.socket, responder: Responder, server: Server, forwar
         await asyncio.sleep(TELL_SECONDS)
 
 
-def prepared(settings: Settings) -> tuple[Responder, Server, Forwarder]:
+def prepared(settings: Settings, selector: Selector) -> tuple[Responder, Server, Forwarder]:
     """Return what answers, on no socket yet."""
     responder = Responder(Zone(settings.shape), settings.allowed, bool(settings.upstreams))
     loop = asyncio.get_running_loop()
     options = Options(secret=settings.secret, trusted=settings.trusted)
     ways = links(loop, settings.upstreams)
     forwarder = Forwarder(loop, settings.upstreams, ways, responder.counts.add, options)
-    server = Server(responder, forwarder, Transfers(responder.zone, settings.transferable), calls())
+    transfers = Transfers(responder.zone, settings.transferable)
+    server = Server(responder, forwarder, transfers, selector, calls())
     if settings.log_every:
         server.log = QueryLog(settings.log_every, sys.stderr.buffer, responder.counts.add)
     return responder, server, forwarder
@@ -110,7 +113,9 @@ def main(arguments: Sequence[str]) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a question upstream is a socket
     feed, *bound = [socket.socket(fileno=int(number)) for number in arguments]
-    asyncio.run(work(feed, bound))
+    selector = Selector()
+    with asyncio.Runner(loop_factory=partial(asyncio.SelectorEventLoop, selector)) as runner:
+        runner.run(work(feed, bound, selector))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ import contextlib
 import random
 import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from ipaddress import ip_network
 
 import dns.flags
@@ -14,6 +15,7 @@ import pytest
 from svcnet.dns.batch import LONGEST_BYTES, SHORT_BYTES, SIZE, Batch, calls
 from svcnet.dns.forward import Forwarder, Options
 from svcnet.dns.responder import Responder
+from svcnet.dns.selector import Selector
 from svcnet.dns.server import Server
 from svcnet.dns.settings import Settings
 from svcnet.dns.stream import links
@@ -149,18 +151,22 @@ def test_a_worker_answers_a_burst_as_its_responder_would() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_without_batches_every_datagram_has_the_same_answer(host: str) -> None:
+    selector = Selector()
+
     async def serve(bound: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         responder = Responder(Zone(SHAPE), Networks(map(ip_network, EVERYONE)), recursion=False)
         responder.take(Whole(1, ENTRIES))
         forwarder = Forwarder(loop, (), links(loop, ()), responder.counts.add, Options())
-        await Server(responder, forwarder, Transfers(responder.zone, Networks(())), batches=None).serve(bound)
+        transfers = Transfers(responder.zone, Networks(()))
+        await Server(responder, forwarder, transfers, selector, batches=None).serve(bound)
         await asyncio.to_thread(answered, bound.getsockname()[1], "127.0.0.9" if host == "0.0.0.0" else host)
-        loop.remove_reader(bound)
+        selector.leave(bound.fileno())
 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bound:
         bound.bind((host, 0))
-        asyncio.run(serve(bound))
+        with asyncio.Runner(loop_factory=partial(asyncio.SelectorEventLoop, selector)) as runner:
+            runner.run(serve(bound))
 
 
 def test_one_change_leaves_other_ready_answers_and_every_serial_is_the_last() -> None:
@@ -188,3 +194,46 @@ def test_a_negative_answer_with_aliases_that_has_no_room_is_cut() -> None:
         assert str(message.question[0].name) == "longest.svc."
         assert bool(message.flags & dns.flags.TC) is not stream
         assert [len(message.answer), len(message.authority)] == ([3, 1] if stream else [0, 0])
+
+
+class Stumbling(Responder):
+    """One that fails at the first datagrams."""
+
+    stumbled = False
+
+    def ready(self, packets: Sequence[bytes]) -> list[bytes | None]:
+        if not self.stumbled:
+            self.stumbled = True
+            raise RuntimeError("stumbled")
+        return super().ready(packets)
+
+
+def test_an_error_in_one_turn_is_told_and_the_next_query_answered() -> None:
+    selector = Selector()
+
+    async def serve(bound: socket.socket, client: socket.socket) -> bytes:
+        loop = asyncio.get_running_loop()
+        told: asyncio.Queue[str] = asyncio.Queue()
+        loop.set_exception_handler(lambda _, context: told.put_nowait(str(context["exception"])))
+        responder = Stumbling(Zone(SHAPE), Networks(map(ip_network, EVERYONE)), recursion=False)
+        responder.take(Whole(1, ENTRIES))
+        forwarder = Forwarder(loop, (), links(loop, ()), responder.counts.add, Options())
+        transfers = Transfers(responder.zone, Networks(()))
+        await Server(responder, forwarder, transfers, selector, FUNCTIONS).serve(bound)
+        async with asyncio.timeout(20):
+            client.send(b"\0\1\0\0\0\1\0\0\0\0\0\0\2s1\3svc\0\0\1\0\1")
+            assert await told.get() == "stumbled"
+            client.send(b"\0\2\0\0\0\1\0\0\0\0\0\0\2s1\3svc\0\0\1\0\1")
+            reply = await loop.sock_recv(client, 512)
+        selector.leave(bound.fileno())
+        return reply
+
+    with contextlib.ExitStack() as stack:
+        bound, client = (stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(2))
+        bound.bind(("127.0.0.1", 0))
+        client.connect(bound.getsockname())
+        client.setblocking(False)
+        with asyncio.Runner(loop_factory=partial(asyncio.SelectorEventLoop, selector)) as runner:
+            reply = runner.run(serve(bound, client))
+    assert reply.startswith(b"\0\2")
+    assert reply.endswith(socket.inet_aton("10.0.0.5"))

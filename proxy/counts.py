@@ -39,14 +39,14 @@ Dials after one that failed, to the same backend and to another one. Connections
 silence, by a drain. Clients that nobody answered, that there was no room for, whose PROXY header was bad. Open
 connections that came from another slot, less those that went to one. What was spent on dials, and between a client's
 coming and the end of its connection."""
-DIAL_BOUNDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-LIFE_BOUNDS = (0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
+DIAL_BOUNDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 2.5)
+LIFE_BOUNDS = (0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 10.0, 60.0, 600.0, 3600.0)
 """Upper bounds of the buckets, in seconds; there is one more, of what is above."""
 BUCKETS = len(DIAL_BOUNDS) + 1
-DIALS, LIVES = 2 * CELLS, 2 * CELLS + BUCKETS
+FIELDS = 32
+"""The length of a slot, in units of 64 bits: a page holds whole slots. What is not used comes before the buckets."""
+DIALS, LIVES = 2 * (FIELDS - BUCKETS), 2 * FIELDS - BUCKETS
 """Where the buckets begin, in units of 32 bits."""
-FIELDS = CELLS + BUCKETS
-"""The length of a slot, in units of 64 bits."""
 SLOT_BYTES = FIELDS * 8
 MOST_SLOTS = 1 << 20
 """The block is a file in memory without pages until they are written to: its size costs nothing."""

@@ -34,7 +34,7 @@ class Answer(NamedTuple):
     extra: bytes = b""
     extras: int = 0
     onward: bytes = b""
-    """The last alias leads out of our zones, to this name."""
+    """This name is asked for elsewhere: an alias leads there, or its zone says so of what is not there."""
     names: tuple[bytes, ...] = ()
     """The whole names that it tells of: a change at any of them makes it old."""
     volatile: bool = False
@@ -53,14 +53,19 @@ def answer(zone: Zone, wanted: bytes, kind: int) -> Answer | None:
         if not zone.loaded:
             return Answer(SERVFAIL)
         names.append(current)
+        if node.by:
+            names.append(node.by)
         alias = node.rrsets.get(CNAME)
-        if alias is None or kind in {CNAME, ANY} or len(chain) == LONGEST_CHAIN:
+        if alias is None or kind in {CNAME, ANY}:
             break
+        if alias[0].data in names or len(chain) == LONGEST_CHAIN:  # a circle is an error (RFC 1034 §3.6.2)
+            return Answer(SERVFAIL)
         chain.append(RR(current, CNAME, node.mount.lives(alias[0]), alias[0].data))
         current = alias[0].data
     rrs = _records(node, current, kind)
     if not rrs:
-        return _negative(zone, wanted, node, chain, names)
+        onward = current if node.mount.onward and not node.exists else b""
+        return _negative(zone, wanted, node, chain, names)._replace(onward=onward)
     return _positive(zone, wanted, chain, rrs, names)
 
 

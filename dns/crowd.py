@@ -17,12 +17,13 @@ C = TypeVar("C")
 
 
 class Guest(Generic[C]):
-    """One connection of a client. `busy`: it waits for an answer, or for room to write one."""
+    """One connection from an address. `busy`: it waits for an answer, or for room to write one."""
 
-    __slots__ = ("busy", "client", "connection", "seen")
+    __slots__ = ("address", "busy", "client", "connection", "seen")
 
-    def __init__(self, client: str, connection: C) -> None:
-        self.client = client
+    def __init__(self, address: str, connection: C) -> None:
+        self.address = address
+        self.client = client_of(address)
         self.connection = connection
         self.busy = 0
         self.seen = 0
@@ -42,7 +43,7 @@ class Crowd(Generic[C]):
     def enter(self, address: str, connection: C, files: int) -> tuple[Guest[C], Guest[C] | None]:
         """Let a connection in; return it, and who has to go for it. `files`: descriptors that the process may have."""
         most = max(min(MOST_CONNECTIONS, files // SHARE_OF_FILES), 2)
-        guest = Guest(client_of(address), connection)
+        guest = Guest(address, connection)
         self._of[guest.client].add(guest)
         self._number += 1
         self.active(guest)

@@ -4,12 +4,13 @@ Owns: what is in flight, who waits for it, when a server is probed, and what is 
 call blocks: every answer comes by `done`, at once where the cache has it.
 """
 
+import random
 import secrets
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from svcnet.dns.answer import IN, SERVFAIL
+from svcnet.dns.answer import IN, REFUSED, SERVFAIL
 from svcnet.dns.cache import STALE_SECONDS, Cache, Entry, Key
 from svcnet.dns.exchange import CERTIFICATE, Exchange, Heard, Link, Loop, Timer, message
 from svcnet.dns.inquiry import WHOLE_SECONDS, Inquiry, Peer
@@ -20,11 +21,9 @@ from svcnet.dns.records import NS, PTR
 from svcnet.dns.relay import relayed
 from svcnet.dns.reply import FOUND, Reply
 from svcnet.dns.responder import Ask
-from svcnet.dns.upstream import PROBE_SECONDS, Server
+from svcnet.dns.upstream import MOST_FAILED_PROBES, MOST_IN_FLIGHT, PROBE_SECONDS, SEQUENTIAL, Server, Turns
 
 CACHE_BYTES = 16 << 20
-MOST_IN_FLIGHT = 1000
-"""Questions; each has a socket for every server that it waits for."""
 STALE_TTL = 30
 """Of an answer past its time (RFC 8767 §4)."""
 STALE_AFTER_SECONDS = 1.8
@@ -37,6 +36,8 @@ FAILURE_SECONDS = 2.0
 """How long a failure is kept where there is no answer (RFC 9520 §3.2: 1 s at least)."""
 MIRROR_SECONDS, LOOPING_SECONDS = 30.0, 5.0
 """How often a server that is in use is asked for a name that shows a loop; and one that has shown it."""
+TOO_MANY = Reply(REFUSED)
+"""For a question above the most that may be in flight: nobody failed, we don't ask (as CoreDNS' max_concurrent)."""
 LIFE = b"\0" + NS.to_bytes(2) + IN.to_bytes(2)
 """The root's servers: every resolver has them."""
 Done = Callable[[bytes], None]
@@ -70,6 +71,8 @@ class Options(NamedTuple):
     trusted: tuple[str, ...] = ()
     """Names that may lead to private addresses, besides OWN_NAMES."""
     whole_seconds: float = WHOLE_SECONDS
+    policy: str = SEQUENTIAL
+    max_fails: int = MOST_FAILED_PROBES
 
 
 class Forwarder:
@@ -96,9 +99,10 @@ class Forwarder:
         """Probes in flight."""
         self._trusted = Trusted((*OWN_NAMES, *options.trusted))
         self._peers = [
-            Peer(loop, server, links(server), partial(self._suspect, number), count)
+            Peer(loop, server, links(server), partial(self._suspect, number), count, options.max_fails)
             for number, server in enumerate(servers)
         ]
+        self._turns = Turns(options.policy, len(servers), random.shuffle)
 
     def ask(self, ask: Ask, done: Done) -> None:
         """Call `done` with the reply to a question, now or in bounded time."""
@@ -161,7 +165,7 @@ class Forwarder:
             self._count("forward_joined")
         elif not self._room():
             self._count("forward_max_concurrent_rejects")
-            self._give_up(waiter, entry)
+            self._give_up(waiter, entry, TOO_MANY)
             return
         else:
             flight = self._fly(key)
@@ -189,7 +193,7 @@ class Forwarder:
         over = partial(self._landed, key, flight)
         hope = any(peer.health.up and not peer.health.loops for peer in self._peers)
         seconds = self._options.whole_seconds if hope else min(self._options.whole_seconds, DOWN_SECONDS)
-        flight.inquiry = Inquiry(self._peers, key[0], key[1:], over, seconds)
+        flight.inquiry = Inquiry(self._peers, key[0], key[1:], over, seconds, self._turns.next())
         self._look_for_loops()
         return flight
 
@@ -232,11 +236,11 @@ class Forwarder:
         for waiter in waiters:
             self._stale(waiter, flight.stale)
 
-    def _give_up(self, waiter: _Waiter, entry: Entry | None) -> None:
+    def _give_up(self, waiter: _Waiter, entry: Entry | None, why: Reply | None = None) -> None:
         if entry is not None:
             self._stale(waiter, entry)
         else:
-            self._answer(waiter, None, 0)
+            self._answer(waiter, why, 0)
 
     def _stale(self, waiter: _Waiter, entry: Entry) -> None:
         self._count("cache_served_stale")
@@ -257,7 +261,7 @@ class Forwarder:
 
     def _suspect(self, number: int) -> None:
         """A try had no reply: ask for a sign of life until there is one."""
-        if number not in self._probing:
+        if self._options.max_fails and number not in self._probing:
             self._probing.add(number)
             self._loop.call_later(PROBE_SECONDS, self._probe, number)
 

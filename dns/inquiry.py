@@ -13,7 +13,7 @@ from svcnet.dns.exchange import Exchange, Link, Loop, Timer, message
 from svcnet.dns.ledger import RCODES
 from svcnet.dns.query import RCODE
 from svcnet.dns.reply import FOUND, Reply, read
-from svcnet.dns.upstream import Health, Server, order
+from svcnet.dns.upstream import MOST_FAILED_PROBES, Health, Server, order
 
 WHOLE_SECONDS = 4.0
 """For one question: a stub resolver asks again after 5 s."""
@@ -25,14 +25,20 @@ class Peer:
     """One server upstream as this worker has it. `failed` hears of tries without a reply, `count` of all."""
 
     def __init__(
-        self, loop: Loop, server: Server, link: Link, failed: Callable[[], None], count: Callable[..., None]
+        self,
+        loop: Loop,
+        server: Server,
+        link: Link,
+        failed: Callable[[], None],
+        count: Callable[..., None],
+        max_fails: int = MOST_FAILED_PROBES,
     ) -> None:
         self._count = count
         self._label = str(server)
         self.loop = loop
         self.server = server
         self.link = link
-        self.health = Health()
+        self.health = Health(max_fails)
         self.failed = failed
 
     def exchange(self, asked: bytes, heard: Callable[[bytes | None], None]) -> Exchange:
@@ -58,7 +64,10 @@ class Peer:
 
 
 class Inquiry:
-    """Runs from its making to the call of `over`: the reply, a failure that a server told, or None."""
+    """Runs from its making to the call of `over`: the reply, a failure that a server told, or None.
+
+    `turn`: the numbers of the peers in the order in which they are asked, all else being equal; () as they come.
+    """
 
     def __init__(
         self,
@@ -67,6 +76,7 @@ class Inquiry:
         flags: tuple[bool, bool],
         over: Callable[[Reply | None], None],
         whole_seconds: float = WHOLE_SECONDS,
+        turn: Sequence[int] = (),
     ) -> None:
         self._loop = peers[0].loop
         self._peers = peers
@@ -77,7 +87,7 @@ class Inquiry:
         self._last: Reply | None = None
         self._ended = False
         self._patience: Timer | None = None
-        chosen = order([peer.health for peer in peers], self._loop.time())
+        chosen = order([peer.health for peer in peers], turn or range(len(peers)), self._loop.time())
         self._left = [peers[number] for number in chosen] * ROUNDS
         self._asked: list[Peer] = []
         self._deadline = self._loop.call_later(whole_seconds, self._finish)

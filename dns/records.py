@@ -7,8 +7,11 @@ whole; those of ours end with svc.CLUSTER-DOMAIN, as the specification has them,
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache
+from ipaddress import ip_address
 from socket import AF_INET, AF_INET6, inet_pton
+from typing import NamedTuple
 
 import msgspec
 
@@ -22,7 +25,7 @@ from svcnet.topology import Place
 A, NS, CNAME, SOA, HINFO, PTR, TXT, AAAA, SRV = 1, 2, 5, 6, 13, 12, 16, 28, 33
 TYPES = {"A": A, "NS": NS, "CNAME": CNAME, "SOA": SOA, "PTR": PTR, "TXT": TXT, "AAAA": AAAA, "SRV": SRV}
 EXISTS = 0
-"""No type on the wire: the record by which a service without any address exists (NODATA, not NXDOMAIN)."""
+"""No type on the wire: the record by which a service without any record exists (NODATA, not NXDOMAIN)."""
 BARE = 65280
 """The type, of those for private use (RFC 6895 §3.1), by which secondaries learn of a name without other records."""
 ZONE_TTL = -1
@@ -34,6 +37,18 @@ SRV_WEIGHT = 100
 """Of a virtual IP: there is one target, so any weight would do; CoreDNS' number."""
 
 
+SPEC, EXIST, ABSENT = "spec", "exist", "absent"
+"""What a service is without endpoints: as the specification says, there without addresses, or not there."""
+
+
+class Serving(NamedTuple):
+    """What of a service is told. `endpoints`: theirs, so headless services at all; `empty`: SPEC, EXIST or ABSENT."""
+
+    endpoints: bool = True
+    empty: str = SPEC
+
+
+USUAL = Serving()
 NOWHERE = Place()
 NEAREST, NEAR, FAR = range(3)
 """Ranks of addresses: of this minion, of its zone, the others."""
@@ -52,24 +67,38 @@ class RR(msgspec.Struct, frozen=True, order=True, gc=False):
     rank: int = NEAREST
 
 
-def records_of(service: Service, ports: Iterable[ServedPort], home: bytes, place: Place = NOWHERE) -> frozenset[RR]:
-    """Return all records of one service.
+def records_of(
+    service: Service, ports: Iterable[ServedPort], home: bytes, place: Place = NOWHERE, serving: Serving = USUAL
+) -> frozenset[RR]:
+    """Return all records of one service, none of one that isn't there.
 
     `home`: the whole name that targets end with (svc.cluster.local); `place`: whose endpoints are near.
     """
     ports = tuple(ports)
+    if service.type != "ExternalName" and not _is_there(service, ports, serving):
+        return frozenset()
     try:
         owner = name.label(service.meta.name) + name.label(service.meta.namespace)
         if service.type == "ExternalName":
             return frozenset({RR(owner, CNAME, ttl_of(service), name.absolute(service.external_name))})
     except ValueError:
         return frozenset()
+    if not serving.endpoints:
+        ports = tuple(msgspec.structs.replace(port, endpoints=()) for port in ports)
     one = _headless(service, owner, ports, home, place) if service.headless else _virtual(service, owner, ports, home)
     reverse = _reverse(service, owner, ports, home)
     here = RR(owner, EXISTS, 0, b"")
     return frozenset([
         rr for rr in (here, *one, *reverse) if len(rr.owner) <= LONGEST_OWNER and len(rr.data) <= name.LONGEST_NAME
     ])  # fmt: skip
+
+
+def _is_there(service: Service, ports: tuple[ServedPort, ...], serving: Serving) -> bool:
+    """Whether the service has a name. A headless one without endpoints has none (specification 1.1.0, 2.4.1)."""
+    if service.headless and not serving.endpoints:
+        return False
+    never = serving.empty == ABSENT or (serving.empty == SPEC and service.headless)
+    return not never or any(port.endpoints for port in ports)
 
 
 def known_records(known: Known) -> frozenset[RR]:
@@ -86,6 +115,15 @@ def known_records(known: Known) -> frozenset[RR]:
 def dashed(address: str) -> bytes:
     """Return the label that stands for an address: 10-1-0-5, fd00--5."""
     return name.label(address.replace(".", "-").replace(":", "-"))
+
+
+def undashed(part: bytes) -> str | None:
+    """Return the address that a label (without its length) stands for, as text; None: it stands for none."""
+    if not part.strip(b"0123456789abcdef-"):
+        for mark in ".:":
+            with suppress(ValueError):
+                return str(ip_address(part.decode().replace("-", mark)))
+    return None
 
 
 def ttl_of(service: Service) -> int:

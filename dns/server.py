@@ -187,7 +187,7 @@ class Server:
 
     def _send(self, guest: Caller, way: int, data: bytes) -> None:
         guest.connection.write(len(data).to_bytes(2) + data)
-        self._note(guest.client, way, data)
+        self._note(guest.address, way, data)
 
     def _note(self, client: str, way: int, reply: bytes) -> None:
         if self.log is not None:

@@ -7,8 +7,9 @@ from ipaddress import ip_network
 
 import msgspec
 
-from svcnet.dns.upstream import Server
-from svcnet.dns.zone import Shape
+from svcnet.dns.records import SPEC, Serving
+from svcnet.dns.upstream import MOST_FAILED_PROBES, MOST_IN_FLIGHT, SEQUENTIAL, Server
+from svcnet.dns.zone import VERIFIED, Shape
 from svcnet.endpoints import Networks
 
 
@@ -25,7 +26,19 @@ class Settings(msgspec.Struct, frozen=True):
     """Which minion this is: its own endpoints come first."""
     ttls: tuple[tuple[str, int], ...] = ()
     """(zone, seconds), zone "" the others."""
+    endpoints: bool = True
+    """Whether endpoints have names, and headless services."""
+    empty_services: str = SPEC
+    pods: str = VERIFIED
+    onward: tuple[str, ...] = ()
+    """Zones of which names that are not there go upstream; "" is every zone."""
     upstreams: tuple[Server, ...] = ()
+    policy: str = SEQUENTIAL
+    """In which order they are asked."""
+    max_fails: int = MOST_FAILED_PROBES
+    """So many probes fail before a server counts as down; 0: it never does."""
+    most_in_flight: int = MOST_IN_FLIGHT
+    """Questions upstream."""
     trusted: tuple[str, ...] = ()
     """Names whose answers from upstream may hold private addresses; "" is every name."""
     secret: str = ""
@@ -40,7 +53,10 @@ class Settings(msgspec.Struct, frozen=True):
     def shape(self) -> Shape:
         """The zones."""
         reverse = tuple(map(ip_network, self.reverse))
-        return Shape(self.zones, self.cluster_domain, reverse, self.servers, self.ttls, self.node)
+        serving = Serving(self.endpoints, self.empty_services)
+        onward = self.onward if self.upstreams else ()
+        zones = self.zones, self.cluster_domain, reverse
+        return Shape(*zones, self.servers, self.ttls, self.node, serving, self.pods, onward)
 
     @property
     def allowed(self) -> Networks:

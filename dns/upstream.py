@@ -2,14 +2,17 @@
 
 Owns: what makes a server worth asking. Must not know sockets; the time is an argument.
 
-The order given holds (the first may know names that others don't). Behind those that do well come those that were
-passed by several times in a row, then those whose probes fail: when all do, all are asked still. Whoever leads back to
-us is not.
+The order is the policy's: by itself as given (the first may know names that others don't). Behind those that do well
+come those that were passed by several times in a row, then those whose probes fail: when all do, all are asked still.
+Whoever leads back to us is not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+SEQUENTIAL, RANDOM, ROUND_ROBIN = "sequential", "random", "round-robin"
+MOST_IN_FLIGHT = 1000
+"""Questions; each has a socket for every server that it waits for."""
 PROBE_SECONDS = 0.5
 """How often a server that failed is asked for a sign of life, until it gives one."""
 MOST_FAILED_PROBES = 2
@@ -39,9 +42,11 @@ class Server(NamedTuple):
 class Health:
     """How one server does."""
 
-    __slots__ = ("_behind_until", "_passed_by", "failed_probes", "loops", "seconds")
+    __slots__ = ("_behind_until", "_passed_by", "failed_probes", "loops", "max_fails", "seconds")
 
-    def __init__(self) -> None:
+    def __init__(self, max_fails: int = MOST_FAILED_PROBES) -> None:
+        self.max_fails = max_fails
+        """So many probes fail before it counts as down; 0: it never does, and is not probed."""
         self.seconds: float | None = None
         """Usual time of a reply; None: not known."""
         self.failed_probes = 0
@@ -53,7 +58,7 @@ class Health:
     @property
     def up(self) -> bool:
         """False: it gave no sign of life when it was asked for one."""
-        return self.failed_probes < MOST_FAILED_PROBES
+        return not self.max_fails or self.failed_probes < self.max_fails
 
     def replied(self, seconds: float, useful: bool) -> None:
         """Note a reply, and how long it took."""
@@ -81,7 +86,25 @@ class Health:
         return min(max(PATIENCE * self.seconds, LEAST_PATIENCE), MOST_PATIENCE)
 
 
-def order(healths: Sequence[Health], now: float) -> list[int]:
-    """Return the numbers of the servers to ask, in order. [] when all lead back to us."""
-    numbers = (number for number, health in enumerate(healths) if not health.loops)
+class Turns:
+    """Which server a question begins with. `shuffle` is as random.shuffle."""
+
+    def __init__(self, policy: str, number: int, shuffle: Callable[[list[int]], object]) -> None:
+        self._policy = policy
+        self._numbers = list(range(number))
+        self._shuffle = shuffle
+
+    def next(self) -> Sequence[int]:
+        """Return the numbers of all servers, for one question."""
+        if self._policy == RANDOM:
+            self._shuffle(self._numbers)
+        turn = tuple(self._numbers)
+        if self._policy == ROUND_ROBIN:
+            self._numbers.append(self._numbers.pop(0))
+        return turn
+
+
+def order(healths: Sequence[Health], turn: Sequence[int], now: float) -> list[int]:
+    """Return the numbers of the servers to ask, best first, in `turn` where they are as good. [] when all loop."""
+    numbers = (number for number in turn if not healths[number].loops)
     return sorted(numbers, key=lambda number: (not healths[number].up, healths[number].behind(now)))

@@ -94,7 +94,13 @@ def prepared(settings: Settings, selector: Selector) -> tuple[Responder, Server,
     """Return what answers, on no socket yet."""
     responder = Responder(Zone(settings.shape), settings.allowed, bool(settings.upstreams))
     loop = asyncio.get_running_loop()
-    options = Options(secret=settings.secret, trusted=settings.trusted)
+    options = Options(
+        secret=settings.secret,
+        trusted=settings.trusted,
+        most_in_flight=settings.most_in_flight,
+        policy=settings.policy,
+        max_fails=settings.max_fails,
+    )
     ways = links(loop, settings.upstreams)
     forwarder = Forwarder(loop, settings.upstreams, ways, responder.counts.add, options)
     transfers = Transfers(responder.zone, settings.transferable)

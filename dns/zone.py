@@ -17,7 +17,21 @@ from typing import NamedTuple
 
 from svcnet.dns import name
 from svcnet.dns.journal import Journal, later
-from svcnet.dns.records import EXISTS, NS, PTR, RR, SOA, TXT, ZONE_TTL, address_record, known_records, records_of
+from svcnet.dns.records import (
+    EXISTS,
+    NS,
+    PTR,
+    RR,
+    SOA,
+    TXT,
+    USUAL,
+    ZONE_TTL,
+    Serving,
+    address_record,
+    known_records,
+    records_of,
+    undashed,
+)
 from svcnet.dns.tree import NOTHING, RRsets, Tree
 from svcnet.feed import Change, Whole
 from svcnet.model.meta import Key
@@ -34,6 +48,10 @@ BARELY: RRsets = {EXISTS: (RR(b"", EXISTS, ZONE_TTL, b""),)}
 """A name that exists by itself, and has no records: a namespace, the place where a tree hangs."""
 
 
+VERIFIED, INSECURE, DISABLED = "verified", "insecure", "disabled"
+"""Names of pods: of addresses that a pod has; of any address in a namespace that exists; none."""
+
+
 class Shape(NamedTuple):
     """What the zones are called. `servers`: addresses of this server, for the apex' NS."""
 
@@ -45,6 +63,11 @@ class Shape(NamedTuple):
     """(zone, seconds); zone "" stands for those that are not named."""
     node: str = ""
     """The minion whose endpoints are near."""
+    serving: Serving = USUAL
+    pods: str = VERIFIED
+    """Which names of pods there are."""
+    onward: tuple[str, ...] = ()
+    """Zones of which names that are not there are asked for elsewhere, and all zones below them; "" is all zones."""
 
 
 class Mount(NamedTuple):
@@ -57,6 +80,8 @@ class Mount(NamedTuple):
     """Seconds that its records live, and that names are known not to be there (RFC 2308)."""
     aliased: bool = False
     """Names are also looked for below `default`."""
+    onward: bool = False
+    """What is not there is asked for elsewhere."""
 
     def lives(self, rr: RR) -> int:
         """The TTL of a record that is found here."""
@@ -69,6 +94,8 @@ class Node(NamedTuple):
     mount: Mount
     rrsets: RRsets
     exists: bool
+    by: bytes = b""
+    """Another whole name by which it is there or not."""
 
 
 class Zone:
@@ -93,13 +120,15 @@ class Zone:
         self._parts: set[bytes] | None = None
         """What has changed in the parts so far of something that comes in several; nothing of it is told yet."""
         self._services, self.reverse, self._pods, self.namespaces = Tree(), Tree(), Tree(), Tree()
-        self._trees = {
+        self._trees: dict[str, tuple[tuple[Tree, bool], ...]] = {
             "Service": ((self._services, False), (self.reverse, True)),
             "Address": ((self._pods, False),),
             "Namespace": ((self.namespaces, False),),
         }
         self._changing = (self._services, self.reverse, self._pods, self.namespaces)
         self.journal = Journal(self._changing)
+        self._serving, self._insecure = shape.serving, shape.pods == INSECURE
+        self._onward = {name.absolute(zone) for zone in shape.onward}
         domain = name.absolute(shape.cluster_domain)
         self._home = name.label("svc") + domain
         self.server = name.relative("ns.dns") + domain
@@ -118,7 +147,10 @@ class Zone:
         for zone in map(name.absolute, shape.zones):
             self._hang(Mount(zone, zone, self._services, ttls.get(zone, ttl), aliased=True))
         self._hang(Mount(self._home, domain, self._services, of_domain, aliased=True))
-        self._hang(Mount(name.label("pod") + domain, domain, self._pods, of_domain))
+        if shape.pods == DISABLED:
+            del self._trees["Address"]
+        else:
+            self._hang(Mount(name.label("pod") + domain, domain, self._pods, of_domain))
         self._hang(Mount(domain, domain, _fixed(shape.servers), of_domain))
         for zone in (z for network in shape.reverse for z in reverse_zones(network)):
             self._hang(Mount(zone, zone, self.reverse, ttl))
@@ -155,9 +187,10 @@ class Zone:
 
     def _told(self, frame: Whole | Change) -> Iterator[tuple[Key, frozenset[RR]]]:
         for e in frame.entries:
-            new = records_of(e.service, e.ports, self._home, self.place) if e.service else frozenset[RR]()
+            serving = self._home, self.place, self._serving
+            new = records_of(e.service, e.ports, *serving) if e.service else frozenset[RR]()
             yield Key("Service", sys.intern(e.namespace), e.name), new
-        for known in frame.census:
+        for known in (k for k in frame.census if k.kind in self._trees):
             new = known_records(known) if known.there else frozenset[RR]()
             yield Key(sys.intern(known.kind), sys.intern(known.namespace), known.name), new
 
@@ -215,7 +248,21 @@ class Zone:
                 return Node(mount, rrsets, True)
         if not key or (self.has_namespaces(mount) and self.namespaces.get(key)):
             return Node(mount, BARELY, True)
+        if self._insecure and tree is self._pods:
+            return self._any_pod(mount, key)
         return Node(mount, NOTHING, any(map(tree.exists, keys)))
+
+    def _any_pod(self, mount: Mount, key: bytes) -> Node:
+        """Any address has a name in a namespace that exists, which we learn from no record of its own."""
+        at = key[0] + 1
+        address = undashed(key[1:at])
+        if address is None or len(name.offsets(key)) != len((b"address", b"namespace")):
+            return Node(mount, NOTHING, self._pods.exists(key))
+        by = key[at:] + mount.suffix
+        if not self.namespaces.get(key[at:]):
+            return Node(mount, NOTHING, False, by)
+        rr = address_record(key, ZONE_TTL, address)
+        return Node(mount, {rr.type: (rr,)}, True, by)
 
     def has_namespaces(self, mount: Mount) -> bool:
         """Whether a namespace is a name there, be it empty."""
@@ -271,7 +318,8 @@ class Zone:
         return b""
 
     def _hang(self, mount: Mount) -> None:
-        self.mounts.setdefault(mount.suffix, mount)
+        onward = any(mount.apex[at:] in self._onward for at in name.offsets(mount.apex))
+        self.mounts.setdefault(mount.suffix, mount._replace(onward=onward))
 
 
 def reverse_zones(network: Network) -> Iterator[bytes]:

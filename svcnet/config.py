@@ -7,17 +7,20 @@ flags, TOML keys (`service-cidr` or `service_cidr`), SVCNET_… variables and th
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from svcnet import option_kind as kind
 from svcnet.model.errors import ConfigError
+from svcnet.model.selector import Selector
 from svcnet.option_kind import Kind, Listen, Network, Upstream
 
 DEFAULT_FILE = Path("/etc/svcnet/svcnet.toml")
 PREFIX = "SVCNET_"
+REVERSE_ZONES = ("in-addr.arpa", "ip6.arpa")
+"""What the zones of addresses end with (RFC 1035 §3.5, RFC 3596 §2.5)."""
 _NEAR = 0.75
 """How alike (difflib ratio) an unknown variable must be to one of ours to count as mistyped."""
 
@@ -56,8 +59,20 @@ class Config:
     cluster_domain: str
     dns_ttl: tuple[tuple[str, int], ...]
     """(zone, seconds); zone "" stands for all that are not named."""
+    dns_namespaces: tuple[str, ...] | None
+    """None is `all`."""
+    dns_namespace_labels: Selector
+    dns_labels: Selector
+    dns_endpoints: bool
+    dns_empty_services: str
+    dns_pods: str
+    dns_fallthrough: tuple[str, ...]
+    """("",) is `all`."""
     dns_upstream: tuple[Upstream, ...] | None
     """None: the servers of /etc/resolv.conf; (): `off`."""
+    dns_upstream_policy: str
+    dns_upstream_max_fails: int
+    dns_upstream_concurrent: int
     dns_private: tuple[str, ...] | None
     """None: the search domains of /etc/resolv.conf; ("",): `all`."""
     dns_allow: tuple[Network, ...]
@@ -134,7 +149,44 @@ OPTIONS: tuple[Option, ...] = (
     Option("zone", kind.NAMES, "svc", "short zones of service names"),
     Option("cluster_domain", kind.NAME, "cluster.local", "domain of the long service names"),
     Option("dns_ttl", kind.DNS_TTL, "5", "how long answers may be kept, negative ones too", "seconds"),
+    Option("dns_namespaces", kind.DNS_NAMESPACES, "all", "namespaces that have names"),
+    Option("dns_namespace_labels", kind.SELECTOR, "", "labels that a namespace needs to have names"),
+    Option("dns_labels", kind.SELECTOR, "", "labels that a service needs to have names"),
+    Option("dns_endpoints", kind.FLAG, "true", "names of endpoints, and of headless services"),
+    Option(
+        "dns_empty_services",
+        kind.one_of("spec", "exist", "absent"),
+        "spec",
+        "services without endpoints: headless ones are not there (spec), all are (exist), none is (absent)",
+    ),
+    Option(
+        "dns_pods",
+        kind.one_of("verified", "insecure", "disabled"),
+        "verified",
+        "names of pods: of addresses that a pod has, of any address, none",
+    ),
+    Option("dns_fallthrough", kind.DNS_FALLTHROUGH, "none", "zones of which names that are not there go upstream"),
     Option("dns_upstream", kind.DNS_UPSTREAM, "system", "where other names go; off: REFUSED"),
+    Option(
+        "dns_upstream_policy",
+        kind.one_of("sequential", "random", "round-robin"),
+        "sequential",
+        "which server upstream is asked first",
+    ),
+    Option(
+        "dns_upstream_max_fails",
+        kind.whole(0, 1000),
+        "2",
+        "failed probes after which a server upstream is down; 0: never, it is not probed",
+        "probes",
+    ),
+    Option(
+        "dns_upstream_concurrent",
+        kind.whole(1, 65535),
+        "1000",
+        "most questions upstream at a time, for each worker; others get REFUSED",
+        "questions",
+    ),
     Option("dns_private", kind.DNS_PRIVATE, "search", "which other names may lead to private addresses"),
     Option("dns_allow", kind.ALLOWED, "everyone", "who may ask"),
     Option("dns_transfer_to", kind.ALLOWED, "127.0.0.0/8,::1/128", "who may transfer zones"),
@@ -213,16 +265,25 @@ def load_with_sources(
         values[option.name] = _parse(option, given.get(option.name), problems)
     if not problems and (values["etcd_cert"] is None) != (values["etcd_key"] is None):
         problems.append("--etcd-cert and --etcd-key: only one is given, expected both or neither")
-    zones = () if problems else (*values["zone"], values["cluster_domain"])
-    problems += [
-        f"{given['dns_ttl'].source}: {zone!r} is no zone, expected one of {', '.join(zones)}"
-        for zone, _ in values["dns_ttl"] or ()
-        if zones and zone and zone not in zones
-    ]
+    if not problems:
+        problems += _no_zones(values, given)
     if problems:
         raise ConfigError("\n".join(problems))
     sources = {o.name: given[o.name].source if o.name in given else "default" for o in OPTIONS}
     return Loaded(Config(**values), sources)
+
+
+def _no_zones(values: Mapping[str, Any], given: Mapping[str, Given]) -> Iterator[str]:
+    """Yield what is wrong with options that name zones."""
+    zones = (*values["zone"], values["cluster_domain"])
+    for name, named, others in (
+        ("dns_ttl", [zone for zone, _ in values["dns_ttl"]], ()),
+        ("dns_fallthrough", values["dns_fallthrough"], REVERSE_ZONES),
+    ):
+        for zone in named:
+            if zone and zone not in zones and not zone.endswith(others):
+                expected = ", ".join((*zones, *others))
+                yield f"{given[name].source}: {zone!r} is no zone, expected one of {expected}"
 
 
 def show(option: Option, config: Config) -> str:
@@ -306,8 +367,8 @@ def _from_toml(path: Path, data: bytes, problems: list[str]) -> dict[str, Given]
             problems.append(f"{where}: {_unknown_key(name, known)}")
         elif name in found:
             problems.append(f"{where}: is given twice")
-        elif (shown := _toml_text(known[name].kind, value)) is None:
-            problems.append(f"{where}: wrong type {_toml_type(value)}, expected {known[name].kind.expected}")
+        elif (shown := kind.toml_text(known[name].kind, value)) is None:
+            problems.append(f"{where}: wrong type {kind.toml_type(value)}, expected {known[name].kind.expected}")
         else:
             found[name] = Given(shown, where)
     return found
@@ -326,21 +387,3 @@ def _line_of(text: str, key: str) -> int:
     pattern = rf"^[ \t]*(?:\[+[ \t]*)?[\"']?{quoted}[\"']?[ \t]*[=.\]]"
     match = re.search(pattern, text, re.MULTILINE)
     return text.count("\n", 0, match.start()) + 1 if match else 1
-
-
-def _toml_text(wanted: Kind, value: object) -> str | None:
-    """Return a TOML value in the option's own syntax, None when its type doesn't fit."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return str(value).lower() if bool in wanted.toml else None
-    if isinstance(value, int):
-        return str(value) if int in wanted.toml else None
-    if isinstance(value, list) and list in wanted.toml and all(isinstance(item, str) for item in value):
-        return ",".join(value) or "none"
-    return None
-
-
-def _toml_type(value: object) -> str:
-    names = {bool: "boolean", int: "integer", float: "float", list: "array", dict: "table"}
-    return names.get(type(value), "date")

@@ -11,6 +11,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from svcnet.model import selector
+
 Network = IPv4Network | IPv6Network
 """A CIDR of either family."""
 
@@ -19,6 +21,7 @@ DNS_PORT, DNS_TLS_PORT = 53, 853
 """An address without a port means the first where DNS is meant (contract, DNS), the second behind tls://."""
 
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", re.ASCII)
+_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _YES = frozenset({"true", "yes", "on", "1"})
 _NO = frozenset({"false", "no", "off", "0"})
 
@@ -206,6 +209,14 @@ def _node(text: str) -> str:
     return text
 
 
+def _namespaces(text: str) -> tuple[str, ...]:
+    found = tuple(dict.fromkeys(_items(text)))
+    for one in found:
+        if not _NAMESPACE.fullmatch(one):
+            raise ValueError(f"{one!r} is no name of a namespace")
+    return found
+
+
 def one_of(*words: str) -> Kind:
     """Return the kind of a closed set of words."""
 
@@ -248,6 +259,25 @@ def _show_ttls(value: tuple[tuple[str, int], ...]) -> str:
     return ",".join(f"{zone}={seconds}" if zone else str(seconds) for zone, seconds in value)
 
 
+def toml_text(wanted: Kind, value: object) -> str | None:
+    """Return a TOML value in the option's own syntax, None when its type doesn't fit."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(value).lower() if bool in wanted.toml else None
+    if isinstance(value, int):
+        return str(value) if int in wanted.toml else None
+    if isinstance(value, list) and list in wanted.toml and all(isinstance(item, str) for item in value):
+        return ",".join(value) or "none"
+    return None
+
+
+def toml_type(value: object) -> str:
+    """Return what TOML calls the type of a value."""
+    names = {bool: "boolean", int: "integer", float: "float", list: "array", dict: "table"}
+    return names.get(type(value), "date")
+
+
 _CIDRS = "CIDRs separated by commas, or none"
 FLAG = Kind("", "true or false", _bool, lambda value: "true" if value else "false", (bool,))
 TEXT = Kind("TEXT", "text", str)
@@ -276,6 +306,21 @@ NODEPORT_ADDRESSES = Kind(
     "CIDRs separated by commas, or primary",
     _or("primary", None, _networks),
     _show_or("primary", None, _show_networks),
+    (list,),
+)
+DNS_NAMESPACES = Kind(
+    "NAME[,…]",
+    "names of namespaces separated by commas, or all",
+    _or("all", None, _namespaces),
+    _show_or("all", None, _joined),
+    (list,),
+)
+SELECTOR = Kind("SEL", f"a label selector: {selector.SYNTAX}", selector.parse, lambda value: str(value.text))
+DNS_FALLTHROUGH = Kind(
+    "ZONE[,…]",
+    "zones separated by commas, all, or none",
+    _or("all", ("",), _or("none", (), NAMES.parse)),
+    _show_or("all", ("",), _show_or("none", (), _joined)),
     (list,),
 )
 LISTEN = Kind("ADDR:PORT", "ADDR:PORT, such as 127.0.0.1:10256", lambda text: _listen(text, None))

@@ -219,11 +219,11 @@ class Tracker:
         changes = self._census.changes()
         if changes:
             census = self.snapshot.census.mutate()
-            for key, there in changes.items():
-                if there:
-                    census[key] = True
-                else:
+            for key, labels in changes.items():
+                if labels is None:
                     del census[key]
+                else:
+                    census[key] = labels
             self.snapshot = structs.replace(self.snapshot, census=census.finish())
         return tuple(changes)
 

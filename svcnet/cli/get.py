@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Sequence
 import click
 import msgspec
 
-from svcnet.cli import candidate, column, selector, table
+from svcnet.cli import candidate, column, table
 from svcnet.cli.context import open_store
 from svcnet.cli.kind import Kind, key_of, said, short, targets
 from svcnet.cli.option import STORE, with_config
 from svcnet.cli.view import View
 from svcnet.codec.writer import to_json, to_v1, to_yaml
 from svcnet.config import Loaded
+from svcnet.model import selector
 from svcnet.model.event import Problem
 from svcnet.model.meta import CLUSTER_SCOPED, Pairs
 from svcnet.model.record import Record

@@ -24,6 +24,7 @@ from msgspec import structs
 from svcnet.cli.name_left import Kept, NameLeft
 from svcnet.config import Config
 from svcnet.dns.ledger import Ledger
+from svcnet.dns.scope import Scope, Wanted
 from svcnet.feed import changed
 from svcnet.model.snapshot import Delta, Snapshot
 from svcnet.option_kind import DNS_PORT, Listen, Upstream
@@ -72,6 +73,7 @@ class NameService:
         self._troubles: dict[int, tuple[str, ...]] = {}
         """Worker → what it says is wrong with servers upstream."""
         self._told: tuple[str, ...] = ()
+        self._scope = Scope(Wanted(options.dns_namespaces, options.dns_namespace_labels, options.dns_labels))
         self._snapshot: Snapshot | None = None
         self._served = False
         self._numbers = Revisions(options.state_dir, time.time(), "serial")
@@ -88,6 +90,7 @@ class NameService:
         It is the revision where that rose. It rises too where that did not: when the store is an older one than before,
         or what changed was not in the store.
         """
+        snapshot, delta = self._scope.follow(snapshot, delta)
         if self._snapshot is None or changed(delta):
             self._number(snapshot.rev)
         self._snapshot = snapshot = structs.replace(snapshot, rev=self._numbers.last)
@@ -210,8 +213,15 @@ class NameService:
             servers=advertised(_reachable(listen.host) for listen in own),
             node=options.node,
             ttls=options.dns_ttl,
+            endpoints=options.dns_endpoints,
+            empty_services=options.dns_empty_services,
+            pods=options.dns_pods,
+            onward=options.dns_fallthrough,
             upstreams=tuple(Server(*one) for one in upstreams(options.dns_upstream, own, _resolv_conf)),
-            trusted=trusted(options.dns_private, _resolv_conf),
+            policy=options.dns_upstream_policy,
+            max_fails=options.dns_upstream_max_fails,
+            most_in_flight=options.dns_upstream_concurrent,
+            trusted=(*trusted(options.dns_private, _resolv_conf), *_handed_on(options)),
             secret=secrets.token_hex(8),
             allow=tuple(map(str, options.dns_allow)),
             transfer_to=tuple(map(str, options.dns_transfer_to)),
@@ -288,6 +298,11 @@ def trusted(given: tuple[str, ...] | None, resolv_conf: Callable[[], str]) -> tu
             absolute(domain)
             found.append(domain)
     return tuple(found)
+
+
+def _handed_on(options: Config) -> tuple[str, ...]:
+    """The zones whose names others may have too: of services, so that they lead to private addresses."""
+    return (*options.zone, options.cluster_domain) if "" in options.dns_fallthrough else options.dns_fallthrough
 
 
 def _leads_to(server: Upstream, listen: Listen) -> bool:

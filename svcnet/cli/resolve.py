@@ -21,6 +21,17 @@ from svcnet.option_kind import DNS_LISTEN, Listen
 if TYPE_CHECKING:
     from svcnet.dns.responder import Responder
 
+WHAT_IS_SERVED = (
+    "zone",
+    "cluster_domain",
+    "dns_ttl",
+    "dns_namespaces",
+    "dns_namespace_labels",
+    "dns_labels",
+    "dns_endpoints",
+    "dns_empty_services",
+    "dns_pods",
+)
 KINDS = ("A", "AAAA", "SRV", "PTR", "CNAME", "TXT", "SOA", "NS")
 USUAL = ("A", "AAAA")
 SERVER_SECONDS = 5.0
@@ -61,7 +72,7 @@ def server_address(_: click.Context, __: click.Parameter, given: str | None) -> 
 @click.option(
     "--at-server", metavar="ADDR[:PORT]", callback=server_address, help="Ask a DNS server instead of the records."
 )
-@with_config(*STORE, "zone", "cluster_domain", "dns_ttl", "cluster_cidr", "endpoint_deny")
+@with_config(*STORE, *WHAT_IS_SERVED, "cluster_cidr", "endpoint_deny")
 def resolve(loaded: Loaded, name: str, kind: str | None, namespace: str, at_server: Listen | None) -> int:
     """Print the records of NAME: tomcat, tomcat.default, tomcat.svc, _http._tcp.tomcat.svc, or an address."""
     kinds = (kind.upper(),) if kind else USUAL
@@ -156,15 +167,21 @@ class AtServer:
 def _responder(config: Config) -> "Responder":
     from svcnet import feed  # noqa: PLC0415 - not for --at-server
     from svcnet.cli.view import View  # noqa: PLC0415 - as above
+    from svcnet.dns.records import Serving  # noqa: PLC0415 - as above
     from svcnet.dns.responder import Responder  # noqa: PLC0415 - as above
+    from svcnet.dns.scope import Scope, Wanted  # noqa: PLC0415 - as above
     from svcnet.dns.zone import Shape, Zone  # noqa: PLC0415 - as above
     from svcnet.endpoints import Networks  # noqa: PLC0415 - as above
+    from svcnet.model.snapshot import Delta  # noqa: PLC0415 - as above
 
     listing = open_store(config, remember=False).list()
     report(listing.problems)
     snapshot = View.of(listing, config.endpoint_deny).tracker.snapshot
+    scope = Scope(Wanted(config.dns_namespaces, config.dns_namespace_labels, config.dns_labels))
+    snapshot, _ = scope.follow(snapshot, Delta(snapshot.rev))
     reverse = (*config.service_cidr, *config.cluster_cidr)
-    shape = Shape(config.zone, config.cluster_domain, reverse, ttls=config.dns_ttl)
+    serving = Serving(config.dns_endpoints, config.dns_empty_services)
+    shape = Shape(config.zone, config.cluster_domain, reverse, (), config.dns_ttl, "", serving, config.dns_pods)
     responder = Responder(Zone(shape), Networks(()), recursion=False)
     for frame in feed.whole(snapshot):
         responder.take(frame)

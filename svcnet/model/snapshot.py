@@ -5,7 +5,7 @@ from typing import NamedTuple
 import msgspec
 from immutables import Map
 
-from svcnet.model.meta import Key
+from svcnet.model.meta import Key, Pairs
 from svcnet.model.policy import PLAIN, Policy
 from svcnet.model.service import Service
 
@@ -84,8 +84,9 @@ class Snapshot(msgspec.Struct, frozen=True):
     ports: Map[PortKey, ServedPort] = Map()
     by_address: Map[tuple[str, str, int], PortKey] = Map()
     """(address, protocol, port) → who answers there."""
-    census: Map[Key, bool] = Map()
-    """Namespaces that exist, and addresses that pods have (kind Address; namespace, address): for DNS. All True."""
+    census: Map[Key, Pairs] = Map()
+    """Namespaces that exist, with their labels, and addresses that pods have (kind Address; namespace, address), with
+    (): for DNS."""
     zone: str = ""
     """This minion's topology zone."""
 
@@ -100,7 +101,7 @@ class Delta(msgspec.Struct, frozen=True):
     services: tuple[tuple[Service | None, Service | None], ...] = ()
     """Service records (before, after) that differ; None is absent."""
     census: tuple[Key, ...] = ()
-    """What came into the snapshot's census, or left it."""
+    """What came into the snapshot's census, left it, or has other labels."""
 
     def __bool__(self) -> bool:
         """Whether anything changed."""

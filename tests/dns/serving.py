@@ -29,9 +29,10 @@ Behaviour = Callable[[dns.message.Message, bool], dns.message.Message | bytes | 
 
 def bound(host: str = HOST) -> tuple[socket.socket, socket.socket]:
     """A UDP and a listening TCP socket on one free port."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for _ in range(100):
-        stream = socket.create_server((host, 0))
-        datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        stream = socket.create_server((host, 0), family=family)
+        datagram = socket.socket(family, socket.SOCK_DGRAM)
         with contextlib.suppress(OSError):
             datagram.bind((host, stream.getsockname()[1]))
             return datagram, stream

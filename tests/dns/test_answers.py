@@ -4,6 +4,7 @@ import dns.flags
 import dns.reversename
 import pytest
 
+from svcnet.dns.answer import LONGEST_CHAIN
 from svcnet.dns.zone import Shape
 from svcnet.feed import Whole
 from svcnet.model.snapshot import Endpoint
@@ -57,11 +58,11 @@ def test_what_is_not_there_and_what_has_no_such_record_are_told_apart(
 
 
 @pytest.mark.parametrize("kind", ["A", "SRV", "ANY"])
-def test_a_service_without_address_or_endpoint_exists(kind: str) -> None:
-    asked = Asked(headless("empty"), virtual("waits"))
-    assert asked.text("empty.svc.", kind) == asked.text("waits.svc.", kind) == ["NOERROR", "svc."]
-    asked.change(gone("empty"))
-    assert asked.text("empty.svc.", kind) == ["NXDOMAIN", "svc."]
+def test_a_service_without_address_exists(kind: str) -> None:
+    asked = Asked(virtual("waits"))
+    assert asked.text("waits.svc.", kind) == ["NOERROR", "svc."]
+    asked.change(gone("waits"))
+    assert asked.text("waits.svc.", kind) == ["NXDOMAIN", "svc."]
 
 
 @pytest.mark.parametrize("name", ["empty.svc.", "empty.svc.cluster.local.", "empty.pod.cluster.local."])
@@ -270,9 +271,20 @@ def test_an_alias_inside_is_followed() -> None:
     assert asked.text("lost.svc.")[1] == "nowhere.svc. 5 IN A 10.0.0.77"
 
 
-def test_aliases_in_a_circle_end() -> None:
-    asked = Asked(external("a", "b.svc"), external("b", "a.svc"))
-    assert asked.ask("a.svc.").rcode().name == "NOERROR"
+@pytest.mark.parametrize("target", ["a.svc", "b.svc", "a.default.svc.cluster.local", "b.svc.cluster.local"])
+def test_aliases_in_a_circle_are_an_error(target: str) -> None:
+    asked = Asked(external("a", target), external("b", "a.svc"))
+    assert asked.text("a.svc.") == ["SERVFAIL"]
+    assert [line.split()[-1] for line in asked.text("a.svc.", "CNAME")] == [f"{target}."]
+    asked.change(external("a", "tomcat.svc"), TOMCAT)
+    assert asked.text("b.svc.")[-1] == "tomcat.svc. 5 IN A 10.0.0.5"
+
+
+def test_a_row_of_aliases_that_is_too_long_is_an_error() -> None:
+    row = [external(f"a{number}", f"a{number + 1}.svc") for number in range(LONGEST_CHAIN + 1)]
+    asked = Asked(*row, TOMCAT)
+    assert asked.text("a0.svc.") == ["SERVFAIL"]
+    assert asked.text("a1.svc.")[-1].startswith("a8.svc. 5 IN CNAME")
 
 
 def test_an_alias_outside_is_told_and_asked_for_upstream() -> None:

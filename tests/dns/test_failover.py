@@ -9,7 +9,19 @@ import dns.rcode
 import pytest
 
 from svcnet.dns.forward import DOWN_SECONDS
-from svcnet.dns.upstream import BEHIND_SECONDS, MOST_FAILED_PROBES, MOST_PASSED_BY, PROBE_SECONDS, Health, Server, order
+from svcnet.dns.upstream import (
+    BEHIND_SECONDS,
+    MOST_FAILED_PROBES,
+    MOST_PASSED_BY,
+    PROBE_SECONDS,
+    RANDOM,
+    ROUND_ROBIN,
+    SEQUENTIAL,
+    Health,
+    Server,
+    Turns,
+    order,
+)
 from tests.dns.clockwork import Forwarding, dead, forwarding
 from tests.dns.serving import HOST, Behaviour, Upstream
 from tests.dns.test_forward import answers, cuts_by_udp, says, silent
@@ -238,7 +250,7 @@ def test_every_question_has_a_port_and_an_id_of_its_own() -> None:
 def test_too_many_questions_are_turned_down_and_counted() -> None:
     with Upstream(silent) as upstream, forwarding(upstream.address, most_in_flight=3) as running:
         waiting = [running.send(f"n{number}.example.org.") for number in range(3)]
-        assert running.ask("one.too.many.").rcode() == dns.rcode.SERVFAIL
+        assert running.ask("one.too.many.").rcode() == dns.rcode.REFUSED
         assert running.events["forward_max_concurrent_rejects",] == 1
         assert running.forwarder.levels()["forward_in_flight"] == 3.0
         joined = running.send("N1.example.org.")
@@ -254,6 +266,47 @@ def test_the_order_is_that_given_but_for_those_that_fail() -> None:
         behind.passed_by(10.0)
     down.failed_probes = MOST_FAILED_PROBES
     loops.loops = True
-    assert order([loops, down, behind, fine], 10.0) == [3, 2, 1]
-    assert order([loops, down, behind, fine], 10.0 + BEHIND_SECONDS) == [2, 3, 1]
-    assert order([loops], 10.0) == []
+    assert order([loops, down, behind, fine], range(4), 10.0) == [3, 2, 1]
+    assert order([loops, down, behind, fine], range(4), 10.0 + BEHIND_SECONDS) == [2, 3, 1]
+    assert order([loops], range(1), 10.0) == []
+
+
+@pytest.mark.parametrize(("policy", "expected"), [(SEQUENTIAL, [6, 0, 0]), (ROUND_ROBIN, [2, 2, 2])])
+def test_the_policy_says_who_is_asked_first(policy: str, expected: list[int]) -> None:
+    with ExitStack() as stack:
+        servers = [stack.enter_context(Upstream(answers)) for _ in expected]
+        running = stack.enter_context(forwarding(*(one.address for one in servers), policy=policy))
+        for number in range(6):
+            assert lines(running.ask(f"n{number}.example.org.").answer)
+        assert [len(one.asked) for one in servers] == expected
+
+
+def test_in_turn_a_server_that_fails_is_passed_over_and_then_comes_last() -> None:
+    with ExitStack() as stack:
+        bad = stack.enter_context(Upstream(says(dns.rcode.SERVFAIL)))
+        good = [stack.enter_context(Upstream(answers)) for _ in range(2)]
+        addresses = [bad.address, *(one.address for one in good)]
+        running = stack.enter_context(forwarding(*addresses, policy=ROUND_ROBIN))
+        for number in range(30):
+            assert lines(running.ask(f"n{number}.example.org.").answer)
+        assert len(bad.asked) == MOST_PASSED_BY
+
+
+def test_at_random_each_order_comes_from_the_shuffle() -> None:
+    turns = Turns(RANDOM, 3, lambda numbers: numbers.reverse())
+    assert [turns.next() for _ in range(2)] == [(2, 1, 0), (0, 1, 2)]
+    fine, down, other = Health(), Health(), Health()
+    down.failed_probes = MOST_FAILED_PROBES
+    assert order([fine, down, other], (1, 2, 0), 0.0) == [2, 0, 1]
+
+
+@pytest.mark.parametrize(("most", "down"), [(0, 0.0), (1, 1.0), (4, 0.0)])
+def test_a_server_is_down_after_as_many_failed_probes_as_the_options_say(most: int, down: float) -> None:
+    with Upstream(answers) as good, forwarding(dead(), good.address, max_fails=most) as running:
+        assert lines(running.ask("a.example.org.").answer)
+        for _ in range(2):
+            running.loop.leap(PROBE_SECONDS + 0.01)
+            running.loop.until(lambda: True)
+        probes = sum(count for event, count in running.events.items() if event[0] == "forward_healthcheck_failures")
+        assert bool(probes) == bool(most)
+        assert running.forwarder.levels()["forward_servers_down"] == down

@@ -186,3 +186,22 @@ def test_an_external_name_is_followed_upstream() -> None:
         assert (reply.rcode().name, lines(reply.answer)) == ("NXDOMAIN", ["shop.svc. 5 IN CNAME shop.example."])
     with upstreams(silent) as (served, _):
         assert served.udp("shop.svc.").rcode().name == "SERVFAIL"
+
+
+def test_what_is_not_in_a_zone_that_others_have_too_is_asked_upstream() -> None:
+    with Upstream(answers) as upstream:
+        settings = Settings(upstreams=(upstream.address,), onward=("svc",))
+        with worker(settings, [virtual("tomcat", "10.0.0.5"), external("far", "nobody.svc")]) as running:
+            until(lambda: running.udp("tomcat.svc.").answer)
+            reply = running.udp("noBody.svc.")
+            assert lines(reply.answer) == ["noBody.svc. 60 IN A 192.0.2.7"]
+            assert not reply.flags & dns.flags.AA
+            assert lines(running.udp("far.svc.").answer) == [
+                "far.svc. 5 IN CNAME nobody.svc.",
+                "nobody.svc. 60 IN A 192.0.2.7",
+            ]
+            assert running.udp("nobody.svc.cluster.local.").rcode() == dns.rcode.NXDOMAIN
+            assert not running.udp("tomcat.svc.", "AAAA").answer
+            query = dns.message.make_query("nobody.svc.", "A", flags=0)
+            assert dns.query.udp(query, HOST, PATIENCE_SECONDS, running.port).rcode() == dns.rcode.NXDOMAIN
+        assert upstream.asked == [("nobody.svc.", False)]

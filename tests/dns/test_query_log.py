@@ -3,13 +3,15 @@
 import json
 import threading
 
+import dns.message
 import pytest
 
 import dns.name
+import dns.query
 from svcnet.dns import name
 from svcnet.dns.query_log import MOST_LINES, QueryLog
 from svcnet.dns.settings import Settings
-from tests.dns.serving import HOST, worker
+from tests.dns.serving import HOST, PATIENCE_SECONDS, worker
 from tests.dns.world import virtual
 from tests.harness.until import until
 
@@ -35,6 +37,20 @@ def test_a_query_is_a_line_of_json_and_off_by_itself(capfd: pytest.CaptureFixtur
         {"proto": "tcp", "rcode": "NXDOMAIN", "answers": 0, "name": "nothing.svc.", "type": "TYPE4711"},
         {"proto": "udp", "rcode": "FORMERR", "answers": 0},
     ]
+
+
+def test_a_client_is_told_by_its_address_by_tcp_too(capfd: pytest.CaptureFixture[str]) -> None:
+    with worker(Settings(log_every=1), [virtual("tomcat", "10.0.0.5")], "::1") as running:
+        query = dns.message.make_query("tomcat.svc.", "A")
+        assert dns.query.tcp(query, "::1", PATIENCE_SECONDS, running.port).answer
+        read: list[str] = []
+
+        def told() -> bool:
+            read.extend(line for line in capfd.readouterr().err.splitlines() if line.startswith("{"))
+            return bool(read)
+
+        until(told)
+    assert json.loads(read[0])["client"] == "::1"
 
 
 class Stuck:

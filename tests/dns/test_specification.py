@@ -197,9 +197,11 @@ def test_2_4_1_endpoints_that_lack_a_port_have_addresses_and_no_srv() -> None:
     assert asked.text(f"_tcp._tcp.{name}", "SRV") == [f"_tcp._tcp.{name} 5 IN SRV 0 1 5432 10-1-1-2.{name}"]
 
 
-def test_2_4_1_without_a_ready_endpoint_the_name_exists_and_has_no_address() -> None:
+@pytest.mark.parametrize("kind", ["A", "AAAA", "SRV"])
+def test_2_4_1_without_a_ready_endpoint_the_name_is_not_there(kind: str) -> None:
     asked = Cluster(headless("db"), slice_of("db", entry("10.1.1.2", ready=False)))
-    assert asked.text(f"db.default.{HOME}") == ["NOERROR", "cluster.local."]
+    assert asked.text(f"db.default.{HOME}", kind) == ["NXDOMAIN", "cluster.local."]
+    assert asked.text(f"_tcp.db.default.{HOME}", kind) == ["NXDOMAIN", "cluster.local."]
 
 
 def test_2_4_1_an_endpoint_that_ends_is_not_ready_though_it_serves() -> None:

@@ -59,7 +59,7 @@ RECORDS = (
     virtual("tomcat", "10.0.0.5"),
     virtual("web", "10.0.0.6", namespace="shop"),
     headless("db", Endpoint("10.1.0.9", 80)),
-    headless("idle"),
+    virtual("idle"),
 )
 
 

@@ -1,10 +1,10 @@
-"""Label selectors (`-l`): Kubernetes' syntax, equality and sets.
+"""Label selectors: Kubernetes' syntax, equality and sets.
 
 Owns: `a=b`, `a==b`, `a!=b`, `a in (b,c)`, `a notin (b,c)`, `a`, `!a`, joined by commas; all must hold. Pure.
 """
 
 import re
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from svcnet.model.meta import Pairs
@@ -17,7 +17,7 @@ _FORMS = (
     re.compile(rf"(?P<word>!?)\s*{_KEY}"),
 )
 _COMMA = re.compile(r",(?![^()]*\))")
-_SYNTAX = "KEY=VALUE, KEY!=VALUE, KEY in (A,B), KEY notin (A,B), KEY or !KEY, separated by commas"
+SYNTAX = "KEY=VALUE, KEY!=VALUE, KEY in (A,B), KEY notin (A,B), KEY or !KEY, separated by commas"
 
 
 class Term(NamedTuple):
@@ -34,10 +34,26 @@ class Term(NamedTuple):
         return (labels.get(self.key) in self.values) == self.wanted
 
 
-def parse(text: str) -> Callable[[Pairs], bool]:
-    """Return the predicate on labels that a selector says; "" takes all. ValueError: what can't be read."""
-    terms = tuple(_term(part.strip()) for part in _COMMA.split(text)) if text.strip() else ()
-    return lambda labels: all(term.holds(dict(labels)) for term in terms)
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """A predicate on labels; without terms it takes all."""
+
+    text: str = ""
+    """As it was given."""
+    terms: tuple[Term, ...] = ()
+
+    def __call__(self, labels: Pairs) -> bool:
+        """Whether labels meet every term."""
+        return all(term.holds(dict(labels)) for term in self.terms)
+
+
+EVERYTHING = Selector()
+
+
+def parse(text: str) -> Selector:
+    """Return what a selector says; "" takes all. ValueError: what can't be read."""
+    text = text.strip()
+    return Selector(text, tuple(_term(part.strip()) for part in _COMMA.split(text)) if text else ())
 
 
 def _term(text: str) -> Term:
@@ -49,4 +65,4 @@ def _term(text: str) -> Term:
             named = frozenset(value.strip() for value in values.split(","))
             if all(re.fullmatch(_VALUE, value) for value in named):
                 return Term(match["key"], named, word not in {"!=", "notin"})
-    raise ValueError(f"{text!r} is no label selector, expected {_SYNTAX}")
+    raise ValueError(f"{text!r} is no label selector, expected {SYNTAX}")

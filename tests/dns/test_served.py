@@ -8,7 +8,7 @@ from svcnet.dns.records import ABSENT, EXIST, SPEC, Serving
 from svcnet.dns.scope import Scope, Wanted
 from svcnet.dns.zone import DISABLED, INSECURE
 from svcnet.endpoints import Networks
-from svcnet.feed import Change, change, changed, whole
+from svcnet.feed import changed, changes, whole
 from svcnet.model import selector
 from svcnet.model.endpoint import EndpointPort, EndpointSlice, SliceEndpoint
 from svcnet.model.event import Delete, Event, Put
@@ -54,9 +54,10 @@ class Scoped(Asked):
     def _fold(self, events: list[Event]) -> None:
         delta = self._tracker.fold(events)
         snapshot, delta = self._scope.follow(self._tracker.snapshot, delta)
-        frame: Change = change(snapshot, changed(delta))
-        self.seen.append(len(frame.entries) + len(frame.census))
-        self.responder.take(frame)
+        frames = tuple(changes(snapshot, changed(delta)))
+        self.seen.append(sum(len(frame.entries) + len(frame.census) for frame in frames))
+        for frame in frames:
+            self.responder.take(frame)
 
     def codes(self, *names: str) -> list[str]:
         """What becomes of a question for the address of each."""

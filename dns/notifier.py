@@ -10,9 +10,10 @@ import contextlib
 import logging
 import random
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from svcnet.dns.notify import Outbox, message
+from svcnet.dns.serials import Serials
 from svcnet.dns.zone import Zone
 
 log = logging.getLogger(__name__)
@@ -20,19 +21,33 @@ log = logging.getLogger(__name__)
 Address = tuple[str, int]
 REPLY_BYTES = 512
 DRAIN = 32
+LOOK_SECONDS, MOST_SECONDS = 0.02, 5.0
+"""How often it is looked whether all workers serve a change; for how long it waits for one that doesn't."""
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 (to know them)
 
 
 class Notifier:
-    """Tells `secondaries` of changes of `zone`; `own` are the addresses that it is served on."""
+    """Tells `secondaries` of changes of `zone`; `own` are the addresses that it is served on.
 
-    def __init__(self, zone: Zone, secondaries: Iterable[Address], own: Sequence[str]) -> None:
+    `serials`: other workers answer there too. They are told when all of them serve the change: who is told asks for the
+    SOA, and whoever of the workers gets the question must not say that nothing is new.
+    """
+
+    def __init__(
+        self, zone: Zone, secondaries: Iterable[Address], own: Sequence[str], serials: Serials | None = None
+    ) -> None:
         self._zone = zone
+        self._serials = serials
         self._told: dict[bytes, int] = {}
-        self._lines = [Line(zone, secondary, own) for secondary in secondaries]
+        self._lines = [Line(zone, secondary, own, self._reached) for secondary in secondaries]
+
+    def _reached(self) -> bool:
+        return self._serials is None or self._serials.reached(self._zone.serial)
 
     def look(self) -> None:
         """A change may be served now: tell of the zones that it concerned."""
+        if self._serials is not None and self._zone.loaded:
+            self._serials.set(self._zone.serial)
         if self._lines and self._zone.loaded:
             fresh = [apex for apex, serial in self._zone.changed.items() if self._told.get(apex) != serial]
             self._told = dict(self._zone.changed)
@@ -41,10 +56,12 @@ class Notifier:
 
 
 class Line:
-    """The way to one secondary."""
+    """The way to one secondary. `reached`: whether it may be told of what this worker serves."""
 
-    def __init__(self, zone: Zone, secondary: Address, own: Sequence[str]) -> None:
+    def __init__(self, zone: Zone, secondary: Address, own: Sequence[str], reached: Callable[[], bool]) -> None:
         self._zone = zone
+        self._reached = reached
+        self._due_since: float | None = None
         self._secondary = secondary
         self._own = own
         self._outbox = Outbox()
@@ -65,6 +82,12 @@ class Line:
 
     def _send(self) -> None:
         loop = asyncio.get_running_loop()
+        now = loop.time()
+        if not self._reached() and now - (self._due_since or now) < MOST_SECONDS:
+            self._due_since = self._due_since or now
+            self._timer = loop.call_at(now + LOOK_SECONDS, self._send)
+            return
+        self._due_since = None
         for ident, apex in self._outbox.take(loop.time(), lambda: random.getrandbits(16)):
             with contextlib.suppress(OSError):  # no way there at the moment: it goes again
                 if self._socket is None:

@@ -46,6 +46,10 @@ class Settings(msgspec.Struct, frozen=True):
     allow: tuple[str, ...] = ("0.0.0.0/0", "::/0")
     transfer_to: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
     notify: tuple[tuple[str, int], ...] = ()
+    number: int = 0
+    """Of this worker; the first one notifies, once all serve what it tells of."""
+    serials: int = -1
+    """The descriptor of the block of svcnet.dns.serials; -1: there is but this worker."""
     log_every: int = 0
     """One query of so many is logged; 0: none."""
 

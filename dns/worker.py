@@ -25,6 +25,7 @@ from svcnet.dns.notifier import Notifier
 from svcnet.dns.query_log import QueryLog
 from svcnet.dns.responder import Responder
 from svcnet.dns.selector import Selector
+from svcnet.dns.serials import Serials
 from svcnet.dns.server import Server
 from svcnet.dns.settings import Settings
 from svcnet.dns.stream import links
@@ -51,7 +52,8 @@ async def work(feed: socket.socket, bound: Sequence[socket.socket], selector: Se
     told = msgspec.msgpack.decode(settings, type=Settings)
     responder, server, forwarder = prepared(told, selector)
     own = [one.getsockname()[0] for one in bound if one.type == socket.SOCK_DGRAM]
-    notifier = Notifier(responder.zone, told.notify, own)
+    serials = Serials(told.serials, told.number) if told.serials >= 0 else None
+    notifier = Notifier(responder.zone, told.notify if told.number == 0 else (), own, serials)
     telling = asyncio.create_task(tell(feed, responder, server, forwarder))
 
     def taken(frame: Whole | Change) -> None:

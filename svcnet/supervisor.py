@@ -40,6 +40,8 @@ class Program(NamedTuple):
     argv: Sequence[str]
     greeting: bytes
     sockets: Sequence[socket.socket] = ()
+    shared: Sequence[int] = ()
+    """Other descriptors that it inherits, under their numbers."""
 
 
 class Worker:
@@ -113,7 +115,7 @@ class Worker:
         # From this thread, which lives as long as the process: a worker dies with the thread that started it.
         numbers = [theirs.fileno(), *(s.fileno() for s in self.program.sockets)]
         argv = [*self.program.argv, *map(str, numbers)]
-        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, pass_fds=numbers)
+        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, pass_fds=(*numbers, *self.program.shared))
 
     async def _until_end(self, process: subprocess.Popen[bytes], ours: socket.socket) -> str:
         ended = asyncio.create_task(_ended(process))

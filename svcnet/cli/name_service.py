@@ -11,13 +11,14 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import os
 import secrets
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
 from socket import SOCK_DGRAM
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import structs
 
@@ -32,6 +33,9 @@ from svcnet.overlap import RESOLV_CONF, parse_name_servers, parse_search_domains
 from svcnet.pacing import Backoff
 from svcnet.store.revision import Revisions
 from svcnet.supervisor import STARTING, Crew, Program
+
+if TYPE_CHECKING:
+    from svcnet.dns.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -131,9 +135,15 @@ class NameService:
     async def _serve(self) -> None:
         if self._left.serves():
             await self._known.wait()  # they know more than nothing
-        settings = self._settings()
-        sockets = [[s for bound in self._bound for s in bound.sockets[n]] for n in range(self._options.dns_workers)]
-        crew = Crew([Program("dns", WORKER, settings, each) for each in sockets], self._tell, self._hear)
+        from svcnet.dns import serials  # noqa: PLC0415 (what DNS needs is not read on the way to the first packet)
+
+        shared = serials.block(self._options.dns_workers)
+        try:
+            await self._serve_by(Crew(self._programs(shared), self._tell, self._hear))
+        finally:
+            os.close(shared)
+
+    async def _serve_by(self, crew: Crew) -> None:
         if self._snapshot is not None:
             if self._served:  # other addresses are other records: a number stands for one state of the zones alone
                 self._snapshot = structs.replace(self._snapshot, rev=self._number(0))
@@ -198,15 +208,24 @@ class NameService:
         wrong = (*self._missing.values(), *self._told)
         self._on_state(f"failed: {'; '.join(wrong)}" if wrong else state)
 
-    def _settings(self) -> bytes:
-        import msgspec  # noqa: PLC0415 (what DNS needs is not read on the way to the first packet)
+    def _programs(self, shared: int) -> list[Program]:
+        """A program for each worker; `shared`: the block of their serials."""
+        import msgspec  # noqa: PLC0415 (as above)
 
+        settings, programs = self._settings(), list[Program]()
+        for number in range(self._options.dns_workers):
+            greeting = msgspec.msgpack.encode(structs.replace(settings, number=number, serials=shared))
+            sockets = [s for bound in self._bound for s in bound.sockets[number]]
+            programs.append(Program("dns", WORKER, greeting, sockets, (shared,)))
+        return programs
+
+    def _settings(self) -> "Settings":
         from svcnet.dns.settings import Settings  # noqa: PLC0415 (as above)
         from svcnet.dns.upstream import Server  # noqa: PLC0415 (as above)
 
         options = self._options
         own = tuple(bound.listen for bound in self._bound)
-        settings = Settings(
+        return Settings(
             zones=options.zone,
             cluster_domain=options.cluster_domain,
             reverse=tuple(map(str, (*options.service_cidr, *options.cluster_cidr))),
@@ -228,7 +247,6 @@ class NameService:
             notify=tuple((one.host, one.port) for one in options.dns_notify),
             log_every=options.dns_log_every,
         )
-        return msgspec.msgpack.encode(settings)
 
 
 def bind(listen: Listen, workers: int) -> tuple[tuple[socket.socket, ...], ...]:

@@ -80,13 +80,15 @@ class Served(NamedTuple):
 
 
 @contextlib.contextmanager
-def worker(settings: Settings, entries: Sequence[Entry] | None = (), host: str = HOST) -> Iterator[Served]:
-    """Run a worker on a free port with these records (None: none yet)."""
+def worker(
+    settings: Settings, entries: Sequence[Entry] | None = (), host: str = HOST, shared: Sequence[int] = ()
+) -> Iterator[Served]:
+    """Run a worker on a free port with these records (None: none yet). `shared`: descriptors that it inherits."""
     ours, theirs = socket.socketpair()
     sockets = bound(host)
     numbers = [one.fileno() for one in (theirs, *sockets)]
     argv = [sys.executable, "-m", "svcnet.dns.worker", *map(str, numbers)]
-    process = subprocess.Popen(argv, pass_fds=numbers)
+    process = subprocess.Popen(argv, pass_fds=(*numbers, *shared))
     with ours:
         served = Served(process, ours, sockets[1].getsockname()[1])
         for one in (theirs, *sockets):

@@ -1,16 +1,25 @@
 """A worker with secondaries: what it sends them, and that it sends it when the change can be had."""
 
+import asyncio
+import contextlib
+import os
+import socket
+import time
+
 import dns.flags
 import dns.message
 import dns.opcode
+import pytest
 
 import dns.query
-from svcnet.dns.notifier import connected
+from svcnet.dns import serials
+from svcnet.dns.notifier import Notifier, connected
+from svcnet.dns.notify import GATHER_SECONDS
 from svcnet.dns.settings import Settings
 from svcnet.feed import Change
 from tests.dns.secondary import Secondary
 from tests.dns.serving import HOST, PATIENCE_SECONDS, Served, Upstream, worker
-from tests.dns.world import REVERSE, lines, virtual
+from tests.dns.world import REVERSE, Asked, lines, virtual
 from tests.harness.until import until
 
 RECORDS = (virtual("tomcat", "10.0.0.5"),)
@@ -53,6 +62,65 @@ def test_each_zone_that_changed_is_notified_and_can_be_transferred_then() -> Non
         until(lambda: ("0.10.in-addr.arpa.", 29) in heard)
         assert "1.10.in-addr.arpa." not in {zone for zone, _ in heard}, "nothing changed there"
         assert len([zone for zone, _ in heard if zone == "svc."]) < 20
+
+
+def test_of_several_workers_one_tells_when_all_serve_the_change() -> None:
+    """Whichever of them the secondary asks then, it hears of the change, and it is told once."""
+    heard: list[tuple[str, int, int]] = []
+
+    def behave(query: dns.message.Message, _stream: bool) -> dns.message.Message:
+        told = int(query.answer[0][0].serial)
+        heard.append((str(query.question[0].name), told, min(serial(each) for each in (first, second))))
+        return dns.message.make_response(query)
+
+    fd = serials.block(2)
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, fd)
+        listener = stack.enter_context(Upstream(behave))
+        first, second = (
+            stack.enter_context(worker(Settings(notify=(to(listener),), number=n, serials=fd), RECORDS, shared=(fd,)))
+            for n in range(2)
+        )
+        until(lambda: ("svc.", 1, 1) in heard)
+        first.tell(Change(10, (virtual("fresh", "10.0.0.9"),)))
+        begin = time.monotonic()
+        # Long enough for a worker that does not wait to be too early.
+        until(lambda: serial(first) == 10 and time.monotonic() > begin + 3 * GATHER_SECONDS)
+        second.tell(Change(10, (virtual("fresh", "10.0.0.9"),)))
+        until(lambda: [each for each in heard if each[0] == "svc." and each[1] == 10])
+        assert {each[2] for each in heard if each[1] == 10} == {10}
+        assert len(heard) == len(set(heard)), "each zone once a change, not once a worker"
+
+
+def test_a_worker_that_lags_behind_does_not_keep_changes_from_secondaries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("svcnet.dns.notifier.MOST_SECONDS", 0.2)
+    fd = serials.block(2)
+    behind = serials.Serials(fd, 1)
+    behind.set(5)
+    asked = Asked(virtual("tomcat", "10.0.0.5"), rev=9)
+
+    async def told(listener: socket.socket) -> bytes:
+        notifier = Notifier(asked.responder.zone, [listener.getsockname()], [HOST], serials.Serials(fd, 0))
+        notifier.look()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            found = await asyncio.get_running_loop().sock_recv(listener, 512)
+        for line in notifier._lines:
+            assert line._socket is not None
+            asyncio.get_running_loop().remove_reader(line._socket)
+            line._socket.close()
+        return found
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.bind((HOST, 0))
+        listener.setblocking(False)
+        message = dns.message.from_wire(asyncio.run(told(listener)))
+    os.close(fd)
+    assert int(message.answer[0][0].serial) == 9
+
+
+def serial(running: Served) -> int:
+    """Of `svc.`, as it says."""
+    return int(running.udp("svc.", "SOA").answer[0][0].serial)
 
 
 def test_a_secondary_that_says_nothing_is_told_again() -> None:

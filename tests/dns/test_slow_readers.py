@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import os
 import socket
+from functools import partial
 from ipaddress import ip_network
 
 import dns.message
 import pytest
 
 from svcnet.dns import server
+from svcnet.dns.selector import Selector
 from svcnet.dns.settings import Settings
 from svcnet.dns.worker import prepared
 from svcnet.feed import Whole
@@ -33,13 +35,15 @@ def open_files() -> int:
 def test_who_never_reads_is_left_and_leaves_nothing(goes_on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes on asking, or has asked all and says so (a half-closed connection)."""
     monkeypatch.setattr(server, "IDLE_SECONDS", IDLE_SECONDS)
-    asyncio.run(_deaf(goes_on))
+    selector = Selector()
+    with asyncio.Runner(loop_factory=partial(asyncio.SelectorEventLoop, selector)) as runner:
+        runner.run(_deaf(goes_on, selector))
 
 
-async def _deaf(goes_on: bool) -> None:
+async def _deaf(goes_on: bool, selector: Selector) -> None:
     loop = asyncio.get_running_loop()
     asked = ENOUGH if goes_on else WAITING
-    responder, serving, _ = prepared(Settings())
+    responder, serving, _ = prepared(Settings(), selector)
     responder.take(Whole(1, (MANY,)))
     with socket.create_server((HOST, 0)) as listener, socket.socket() as client:
         await serving.serve(listener)

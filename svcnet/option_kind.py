@@ -209,6 +209,13 @@ def _node(text: str) -> str:
     return text
 
 
+def _selector(text: str) -> selector.Selector:
+    try:
+        return selector.parse(text)
+    except ValueError as error:
+        raise ValueError(str(error).partition(", expected")[0]) from None
+
+
 def _namespaces(text: str) -> tuple[str, ...]:
     found = tuple(dict.fromkeys(_items(text)))
     for one in found:
@@ -315,7 +322,7 @@ DNS_NAMESPACES = Kind(
     _show_or("all", None, _joined),
     (list,),
 )
-SELECTOR = Kind("SEL", f"a label selector: {selector.SYNTAX}", selector.parse, lambda value: str(value.text))
+SELECTOR = Kind("SEL", f"a label selector: {selector.SYNTAX}", _selector, lambda value: str(value.text))
 DNS_FALLTHROUGH = Kind(
     "ZONE[,…]",
     "zones separated by commas, all, or none",

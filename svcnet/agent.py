@@ -9,6 +9,7 @@ import contextlib
 import errno
 import gc
 import logging
+from collections.abc import Iterable
 
 from svcnet import checkpoint
 from svcnet.iptables.desired import Desired, Treatment, rows
@@ -16,7 +17,7 @@ from svcnet.iptables.netlink import MendedError, NetlinkError
 from svcnet.iptables.reach import Reaches, looker, reach
 from svcnet.keeper import Keeper
 from svcnet.model.errors import SvcnetError
-from svcnet.model.event import Away, Event, Problem, Put, Synced
+from svcnet.model.event import Away, Delete, Event, Problem, Put, Synced
 from svcnet.model.frontend import Frontend
 from svcnet.model.meta import Key
 from svcnet.model.node import Node
@@ -101,6 +102,13 @@ class Agent:
         left = (item for item in self.tracker.left_out() if item.what not in self.state.problems)
         return (*problems, *left, *self.parts.unserved(), *(LeftOut("env files", problem) for problem in env))
 
+    def hear(self, events: Iterable[Event]) -> None:
+        """Take in what did not come from the store, with the next sync."""
+        self._pending += events
+        if self.state.oldest_unapplied is None:
+            self.state.oldest_unapplied = self.parts.clock()
+        self._wake.set()
+
     def resync(self) -> None:
         """Read the kernel back and mend what differs, soon."""
         self._stale = True
@@ -171,8 +179,10 @@ class Agent:
                     self.state.problems[where] = what
                 else:
                     self.state.problems.pop(where, None)
+            case Delete(_, rev):
+                self.state.revision_seen = max(self.state.revision_seen, rev)
             case _:
-                self.state.revision_seen = max(self.state.revision_seen, event.rev)
+                pass
 
     async def _turn(self) -> None:
         """One sync: everything that is pending goes out together."""

@@ -7,8 +7,11 @@ uses is `topology`'s business, who belongs to a service the tracker's: this know
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network
+from types import MappingProxyType
 from typing import NamedTuple
 
+from svcnet.health import checks_of, named
+from svcnet.model.check import Probe
 from svcnet.model.endpoint import Endpoints, EndpointSlice, SliceEndpoint
 from svcnet.model.meta import Pairs, pair_get
 from svcnet.model.pod import Pod
@@ -23,6 +26,9 @@ MOST_WITH_AFFINITY = 0xFFF
 
 Network = IPv4Network | IPv6Network
 Source = EndpointSlice | Endpoints
+Failing = Mapping[tuple[str, int], str]
+"""(address, port) of endpoints that fail their health checks → why."""
+NONE_FAILS: Failing = MappingProxyType({})
 
 
 class Networks:
@@ -70,13 +76,14 @@ class Site(NamedTuple):
 class Found(NamedTuple):
     """The endpoints of one port, sorted: for everybody, and those of this minion; and what was left out.
 
-    `lingering`: those that are neither, and serve.
+    `lingering`: those that are neither, and serve. `probes`: checks that this minion makes.
     """
 
     endpoints: tuple[Endpoint, ...]
     local: tuple[Endpoint, ...]
     left_out: tuple[LeftOut, ...]
     lingering: tuple[Endpoint, ...] = ()
+    probes: tuple[Probe, ...] = ()
 
 
 class Candidates(NamedTuple):
@@ -117,11 +124,20 @@ def never_served(forbidden: Network) -> str:
 
 
 def endpoints_of(
-    service: Service, port: ServicePort, family: int, sources: Iterable[Source], pods: Iterable[Pod], site: Site
+    service: Service,
+    port: ServicePort,
+    family: int,
+    sources: Iterable[Source],
+    pods: Iterable[Pod],
+    site: Site,
+    failing: Failing = NONE_FAILS,
 ) -> Found:
-    """Work out one port in one family; arguments as of `candidates_of`."""
+    """Work out one port in one family; arguments as of `candidates_of`, and who fails its health check."""
     sources = tuple(sources)
     whole, hints, _, left_out = candidates_of(service, port, family, sources, pods, site)
+    checks = checks_of(service, port.protocol, whole, pods, site.place.node)
+    if failing and checks:
+        whole = _passing(service, whole, {where: failing[where] for where in failing.keys() & checks.keys()}, left_out)
     if service.headless:
         # A set of names (DNS specification 1.1.0 §2.4): of all that are ready, wherever they are, and no others.
         published = service.publish_not_ready_addresses and bool(sources)
@@ -139,7 +155,15 @@ def endpoints_of(
     if len(chosen) < len(whole) and port.protocol == "UDP":  # the connections of other protocols are left alone anyway
         used = {*chosen, *local}
         lingering = tuple(e for e in whole if e.serving and e not in used)
-    return Found(tuple(chosen[:most]), tuple(local[:most]), tuple(dict.fromkeys(left_out)), lingering)
+    probes = named(checks) if checks else ()
+    return Found(tuple(chosen[:most]), tuple(local[:most]), tuple(dict.fromkeys(left_out)), lingering, probes)
+
+
+def _passing(service: Service, whole: list[Endpoint], failing: Failing, left_out: list[LeftOut]) -> list[Endpoint]:
+    """Those that fail count as not ready, which readiness of the records may not undo."""
+    for (address, number), why in sorted(failing.items()):
+        left_out.append(LeftOut(f"endpoint {address}:{number} of {service.key}", f"its health check fails: {why}"))
+    return [e._replace(ready=False, serving=False) if (e.address, e.port) in failing else e for e in whole]
 
 
 def _distinct(endpoints: list[Endpoint]) -> Iterable[Endpoint]:

@@ -11,10 +11,10 @@ from immutables import MapMutation
 from msgspec import structs
 
 from svcnet.census import Census
-from svcnet.endpoints import Networks, Site, Source, endpoints_of, has_hints
+from svcnet.endpoints import NONE_FAILS, Networks, Site, Source, endpoints_of, has_hints
 from svcnet.membership import Membership
 from svcnet.model.endpoint import Endpoints, EndpointSlice
-from svcnet.model.event import Delete, Event, Put, Synced
+from svcnet.model.event import Delete, Event, Put, Synced, Verdict
 from svcnet.model.meta import Key
 from svcnet.model.node import Node
 from svcnet.model.pod import Pod
@@ -55,6 +55,8 @@ class Tracker:
         self._ports: dict[Key, tuple[ServedPort, ...]] = {}
         self._left_out: dict[Key, tuple[LeftOut, ...]] = {}
         self._waiting: defaultdict[Address, set[Key]] = defaultdict(set)
+        self._failing: dict[Key, dict[tuple[str, int], str]] = {}
+        """Endpoints of a service that fail their health checks, and why."""
 
     def fold(self, events: Iterable[Event]) -> Delta:
         """Take events in; return what they changed (perhaps nothing) and move `snapshot` on. O(what they touch)."""
@@ -73,6 +75,8 @@ class Tracker:
                 case Synced(at, keys):
                     rev = max(rev, at)
                     self._listed(keys, at, dirty)
+                case Verdict():
+                    self._judge(event, dirty)
                 case _:
                     continue
         return self._advance(rev, dirty)
@@ -98,9 +102,23 @@ class Tracker:
         """What is not served, and why."""
         return tuple(item for items in list(self._left_out.values()) for item in items)
 
+    def verdicts(self) -> Iterator[Verdict]:
+        """Who fails a health check."""
+        for service, failing in tuple(self._failing.items()):
+            for (address, port), why in sorted(failing.items()):
+                yield Verdict(service, address, port, why)
+
     def ports_of(self, service: Key) -> tuple[ServedPort, ...]:
         """The served ports of one service."""
         return self._ports.get(service, ())
+
+    def _judge(self, verdict: Verdict, dirty: dict[Key, Service | None]) -> None:
+        failing = self._failing.setdefault(verdict.service, {})
+        if verdict.why:
+            failing[verdict.address, verdict.port] = verdict.why
+        else:
+            failing.pop((verdict.address, verdict.port), None)
+        dirty.setdefault(verdict.service, self.snapshot.services.get(verdict.service))
 
     def _listed(self, keys: frozenset[Key], rev: int, dirty: dict[Key, Service | None]) -> None:
         missing = self._records.keys() - keys
@@ -247,7 +265,7 @@ class Tracker:
         return freed
 
     def _serve(self, key: Key, addresses: MapMutation[Address, PortKey]) -> tuple[ServedPort, ...]:
-        service = self._records.get(key)
+        service, failing = self._records.get(key), self._failing.pop(key, NONE_FAILS)
         if not isinstance(service, Service) or service.type == "ExternalName":
             return ()
         left_out: list[LeftOut] = []
@@ -257,17 +275,20 @@ class Tracker:
             policy, refused = policy_of(service, family, self._external)
             left_out += refused
             for port in service.served_ports:
-                found = endpoints_of(service, port, family, sources, pods, self._site)
+                found = endpoints_of(service, port, family, sources, pods, self._site, failing)
                 left_out += found.left_out
                 port_key = PortKey(key.namespace, key.name, port.protocol, port.port, family)
                 node_port = port.node_port if service.wants_address else 0
-                chosen = found.endpoints, node_port, found.local, policy, found.lingering
+                chosen = found.endpoints, node_port, found.local, policy, found.lingering, found.probes
                 one = ServedPort(port_key, port.name, virtual_ip, *chosen)
                 served.append(self._hold(one, key, addresses, left_out))
                 self.endpoints += len(found.endpoints)
         if service.wants_address and not service.cluster_ips:
             left_out.append(LeftOut(str(key), "it has no virtual IP"))
         self._ports[key] = tuple(served)
+        if failing:  # who is not checked any more has no verdict either
+            checked = {(probe.address, probe.port) for port in served for probe in port.probes}
+            self._failing[key] = {where: why for where, why in failing.items() if where in checked}
         if left_out:
             self._left_out[key] = tuple(dict.fromkeys(left_out))
         return self._ports[key]

@@ -14,8 +14,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import click
@@ -23,7 +24,7 @@ import click
 from svcnet import __version__, config
 from svcnet.agent import Agent
 from svcnet.cli.context import open_store
-from svcnet.cli.control import ControlServer
+from svcnet.cli.control import ControlServer, Handler
 from svcnet.cli.data_path import Chosen, remove_all
 from svcnet.cli.in_force import told
 from svcnet.cli.main import run
@@ -38,7 +39,9 @@ from svcnet.endpoints import Networks
 from svcnet.env import EnvFiles
 from svcnet.instance import DataPathClaim, StateClaim
 from svcnet.model.errors import SvcnetError
+from svcnet.model.event import Verdict
 from svcnet.parts import Parts
+from svcnet.prober import Prober
 from svcnet.proxy.left import Left
 from svcnet.sd_notify import Notifier, watchdog_seconds
 from svcnet.status.gather import gather
@@ -57,6 +60,8 @@ STATUS_AFTER_SECONDS = 1.0
 store is away or silent) they start this long after the start."""
 STATUS_AFTER_MOST_SECONDS = 10.0
 """The same where a load takes its time: aiohttp's import alone, beside it, would cost it half a second."""
+MOST_VERDICTS = 4096
+"""Told to commands: more would not go into a line of the control socket."""
 COLLECT_AFTER = 20_000, 10, 100
 """gc.set_threshold: records make no cycles, so collections find next to nothing."""
 SWITCH_SECONDS = 0.001
@@ -83,6 +88,8 @@ class Daemon:
         self.whereabouts = Whereabouts(options)
         tracker = Tracker(Networks(options.endpoint_deny), options.node, Networks(options.external_ips))
         self.health = HealthPorts(tracker.ports_of, lambda: self.report().healthy, lambda: self.agent.minion.addresses)
+        self.prober = Prober(tracker.ports_of, self._judge, partial(self.parts_state.__setitem__, "health checks"))
+        self.metrics.checks = self.prober
         self.agent = Agent(
             Parts(
                 store=open_store(options),
@@ -95,7 +102,7 @@ class Daemon:
                 foreign=chosen.path.changed_by_others if chosen.path else None,
                 unserved=lambda: (*chosen.left_out(), *self.health.left_out()),
                 env=env,
-                followers=tuple(f for f in (self.health, self.names, self.tally) if f is not None),
+                followers=tuple(f for f in (self.health, self.prober, self.names, self.tally) if f is not None),
                 state_dir=options.state_dir,
                 on_ready=self._on_ready,
             )
@@ -126,13 +133,7 @@ class Daemon:
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up, reload, stop)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        handlers = {
-            "release": self._release,
-            "status": self._status,
-            "options": self._options,
-            "frontend": self._frontend,
-        }
-        control = ControlServer(self.options.state_dir, handlers)
+        control = ControlServer(self.options.state_dir, self._handlers())
         self.parts_state["control"] = await _start(control.start())
         parts = (
             self.agent.run(),
@@ -143,6 +144,7 @@ class Daemon:
             self._count_traffic(),
             self._follow_addresses(),
             self.health.run(),
+            self._check_health(),
         )
         tasks = [asyncio.create_task(part) for part in parts]
         stopping = asyncio.create_task(stop.wait())
@@ -157,6 +159,15 @@ class Daemon:
             if isinstance(result, Exception):
                 raise _cause(result)
         return self._again.is_set()
+
+    def _handlers(self) -> dict[str, Handler]:
+        return {
+            "release": self._release,
+            "status": self._status,
+            "options": self._options,
+            "frontend": self._frontend,
+            "verdicts": self._verdicts,
+        }
 
     def _hang_up(self, reload: "Reload", stop: asyncio.Event) -> None:
         try:
@@ -244,6 +255,16 @@ class Daemon:
             log.exception("traffic")
             self.parts_state["traffic"] = f"failed: {error}"
 
+    def _judge(self, verdicts: Iterable[Verdict]) -> None:
+        self.agent.hear(verdicts)
+
+    async def _check_health(self) -> None:
+        try:
+            await self.prober.run()
+        except Exception as error:  # the supervisor: no fault of a part may end the daemon
+            log.exception("health checks")
+            self.parts_state["health checks"] = f"failed: {error}"
+
     async def _watchdog(self) -> None:
         seconds = watchdog_seconds(os.environ)
         while seconds is not None:
@@ -262,6 +283,11 @@ class Daemon:
     async def _options(self, _request: dict[str, Any]) -> dict[str, Any]:
         """What this daemon runs with, for commands that look at what it does."""
         return {"options": told(self.options, self.chosen.mode.name)}
+
+    async def _verdicts(self, _request: dict[str, Any]) -> dict[str, Any]:
+        """Which endpoints fail their health checks."""
+        found = self.agent.tracker.verdicts()
+        return {"verdicts": [[*v.service[1:], v.address, v.port, v.why] for v in islice(found, MOST_VERDICTS)]}
 
     async def _frontend(self, request: dict[str, Any]) -> dict[str, Any]:
         """Where the userspace proxy leads an address, protocol and port."""

@@ -101,8 +101,12 @@ def _by_records(told: Told, config: Config, state: Tracked, records: Mapping[Key
         frontend = Frontend(packet.family, packet.destination, packet.protocol, packet.port)
         treatment = desired(whose.port, minion).get(frontend)
     said = expect(packet, whose, treatment, _parameters(config, packet))
-    setting = Setting(config.node, Networks(config.endpoint_deny))
-    candidates = standing(whose.port, records, setting, local=said.local) if whose.port else []
+    candidates = []
+    if whose.port is not None:
+        service = Key("Service", whose.port.key.namespace, whose.port.key.service)
+        failing = {(v.address, v.port): v.why for v in state.tracker.verdicts() if v.service == service}
+        setting = Setting(config.node, Networks(config.endpoint_deny), failing)
+        candidates = standing(whose.port, records, setting, local=said.local)
     return told._replace(whose=whose, treatment=treatment, said=said, candidates=tuple(candidates))
 
 

@@ -46,4 +46,13 @@ class Away(msgspec.Struct, frozen=True):
     reason: str
 
 
-Event = Put | Delete | Problem | Synced | Away
+class Verdict(msgspec.Struct, frozen=True):
+    """What health checks say of an endpoint of a service: `why` it fails, or "" that it passes."""
+
+    service: Key
+    address: str
+    port: int
+    why: str
+
+
+Event = Put | Delete | Problem | Synced | Away | Verdict

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import msgspec
 from immutables import Map
 
+from svcnet.model.check import Probe
 from svcnet.model.meta import Key, Pairs
 from svcnet.model.policy import PLAIN, Policy
 from svcnet.model.service import Service
@@ -59,6 +60,8 @@ class ServedPort(msgspec.Struct, frozen=True):
     policy: Policy = PLAIN
     lingering: tuple[Endpoint, ...] = ()
     """Others that still serve, sorted: no new connection goes there, those that are open may go on."""
+    probes: tuple[Probe, ...] = ()
+    """Health checks that are this minion's to make, sorted."""
 
 
 class LeftOut(NamedTuple):

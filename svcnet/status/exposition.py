@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.metrics_core import Metric
 
+    from svcnet.prober import Prober
+
 
 class Exposition:
     """A registry of its own: importing svcnet into another program adds nothing to that program's metrics."""
@@ -68,6 +70,8 @@ class _Source:
         report = self._exposition.report()
         metrics = self._exposition.metrics
         yield from _counted(metrics)
+        if metrics.checks is not None:
+            yield from _checked(metrics.checks)
         if metrics.traffic is not None:
             yield from traffic_metrics(metrics.traffic)
             yield from proxy_metrics(metrics.traffic)
@@ -105,6 +109,16 @@ def _counted(metrics: Metrics) -> "Iterator[Metric]":
         ("env_renders", "Env files written.", metrics.renders),
     ):
         yield CounterMetricFamily(f"svcnet_{name}", text, count)
+
+
+def _checked(checks: "Prober") -> "Iterator[Metric]":
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415 - as above
+
+    made = CounterMetricFamily("svcnet_health_checks", "Health checks made.", labels=["result"])
+    made.add_metric(["passed"], checks.passed)
+    made.add_metric(["failed"], checks.failed)
+    yield made
+    yield GaugeMetricFamily("svcnet_health_failing", "Checks that have taken an endpoint out.", checks.failing)
 
 
 def _reported(report: Report) -> "Iterator[Metric]":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from svcnet.dns.ledger import Ledger
+    from svcnet.prober import Prober
     from svcnet.traffic import Traffic
 
 BUCKETS = tuple(0.001 * 2**power for power in range(15))
@@ -49,6 +50,8 @@ class Metrics:
         self.renders = 0
         self.traffic: Traffic | None = None
         """The accounts, where traffic is counted."""
+        self.checks: Prober | None = None
+        """Who makes health checks."""
         self.dns: Ledger | None = None
         """What DNS workers counted, where there are any."""
 

@@ -6,7 +6,7 @@ Owns: the reasons, in words. Which endpoints are used is not decided again here:
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from svcnet.endpoints import Candidates, Networks, Site, Source, candidates_of, never_served
+from svcnet.endpoints import NONE_FAILS, Candidates, Failing, Networks, Site, Source, candidates_of, never_served
 from svcnet.model.endpoint import Endpoints, EndpointSlice, SliceEndpoint
 from svcnet.model.meta import Key, matches
 from svcnet.model.node import Node
@@ -34,6 +34,7 @@ class Setting(NamedTuple):
 
     node: str
     deny: Networks
+    failing: Failing = NONE_FAILS
 
 
 def standing(port: ServedPort, records: Mapping[Key, Record], setting: Setting, *, local: bool) -> list[Candidate]:
@@ -46,7 +47,7 @@ def standing(port: ServedPort, records: Mapping[Key, Record], setting: Setting, 
     sources, pods = _sources(service, records), _pods(service, records)
     site = Site(place, zones, setting.deny)
     candidates = candidates_of(service, wanted, port.key.family, sources, pods, site)
-    judge = _Judge(service, port, place, candidates, local=local)
+    judge = _Judge(service, port, place, candidates, setting.failing, local=local)
     found = [judge.candidate(e) for e in candidates.endpoints]
     found += [_out(e.address, e.port, e, never_served(network)) for e, network in candidates.denied]
     known = {(c.address, c.port) for c in found}
@@ -58,9 +59,16 @@ def standing(port: ServedPort, records: Mapping[Key, Record], setting: Setting, 
 
 class _Judge:
     def __init__(
-        self, service: Service, port: ServedPort, place: Place, candidates: Candidates, *, local: bool
+        self,
+        service: Service,
+        port: ServedPort,
+        place: Place,
+        candidates: Candidates,
+        failing: Failing,
+        *,
+        local: bool,
     ) -> None:
-        self.service, self.place, self.local = service, place, local
+        self.service, self.place, self.failing, self.local = service, place, failing, local
         self.hints = candidates.hints
         self.chosen = frozenset(port.local if local else port.endpoints)
 
@@ -74,6 +82,8 @@ class _Judge:
             if not e.weight:
                 return "weight 0: no new connections (drain)"
             return "terminating, used as none is ready" if not e.ready else ""
+        if (e.address, e.port) in self.failing:
+            return f"its health check fails: {self.failing[e.address, e.port]}"
         if not e.ready:
             if e.terminating:
                 return "terminating" + (", serves still: used once none is ready" if e.serving else "")

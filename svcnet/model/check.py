@@ -1,0 +1,24 @@
+"""Active health checks: what is asked of an endpoint, and what came of it."""
+
+from typing import NamedTuple
+
+
+class Check(NamedTuple):
+    """What is asked, and how often (annotation `svcnet.dev/health`)."""
+
+    path: str = ""
+    """Of an HTTP request, whose answer must be 200 to 399; "" is a TCP connection alone."""
+    interval_seconds: float = 2.0
+    timeout_seconds: float = 1.0
+    rise: int = 2
+    """So many passes in a row bring an endpoint back."""
+    fall: int = 3
+    """So many failures in a row take it out."""
+
+
+class Probe(NamedTuple):
+    """An endpoint and what is asked of it; services that ask the same share the answers."""
+
+    address: str
+    port: int
+    check: Check

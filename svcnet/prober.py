@@ -1,0 +1,154 @@
+"""Makes the health checks that are due. Shell (asyncio).
+
+Owns: the connections of checks. What is due and what an answer means is svcnet/health.py's; what becomes of an endpoint
+that fails is the tracker's, which hears of it as it hears of records.
+"""
+
+import asyncio
+import logging
+import os
+import random
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import svcnet
+from svcnet.health import Schedule
+from svcnet.model.check import Probe
+from svcnet.model.event import Verdict
+from svcnet.model.meta import Key
+from svcnet.model.snapshot import Delta, ServedPort, Snapshot
+
+if TYPE_CHECKING:
+    from aiohttp import ClientSession
+
+log = logging.getLogger(__name__)
+
+MOST_AT_ONCE = 100
+"""Checks in flight; others wait."""
+PASSING = range(200, 400)
+"""As the kubelet has it (Kubernetes, Probe.httpGet)."""
+LINE_BYTES = 16 << 10
+"""Of an HTTP answer's head, a line."""
+
+
+class Prober:
+    """`svcnet.parts.Follower`; `run` makes the checks. `tell` hears what they change, `on_state` what /status says."""
+
+    def __init__(
+        self,
+        ports_of: Callable[[Key], tuple[ServedPort, ...]],
+        tell: Callable[[Iterable[Verdict]], None],
+        on_state: Callable[[str], None],
+    ) -> None:
+        self._ports_of, self._tell, self._on_state = ports_of, tell, on_state
+        self._schedule = Schedule()
+        self._chance: Iterator[float] = iter(random.random, None)
+        self._wake = asyncio.Event()
+        self._session: ClientSession | None = None
+        self.passed = self.failed = 0
+        """Checks that were made."""
+
+    @property
+    def failing(self) -> int:
+        """How many checks have taken an endpoint out."""
+        return self._schedule.failing
+
+    def publish(self, _snapshot: Snapshot, delta: Delta) -> None:
+        """Take a change in. O(changed)."""
+        concerned = {
+            Key("Service", port.key.namespace, port.key.service)
+            for port in (*delta.added, *delta.removed, *(p for pair in delta.changed for p in pair))
+            if port.probes
+        }
+        for service in concerned:
+            probes = frozenset(probe for port in self._ports_of(service) for probe in port.probes)
+            known = self._schedule.follow(service, probes, time.monotonic(), self._chance)
+            if known:
+                self._tell(known)
+        if concerned:
+            self._say()
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Check for ever."""
+        room = asyncio.Semaphore(MOST_AT_ONCE)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                while True:
+                    await self._rest()
+                    for probe in self._schedule.due(time.monotonic()):
+                        await room.acquire()
+                        tasks.create_task(self._check(probe, room))
+        finally:
+            if self._session is not None:
+                await self._session.close()
+
+    async def _rest(self) -> None:
+        """Until a check is due."""
+        at = self._schedule.next_at()
+        self._wake.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), None if at is None else max(0.0, at - time.monotonic()))
+
+    async def _check(self, probe: Probe, room: asyncio.Semaphore) -> None:
+        try:
+            why = await self._ask(probe)
+        finally:
+            room.release()
+        if why:
+            self.failed += 1
+        else:
+            self.passed += 1
+        verdicts = self._schedule.told(probe, why, time.monotonic(), self._chance)
+        self._wake.set()
+        if verdicts:
+            log.warning("health %s endpoint=%s:%s %s", "fails" if why else "passes", probe.address, probe.port, why)
+            self._say()
+            self._tell(verdicts)
+
+    async def _ask(self, probe: Probe) -> str:
+        """Why an endpoint fails, or ""."""
+        try:
+            async with asyncio.timeout(probe.check.timeout_seconds):
+                return await (self._get(probe) if probe.check.path else _connect(probe))
+        except TimeoutError:
+            return "no answer in time"
+        except OSError as error:
+            return os.strerror(error.errno).lower() if error.errno else str(error)
+
+    async def _get(self, probe: Probe) -> str:
+        import aiohttp  # noqa: PLC0415 - heavy, and most minions ask nobody
+        from yarl import URL  # noqa: PLC0415 - as above
+
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, force_close=True),
+                headers={"User-Agent": f"svcnet/{svcnet.__version__}"},
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                max_line_size=LINE_BYTES,
+                max_field_size=LINE_BYTES,
+            )
+        host = f"[{probe.address}]" if ":" in probe.address else probe.address
+        url = URL(f"http://{host}:{probe.port}{probe.check.path}", encoded=True)
+        try:
+            async with self._session.get(url, allow_redirects=False) as answer:
+                return "" if answer.status in PASSING else f"HTTP {answer.status}"
+        except aiohttp.ClientOSError as error:
+            return os.strerror(error.errno).lower() if error.errno else str(error)
+        except (aiohttp.ClientError, ValueError) as error:
+            return f"no HTTP answer: {error}"
+
+    def _say(self) -> None:
+        number, out = len(self._schedule), self._schedule.failing
+        self._on_state(f"running: {number} checks, {out} failing" if number else "off: no service asks for checks")
+
+
+async def _connect(probe: Probe) -> str:
+    family = socket.AF_INET6 if ":" in probe.address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
+        await asyncio.get_running_loop().sock_connect(sock, (probe.address, probe.port))
+    return ""

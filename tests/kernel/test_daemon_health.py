@@ -1,0 +1,142 @@
+"""Active health checks by a daemon, of real servers that fail and come back, in every mode."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
+from threading import Thread
+
+import pytest
+
+from tests.harness.daemon import Daemon
+from tests.harness.files import Written, endpoints, service
+from tests.harness.minion import A6, B6, VIP, VIP6, A, B, Minion
+
+pytestmark = pytest.mark.kernel
+
+MODES = ("nftables", "iptables", "userspace")
+
+
+def checked(health: str, *, number: int) -> tuple[Written, ...]:
+    """A service that answers on `number` of its endpoints, with a check, and its slices."""
+    record = service("web", VIP, VIP6, protocols=("TCP",))
+    record["metadata"]["annotations"] = {"svcnet.dev/health": health}
+    record["spec"]["ports"][0]["targetPort"] = number
+    slices = endpoints("web", A, B, protocols=("TCP",)), endpoints("web", A6, B6, protocols=("TCP",))
+    for one in slices:
+        one["ports"][0]["port"] = number
+    return record, *slices
+
+
+class Website:
+    """HTTP on one address; `code` is what it answers, its body who it is."""
+
+    def __init__(self, minion: Minion, address: str, number: int) -> None:
+        self.code = 200
+        self.asked: list[str] = []
+        site = self
+
+        class Answer(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                site.asked.append(f"{self.path} {(self.headers['User-Agent'] or '').partition('/')[0]}")
+                self.send_response(site.code if self.path.startswith("/ready") else 200)
+                self.send_header("Content-Length", str(len(address)))
+                self.end_headers()
+                self.wfile.write(address.encode())
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        class Server(ThreadingHTTPServer):
+            address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
+
+            def server_bind(self) -> None:
+                TCPServer.server_bind(self)  # HTTPServer's asks for a name too
+
+        self._server = minion.inside(lambda: Server((address, number), Answer))
+        self._thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+
+    def close(self) -> None:
+        """Refuse connections."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@contextmanager
+def websites(minion: Minion, number: int) -> Iterator[dict[str, Website]]:
+    """One on each address."""
+    found = {address: Website(minion, address, number) for address in (A, B, A6, B6)}
+    try:
+        yield found
+    finally:
+        for site in found.values():
+            site.close()
+
+
+def answers(minion: Minion, vip: str, tries: int = 12) -> set[str]:
+    """Who answers a virtual IP, over some connections."""
+
+    def ask() -> str:
+        with socket.create_connection((vip, 80), timeout=10) as sock:
+            sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            text = b""
+            while more := sock.recv(4096):
+                text += more
+            return text.rpartition(b"\r\n")[2].decode()
+
+    return {minion.inside(ask) for _ in range(tries)}
+
+
+def failing(daemon: Daemon) -> set[str]:
+    return {
+        entry["what"].split()[1].rpartition(":")[0]
+        for entry in daemon.status()["left_out"]
+        if "health check" in entry["reason"]
+    }
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_endpoint_whose_check_fails_gets_no_connections_until_it_passes_again(minion: Minion, mode: str) -> None:
+    minion.put(*checked("http:/ready,interval=100ms,timeout=5s,rise=2,fall=2", number=8081))
+    with websites(minion, 8081) as sites:
+        daemon = minion.daemon(f"--mode={mode}").ready()
+        daemon.until(lambda: answers(minion, VIP) == {A, B} and answers(minion, VIP6) == {A6, B6})
+        sites[A].code = sites[B6].code = 503
+        daemon.until(lambda: failing(daemon) == {A, B6})
+        assert answers(minion, VIP) == {B}
+        assert answers(minion, VIP6) == {A6}
+        reasons = {e["reason"] for e in daemon.status()["left_out"]}
+        assert reasons == {"its health check fails: HTTP 503"}
+        if mode == "nftables":
+            assert minion.plan().startswith("0 ")
+        sites[A].code = 302
+        daemon.until(lambda: failing(daemon) == {B6})
+        daemon.until(lambda: answers(minion, VIP) == {A, B})
+        assert set(sites[A].asked) >= {"/ready svcnet"}
+
+
+def test_a_server_that_is_down_when_the_daemon_starts_is_out_with_its_first_check(minion: Minion) -> None:
+    minion.put(*checked("tcp,interval=1h,fall=3", number=8081))
+    with websites(minion, 8081) as sites:
+        sites[A].close()
+        daemon = minion.daemon().ready()
+        daemon.until(lambda: failing(daemon) == {A})
+        assert answers(minion, VIP) == {B}
+        assert answers(minion, VIP6) == {A6, B6}
+        assert daemon.status()["parts"]["health checks"] == "running: 4 checks, 1 failing"
+        text = daemon.get("/metrics")[1]
+        assert 'svcnet_health_checks_total{result="failed"} 1.0' in text
+        assert "svcnet_health_failing 1.0" in text
+        sites.pop(A)
+
+
+def test_an_http_server_that_answers_nothing_or_nonsense_fails(minion: Minion) -> None:
+    minion.put(*checked("http:/,interval=100ms,timeout=200ms,fall=1", number=8080))  # which greets with its address
+    daemon = minion.daemon().ready()
+    daemon.until(lambda: failing(daemon) == {A, B, A6, B6})
+    assert minion.ask(VIP) == "refused"
+    done = minion.svcnet("trace", "192.0.2.1", f"{VIP}:80", *minion.options(), f"--state-dir={minion.state}")
+    assert "its health check fails: " in done.stdout, done.stdout + done.stderr

@@ -139,6 +139,8 @@ def fixed_chains(parameters: Parameters, lacks: Collection[str] = frozenset()) -
             "-m conntrack --ctdir REPLY -j RETURN",
             # To its listeners, of which the last clients still make use.
             "-m conntrack --ctstate ESTABLISHED -m addrtype --dst-type LOCAL -j RETURN",
+            # To the userspace proxy's own address, for who asked for a service; nobody else gets there.
+            "-m conntrack --ctstate DNAT -m addrtype --dst-type LOCAL -j RETURN",
             f"-j {SERVICES}",
             "-j DROP",
         ),

@@ -50,8 +50,10 @@ FIRST_SLOTS = range(1, 17)
 NEIGHBOURS = 64
 """Above this many slots a class chain is made for the very number, on demand (one nft run, about 6 ms)."""
 
-_SERVING = (Class.CLUSTER, Class.INTERNAL_LOCAL, Class.EXTERNAL, Class.EXTERNAL_LOCAL)
-_LOCAL = (Class.INTERNAL_LOCAL, Class.EXTERNAL_LOCAL)
+_PROXIED = (Class.PROXIED, Class.PROXIED_LOCAL)
+_SERVING = (Class.CLUSTER, Class.INTERNAL_LOCAL, Class.EXTERNAL, Class.EXTERNAL_LOCAL, *_PROXIED)
+"""In the order of the two bits of affinity, which the last two never have."""
+_LOCAL = (Class.INTERNAL_LOCAL, Class.EXTERNAL_LOCAL, Class.PROXIED_LOCAL)
 _NAMES = {kind: kind.name.lower().replace("_", "-") for kind in _SERVING}
 _NAME = re.compile(rf"({'|'.join(sorted(_NAMES.values(), key=len, reverse=True))})-(?:(hash)-|affinity-(\d+)s-)?(\d+)")
 
@@ -104,7 +106,7 @@ def with_neighbours(codes: Iterable[int]) -> set[int]:
         if found is None:
             continue
         wanted.add(code)
-        if found.pick != "hash" and found.slots <= NEIGHBOURS:
+        if found.pick != "hash" and found.slots <= NEIGHBOURS and found.kind not in _PROXIED:
             size = max(FIRST_SLOTS[-1], 1 << (found.slots - 1).bit_length())
             wanted.update(found._replace(slots=n).code() for n in range(1, size + 1))
     return wanted
@@ -139,6 +141,8 @@ def class_chain(parameters: Parameters, code: int) -> Chain:
 def _marks(parameters: Parameters, kind: Class) -> list[Rule]:
     """Who is to be masqueraded. EXTERNAL_LOCAL keeps the client's source: pods and the minion come by CLUSTER."""
     mark = Mark(1 << parameters.masquerade_bit)
+    if kind in _PROXIED:
+        return []
     if parameters.masquerade_all or kind is Class.EXTERNAL:
         return [(mark,)]
     if kind is not Class.EXTERNAL_LOCAL and parameters.cluster_cidrs:

@@ -7,7 +7,7 @@ TCP is left alone: an open connection ends by itself, a UDP flow goes on to a de
 import errno
 import socket
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import NamedTuple
 
@@ -107,6 +107,16 @@ class Conntrack:
             return flow.translated and self._may_be_ours(flow.front.address, flow.front.port, own)
 
         return sum(self._delete(flow) for flow in flows if ends(flow))
+
+    def backends(self, fronts: Iterable[Frontend]) -> frozenset[Backend]:
+        """Where UDP flows to these lead now."""
+        return frozenset(flow.backend for front in fronts for flow in self.flows(front.family, front))
+
+    def drop(self, addresses: Iterable[str]) -> int:
+        """Remove all UDP flows that lead to these; return how many."""
+        gone = frozenset(addresses)
+        flows = [f for family in (4, 6) for f in self.flows(family, None) if f.backend[0] in gone]
+        return sum(map(self._delete, flows))
 
     def _inside(self) -> Callable[[str], bool]:
         own = cache(_is_own)

@@ -81,10 +81,12 @@ class Treatment(NamedTuple):
 
 
 Desired = dict[Frontend, Treatment]
-SERVING = frozenset({Class.CLUSTER, Class.INTERNAL_LOCAL, Class.EXTERNAL, Class.EXTERNAL_LOCAL})
+PROXIED = frozenset({Class.PROXIED, Class.PROXIED_LOCAL})
+"""Kinds that lead to a proxy of this minion. No service asks for one: who has a proxy turns others into them."""
+SERVING = frozenset({Class.CLUSTER, Class.INTERNAL_LOCAL, Class.EXTERNAL, Class.EXTERNAL_LOCAL}) | PROXIED
 """Kinds that translate."""
-LOCAL = frozenset({Class.INTERNAL_LOCAL, Class.EXTERNAL_LOCAL})
-"""Those that lead to targets of this minion; EXTERNAL_LOCAL to all for pods and the minion itself."""
+LOCAL = frozenset({Class.INTERNAL_LOCAL, Class.EXTERNAL_LOCAL, Class.PROXIED_LOCAL})
+"""Those that lead to `local`; EXTERNAL_LOCAL to all targets for pods and the minion itself."""
 
 
 class Minion(NamedTuple):

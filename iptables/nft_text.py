@@ -52,10 +52,13 @@ EVER = "3650d"
 """How long "for ever" is: a note without a time could not get one when the service changes its mind."""
 OWNER_BITS = 0xFFFF0000 | LOCAL_SCOPE
 """What of a member says whose it is: the service port's id and the scope."""
-SAMPLE_CODES = tuple(
-    ServingClass(kind, 1, pick).code()
-    for kind in (Class.CLUSTER, Class.INTERNAL_LOCAL, Class.EXTERNAL, Class.EXTERNAL_LOCAL)
-    for pick in ("random", "hash", "affinity")
+SAMPLE_CODES = (
+    *(
+        ServingClass(kind, 1, pick).code()
+        for kind in (Class.CLUSTER, Class.INTERNAL_LOCAL, Class.EXTERNAL, Class.EXTERNAL_LOCAL)
+        for pick in ("random", "hash", "affinity")
+    ),
+    *(ServingClass(kind, 1).code() for kind in (Class.PROXIED, Class.PROXIED_LOCAL)),
 )
 """One of each shape: their text is part of the schema."""
 

@@ -71,6 +71,12 @@ class Class(Enum):
     EXTERNAL_LOCAL = 6
     """The same under externalTrafficPolicy Local: endpoints of this minion, with the client's own source; pods and the
     minion itself reach all (kube-proxy's short circuit)."""
+    PROXIED = 10
+    """To where the userspace proxy listens on this minion, with the client's own source: who reaches which endpoint is
+    the proxy's to decide."""
+    PROXIED_LOCAL = 11
+    """The same for those addresses of a service port that have another policy than its others: in scope `local` is
+    where the proxy listens for them."""
 
     def code(self, slots: int = 0) -> int:
         """The 32 bits that map `classes` holds; nft prints them as CLASS:SLOTS in hex. More kinds: classes.py."""

@@ -68,6 +68,10 @@ class _Service:
                 lines = self._external_local()
             case Class.EXTERNAL:
                 lines = [self.mark, *self._choice(treatment.targets)]
+            case Class.PROXIED:
+                lines = self._choice(treatment.targets)
+            case Class.PROXIED_LOCAL:
+                lines = self._choice(treatment.local)
             case Class.INTERNAL_LOCAL:
                 lines = [f"-j {MASQ}", *self._choice(treatment.local)]
             case _:

@@ -111,6 +111,13 @@ class Child:
             there = self._socket
         return Kept(self.pid, there) if self.confirm() and there is not None else None
 
+    def drain(self) -> None:
+        """Let it serve who is connected, or waits, and nobody else; it ends with the last of them, without us."""
+        if self.leave() is not None:
+            with self._lock:
+                self.tell([({"drain": True, "alone": True}, ())])
+            self.confirm()
+
     def tell(self, messages: Sequence[Message]) -> None:
         """Send messages. One that is just being started gets everything anyway. Call it with the lock held."""
         if self._socket is None:

@@ -51,6 +51,15 @@ class Left:
             os.set_inheritable(kept.control.fileno(), True)
         environ[VARIABLE] = " ".join(f"{kept.pid}:{kept.control.fileno()}" for kept in self._kept)
 
+    @property
+    def kept(self) -> tuple[Kept, ...]:
+        """All of them."""
+        return tuple(self._kept)
+
+    def and_also(self, other: "Left") -> "Left":
+        """Both."""
+        return Left([*self.kept, *other.kept])
+
     def stir(self) -> None:
         """Let every connection send a packet, so that who has just begun to track them knows them all."""
         if self._kept:

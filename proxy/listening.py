@@ -7,6 +7,7 @@ port; workers get copies.
 import errno
 import resource
 import socket
+import struct
 import sys
 from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
@@ -24,6 +25,9 @@ _IP_FREEBIND, _IPV6_FREEBIND = 15, 78
 
 _TABLES = (("tcp", "tcp", 4, "0A"), ("tcp6", "tcp", 6, "0A"), ("udp", "udp", 4, "07"), ("udp6", "udp", 6, "07"))
 """File below /proc/PID/net, protocol, family, the state of a socket that waits for clients (net/tcp_states.h)."""
+TAKEN = "something else listens there, on this address or on all of them: it is not served"
+_WAITING = struct.Struct("24xI")
+"""Where struct tcp_info (include/uapi/linux/tcp.h) of a listener has, as tcpi_unacked, who waits to be accepted."""
 _NOT_OPEN = {"06", "07", "0A"}
 """TCP_TIME_WAIT, TCP_CLOSE, TCP_LISTEN."""
 
@@ -79,6 +83,14 @@ def close_listener(sock: socket.socket) -> None:
     sock.close()
 
 
+def waiting(sock: socket.socket) -> int:
+    """How many clients are connected to a TCP listener and not accepted; 0 for UDP, where nobody waits."""
+    if sock.type != socket.SOCK_STREAM:
+        return 0
+    found: int = _WAITING.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _WAITING.size))[0]
+    return found
+
+
 def listening(networks: Iterable[IPv4Network | IPv6Network]) -> frozenset[Frontend]:
     """Who listens on addresses of these networks, in this network namespace (proc(5), net/tcp)."""
     among = tuple(networks)
@@ -124,7 +136,7 @@ def _decoded(text: str) -> tuple[IPv4Address | IPv6Address, int]:
 def why_not(error: OSError) -> str:
     """What to tell of a socket that could not be opened."""
     if error.errno == errno.EADDRINUSE:
-        return "something else listens there, on this address or on all of them: it is not served"
+        return TAKEN
     if error.errno == errno.EACCES:
         return "ports below 1024 need CAP_NET_BIND_SERVICE: it is not served"
     return f"{error.strerror or error}: it is not served"

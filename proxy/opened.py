@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from svcnet.model.frontend import Frontend
 from svcnet.proxy.admission import NOBODY, Admission, admission, admit
-from svcnet.proxy.listening import close_listener, open_listener
+from svcnet.proxy.listening import close_listener, open_listener, waiting
 from svcnet.proxy.row import Choice, Rule
 from svcnet.proxy.steering import spread, steer
 
@@ -44,6 +44,11 @@ class Opened:
         except OSError:
             self._admit(NOBODY)
             raise
+
+    @property
+    def waiting(self) -> int:
+        """How many clients no worker has accepted yet."""
+        return sum(map(waiting, self.sockets))
 
     def close(self) -> None:
         """Refuse from now on."""

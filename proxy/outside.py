@@ -19,8 +19,10 @@ log = logging.getLogger(__name__)
 class Outside:
     """Nothing happens before the first `hold`. Not for several threads at once."""
 
-    def __init__(self, networks: Iterable[Network]) -> None:
+    def __init__(self, networks: Iterable[Network], own: frozenset[str] | None = None) -> None:
+        """`own`: addresses outside of these alone are looked after; None: all."""
         self._networks = tuple(networks)
+        self._own = own
         self._wanted: frozenset[str] = frozenset()
         self._ours: frozenset[str] = frozenset()
         self._is_read = False
@@ -34,7 +36,8 @@ class Outside:
 
     def read(self) -> None:
         """Look at the routes, as somebody may have changed them. KernelError."""
-        self._ours = route.addresses(self._networks)
+        found = route.addresses(self._networks)
+        self._ours = found if self._own is None else found & self._own
         self._is_read = True
 
     def hold(self, wanted: Iterable[str]) -> None:

@@ -5,7 +5,7 @@ Owns: the routes with our protocol number in table local. Must not know which ad
 
 import socket
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def ours(version: int) -> list[str]:
 
 
 def add(networks: Iterable[Network]) -> None:
-    """Make these local, and no other networks that were ours; single addresses stay. KernelError."""
+    """Make these local, and no other networks that were ours; single addresses outside of them stay. KernelError."""
     wanted = {network.version: str(network) for network in networks}
     for version in (4, 6):
         there = ours(version)
@@ -37,7 +37,7 @@ def add(networks: Iterable[Network]) -> None:
         if mine is not None and mine not in there:
             _ip(f"-{version}", "route", "replace", *_route(mine), *_source(mine))
         for other in there:
-            if other != mine and "/" in other:
+            if other != mine and ("/" in other or (mine is not None and ip_address(other) in ip_network(mine))):
                 _ip(f"-{version}", "route", "del", *_route(other))
 
 
@@ -67,9 +67,9 @@ def change(fresh: Mapping[str, str], stale: Iterable[str]) -> str:
     return (said.splitlines() or [f"ip: exit code {done.returncode}"])[0] if done.returncode else ""
 
 
-def remove() -> bool:
-    """Remove all of ours; whether there were any. KernelError."""
-    there = [(version, destination) for version in (4, 6) for destination in ours(version)]
+def remove(but: Container[str] = ()) -> bool:
+    """Remove all of ours, `but` to these destinations; whether there were any. KernelError."""
+    there = [(version, destination) for version in (4, 6) for destination in ours(version) if destination not in but]
     for version, destination in there:
         _ip(f"-{version}", "route", "del", *_route(destination))
     return bool(there)

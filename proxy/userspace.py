@@ -6,6 +6,7 @@ records or kernel rules; carries no byte.
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from svcnet.model.frontend import Frontend
 from svcnet.proxy import route
 from svcnet.proxy.child import Child, Message
 from svcnet.proxy.ledger import Ledger
-from svcnet.proxy.left import Left
+from svcnet.proxy.left import HANDSHAKE_SECONDS, Left
 from svcnet.proxy.listening import most_listeners, raise_limit, why_not
 from svcnet.proxy.opened import Opened
 from svcnet.proxy.outside import Outside
@@ -33,14 +34,20 @@ RETRY_SECONDS = 5.0
 class Userspace:
     """Nothing happens before the first `sync`. `pods`: networks of clients that have the short way (row.Reach).
 
-    Errors: KernelError, NotPermittedError.
+    `own`: where frontends outside of the networks may be; None: anywhere. Errors: KernelError, NotPermittedError.
     """
 
-    def __init__(self, networks: Sequence[Network], workers: int = 1, pods: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        networks: Sequence[Network],
+        workers: int = 1,
+        pods: Iterable[str] = (),
+        own: frozenset[str] | None = None,
+    ) -> None:
         self._networks = networks
         self._pods = tuple(pods)
         self._inside = Networks(networks)
-        self._outside = Outside(networks)
+        self._outside = Outside(networks, own)
         self._addresses: Counter[str] = Counter()
         """Those outside of the networks, with how many frontends each has."""
         self._lock = threading.RLock()
@@ -72,6 +79,17 @@ class Userspace:
             lost = self._outside.failed
             return {f: lost[f.address] for f in self._rows if f.address in lost} | self._failed
 
+    def why_not(self, front: Frontend) -> str:
+        """Why one that was asked for is not served; "" if it is."""
+        with self._lock:
+            return self._failed.get(front) or self._outside.failed.get(front.address, "")
+
+    def waiting(self, front: Frontend) -> int:
+        """How many clients of a frontend no worker has accepted yet."""
+        with self._lock:
+            opened = self._open.get(front)
+            return opened.waiting if opened is not None else 0
+
     @property
     def rows(self) -> Mapping[Frontend, Rule]:
         """What was asked for last."""
@@ -89,7 +107,8 @@ class Userspace:
 
     def sync(self, wanted: Mapping[Frontend, Rule]) -> None:
         """Serve exactly these. Starts the workers the first time."""
-        route.add(self._networks)
+        if self._networks:
+            route.add(self._networks)
         with self._lock:
             self._outside.read()
         if self._retrying is None:
@@ -128,6 +147,14 @@ class Userspace:
         self._stopping.set()
         started = self._children if self._retrying is not None else ()
         return Left(kept for child in started if (kept := child.leave()) is not None)
+
+    def drain(self) -> None:
+        """Take nobody new in; who is connected is served until that ends, also when this process has ended."""
+        self._stopping.set()
+        if self._retrying is not None:
+            time.sleep(HANDSHAKE_SECONDS)
+            for child in self._children:
+                child.drain()
 
     def stop(self) -> None:
         """End the workers and close the listeners; the route stays."""

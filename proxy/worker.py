@@ -8,7 +8,7 @@ all `put`; `put`, rows of [id, protocol, listener, filtered, rule, slot, slots],
 comes with it, filtered whether that lets in some alone, rule is what `Rule.encoded` gives; slot (of the frontend) and
 slots ([address, port, slot] of each backend) are where is counted; `drop`, ids; and `ack`, a number that comes back
 when all of it is in force. `stay`: outlive the thread that started us; `probe`: let connections that are idle for so
-many seconds send a packet; `drain`: accept no more, and end with the last connection.
+many seconds send a packet; `drain`: accept no more, and end with the last connection; `alone`: also without the daemon.
 """
 
 import contextlib
@@ -61,7 +61,7 @@ class Worker:
         self._ways = Ways()
         self._neighbours = Neighbours((), self._ways.is_local)
         self._inbox = Inbox()
-        self._called = False
+        self._called = self._alone = False
         # Level-triggered: one read a turn, however much there is.
         self._loop.add(control.fileno(), self._on_control, select.EPOLLIN)
 
@@ -79,7 +79,9 @@ class Worker:
             sys.exit(f"proxy worker: {error}")  # the next one is told everything again
         while (got := self._inbox.take()) is not None:
             self._carry_out(*got)
-        if not alive:
+        if not alive and self._alone:
+            self._loop.remove(self._control.fileno())
+        elif not alive:
             self._loop.stop()
 
     def _carry_out(self, message: dict[str, Any], fds: list[int]) -> None:
@@ -103,6 +105,7 @@ class Worker:
             end_with_parent(0)
         for relay in self._place.relays if "probe" in message else ():
             relay.probe(message["probe"])
+        self._alone |= "alone" in message
         if "drain" in message:
             self._close_all()
         if "ack" in message:  # when the sockets that were dropped are closed

@@ -281,7 +281,7 @@ class Agent:
         many = len(delta.added) + len(delta.changed) + len(delta.removed) > MANY
         plan = self._attempted = await asyncio.to_thread(self._plan, delta) if many else self._plan(delta)
         try:
-            if len(plan) > self.parts.inline_changes:
+            if len(plan) > self.parts.inline_changes or self.parts.waits(plan):
                 await asyncio.to_thread(path.apply, plan)
             elif plan:
                 path.apply(plan)

@@ -93,6 +93,8 @@ class Parts:
     inline_changes: int = 200
     """A plan of at most so many changes is carried out in the loop; a longer one in a thread, so that health answers.
     200 are some ms of nftables; 0 for a path that starts programs."""
+    waits: Callable[[Plan[Frontend, Treatment]], bool] = lambda _plan: False
+    """Whether a plan takes a word with another process, and so a thread, however short it is."""
     flows: Flows | None = None
     env: EnvWriter | None = None
     followers: tuple[Follower, ...] = ()

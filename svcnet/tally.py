@@ -6,7 +6,7 @@ Owns: when events are read and open flows looked at, and what `/status` says of 
 import asyncio
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 
 from svcnet.iptables.flow_dump import open_flows
@@ -35,10 +35,14 @@ NO_EVENTS = "failed: net.netfilter.nf_conntrack_events is 0"
 
 
 class Tally:
-    """Satisfies the agent's Follower. `on_state` hears what `/status` says of it."""
+    """Satisfies the agent's Follower. `on_state` hears what `/status` says of it.
 
-    def __init__(self, traffic: Traffic, on_state: Callable[[str], None]) -> None:
+    Flows that lead to an address of `but` are not counted: who listens there does that.
+    """
+
+    def __init__(self, traffic: Traffic, on_state: Callable[[str], None], but: Container[str] = ()) -> None:
         self._traffic = traffic
+        self._but = but
         self._on_state = on_state
         self._tally = FlowTally()
         self._ends = False
@@ -77,7 +81,7 @@ class Tally:
                 some, more = events.read(SLICE)
                 self._tally.note(some)
                 await asyncio.sleep(0)
-            self._traffic.count(self._tally.take())
+            self._traffic.count(seen for seen in self._tally.take() if seen.backend[0] not in self._but)
             self._traffic.lost = self._lost + events.lost
             await asyncio.sleep(PAUSE_SECONDS)
 

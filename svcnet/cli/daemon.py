@@ -79,7 +79,7 @@ class Daemon:
             names_left.end()
         self.metrics = Metrics()
         self.metrics.dns = self.names.ledger if self.names else None
-        self.tally = self._accounts()
+        self.tallies = self._accounts()
         self.ready = asyncio.Event()
         self._loaded = asyncio.Event()
         """The first sync is done, or not to be waited for any longer."""
@@ -98,26 +98,30 @@ class Daemon:
                 meter=self.metrics,
                 data_path=chosen.path,
                 inline_changes=chosen.inline_changes,
+                waits=chosen.waits,
                 flows=chosen.flows,
                 foreign=chosen.path.changed_by_others if chosen.path else None,
                 unserved=lambda: (*chosen.left_out(), *self.health.left_out()),
                 env=env,
-                followers=tuple(f for f in (self.health, self.prober, self.names, self.tally) if f is not None),
+                followers=tuple(f for f in (self.health, self.prober, self.names, *self.tallies) if f is not None),
                 state_dir=options.state_dir,
                 on_ready=self._on_ready,
             )
         )
         self._again = asyncio.Event()
 
-    def _accounts(self) -> Tally | Proxied | None:
+    def _accounts(self) -> tuple[Tally | Proxied, ...]:
         """Who counts traffic, by who carries it, unless the operator wants no such metrics."""
         self.parts_state["traffic"] = OFF
         flows, counted = self.chosen.flows, self.chosen.counted
         if (flows is None and counted is None) or not self.options.traffic_series:
-            return None
+            return ()
         traffic = self.metrics.traffic = Traffic(self.options.traffic_series)
         on_state = partial(self.parts_state.__setitem__, "traffic")
-        return Proxied(traffic, on_state, counted) if counted is not None else Tally(traffic, on_state)
+        if flows is None and counted is not None:
+            return (Proxied(traffic, on_state, counted),)
+        kernel = Tally(traffic, on_state, self.chosen.own)
+        return (kernel,) if counted is None else (Proxied(traffic, lambda _: None, counted, alone=False), kernel)
 
     def report(self) -> Report:
         """What /status says now."""
@@ -141,7 +145,7 @@ class Daemon:
             self._serve_status(),
             self._watchdog(),
             self._answer_names(),
-            self._count_traffic(),
+            *map(self._count_traffic, self.tallies),
             self._follow_addresses(),
             self.health.run(),
             self._check_health(),
@@ -246,11 +250,9 @@ class Daemon:
         await self.agent.relocate()
         self.health.relocate()
 
-    async def _count_traffic(self) -> None:
-        if self.tally is None:
-            return
+    async def _count_traffic(self, tally: Tally | Proxied) -> None:
         try:
-            await self.tally.run(self._loaded)
+            await tally.run(self._loaded)
         except Exception as error:  # the supervisor: no fault of a part may end the daemon
             log.exception("traffic")
             self.parts_state["traffic"] = f"failed: {error}"

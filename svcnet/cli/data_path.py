@@ -4,23 +4,28 @@ Owns: `--mode`, the trial of what works here, `--cleanup`. Errors say what is mi
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import closing, suppress
 from functools import partial
 from typing import Any, NamedTuple
 
+from svcnet.cli.hybrid import Hybrid, KernelPath
 from svcnet.cli.succession import Predecessor, Succession
 from svcnet.cli.userspace import UserspacePath
 from svcnet.config import Config
 from svcnet.endpoints import Networks
 from svcnet.iptables.conntrack import Conntrack
+from svcnet.iptables.desired import Treatment
 from svcnet.iptables.iptables import Iptables
 from svcnet.iptables.nft import NftKernel
 from svcnet.iptables.nftables import Nftables
 from svcnet.iptables.ruleset import Parameters
 from svcnet.iptables.xtables import Xtables, foreign_rules, installed, require_privilege, select
 from svcnet.model.errors import ConfigError, KernelError, NotPermittedError, SvcnetError
+from svcnet.model.frontend import Frontend
 from svcnet.model.snapshot import LeftOut
+from svcnet.parts import Flows
+from svcnet.plan import Plan
 from svcnet.proxy import route
 from svcnet.proxy.ledger import Counted
 from svcnet.proxy.left import Left
@@ -37,7 +42,7 @@ class Chosen(NamedTuple):
 
     mode: Mode
     path: Succession | None
-    flows: Conntrack | None
+    flows: Flows | None
     inline_changes: int = 200
     """`Parts.inline_changes`."""
     left_out: Callable[[], tuple[LeftOut, ...]] = tuple
@@ -52,6 +57,10 @@ class Chosen(NamedTuple):
     """What a proxy has carried since the last time, where it is not the kernel that does."""
     leave: Callable[[], Left] = Left
     """Instead, before this process becomes another program: those that serve until that does."""
+    waits: Callable[[Plan[Frontend, Treatment]], bool] = lambda _plan: False
+    """`Parts.waits`."""
+    own: frozenset[str] = frozenset()
+    """Addresses where the proxy listens beside a kernel path: flows to them are the proxy's to count."""
 
 
 def choose(config: Config, left: Left = NOBODY) -> Chosen:
@@ -130,8 +139,10 @@ def _nftables(config: Config, left: Left, reason: str) -> Chosen:
     kernel = NftKernel()
     kernel.chains(4)  # the cheapest request that needs the privilege
     path = Nftables(kernel, parameters(config))
-    succession = Succession(path, _predecessors("nftables", left=left), partial(_before_nftables, path, left))
-    return Chosen(Mode("nftables", reason), succession, _flows(config), leave=lambda: left)
+    beside = _hybrid(config, path)
+    others = _predecessors("nftables", left=left, needed=beside.needed)
+    succession = Succession(beside, others, partial(_before_nftables, path, left))
+    return _beside(beside, Chosen(Mode("nftables", reason), succession, None), left)
 
 
 def _iptables(config: Config, left: Left, reason: str) -> Chosen:
@@ -143,10 +154,11 @@ def _iptables(config: Config, left: Left, reason: str) -> Chosen:
     for cidr in config.service_cidr:
         tables.probe(cidr.version)
     path = Iptables(tables, parameters(config))
-    others = _predecessors(f"iptables {tables.variant}", left=left)
-    succession = Succession(path, others, partial(_track, path, left) if left.serve() else lambda: None)
+    beside = _hybrid(config, path)
+    others = _predecessors(f"iptables {tables.variant}", left=left, needed=beside.needed)
+    succession = Succession(beside, others, partial(_track, path, left) if left.serve() else lambda: None)
     mode = Mode("iptables", f"{reason}; {tables.variant} tables")
-    return Chosen(mode, succession, _flows(config), inline_changes=0, left_out=path.left_out, leave=lambda: left)
+    return _beside(beside, Chosen(mode, succession, None, inline_changes=0, left_out=path.left_out), left)
 
 
 def _userspace(config: Config, left: Left, reason: str) -> Chosen:
@@ -163,6 +175,25 @@ def _userspace(config: Config, left: Left, reason: str) -> Chosen:
         led=path.led,
         counted=path.proxy.ledger.take,
         leave=path.proxy.leave,
+    )
+
+
+def _hybrid(config: Config, path: KernelPath) -> Hybrid:
+    return Hybrid(path, config.service_cidr, config.proxy_workers, config.cluster_cidr, _flows(config))
+
+
+def _beside(path: Hybrid, chosen: Chosen, left: Left) -> Chosen:
+    """A kernel path, with what the proxy beside it adds."""
+    return chosen._replace(
+        flows=path.flows,
+        left_out=lambda: (*chosen.left_out(), *path.left_out()),
+        states=path.states,
+        stop=path.stop,
+        led=path.led,
+        counted=path.counted,
+        leave=lambda: left.and_also(path.leave()),
+        waits=lambda plan: bool(path.touched(plan)),
+        own=frozenset(path.addresses.values()),
     )
 
 
@@ -186,16 +217,19 @@ def _track(path: Nftables | Iptables, left: Left) -> None:
 
 
 def _predecessors(
-    but: str = "", flows: Callable[[], Conntrack] | None = None, left: Left = NOBODY
+    but: str = "",
+    flows: Callable[[], Conntrack] | None = None,
+    left: Left = NOBODY,
+    needed: Callable[[], Container[str]] = frozenset,
 ) -> list[Predecessor]:
     """What every path of ours, `but` one, may have left in this network namespace.
 
     `flows`, where the next path has no rules: then those of the old one translate what is open through it until that
-    ends. Rules of another path would do it too, as the kernel needs any.
+    ends. Rules of another path would do it too, as the kernel needs any. `needed`: addresses that stay local.
     """
     found = {
         "nftables": _rules("nftables table svcnet", _table(Nftables.remove), _table(Nftables.silence), flows),
-        "userspace": _routes(left),
+        "userspace": _routes(left, needed),
     }
     for name, tables in _variants().items():
         old = Iptables(tables, ())
@@ -234,10 +268,14 @@ def _rules(
     return Predecessor(what, remove, silence_and_sweep, is_used)
 
 
-def _routes(left: Left) -> Predecessor:
+def _routes(left: Left, needed: Callable[[], Container[str]]) -> Predecessor:
     """Workers that serve need them for their clients."""
+
+    def remove() -> bool:
+        return route.remove(needed())
+
     what = "local routes of userspace mode"
-    return Predecessor(what, route.remove, left.drain, left.serve) if left.serve() else Predecessor(what, route.remove)
+    return Predecessor(what, remove, left.drain, left.serve) if left.serve() else Predecessor(what, remove)
 
 
 def _table(act: Callable[[Nftables], bool]) -> Callable[[], bool]:

@@ -15,15 +15,24 @@ Take = Callable[[], Iterable[Counted]]
 
 
 class Proxied:
-    """`take` gives what is new. `on_state` hears what `/status` says of it."""
+    """`take` gives what is new. `on_state` hears what `/status` says of it.
+
+    `alone`: nobody else counts, so that bytes are known of all traffic.
+    """
 
     def __init__(
-        self, traffic: Traffic, on_state: Callable[[str], None], take: Callable[[], Iterable[Counted]]
+        self,
+        traffic: Traffic,
+        on_state: Callable[[str], None],
+        take: Callable[[], Iterable[Counted]],
+        *,
+        alone: bool = True,
     ) -> None:
         self._traffic = traffic
         self._on_state = on_state
         self._take = take
-        traffic.bytes_known = traffic.is_proxied = True
+        traffic.bytes_known |= alone
+        traffic.is_proxied |= alone
 
     def publish(self, snapshot: Snapshot, delta: Delta) -> None:
         """Follow a sync."""

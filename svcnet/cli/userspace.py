@@ -21,13 +21,14 @@ from svcnet.proxy.row import Backend, Choice, Reach, Rule, Service, Weights
 from svcnet.proxy.userspace import PROTOCOLS, Userspace
 from svcnet.proxy.way import Ways
 
-_REACH = {
+REACH = {
     Class.DROP: Reach.NOBODY,
     Class.CLUSTER: Reach.ALL,
     Class.EXTERNAL: Reach.ALL,
     Class.INTERNAL_LOCAL: Reach.LOCAL,
     Class.EXTERNAL_LOCAL: Reach.BY_SOURCE,
 }
+"""How the proxy says which of the targets a frontend leads to; what is refused has no listener."""
 _CHOICE = {"random": Choice.TURN, "hash": Choice.HASH, "affinity": Choice.AFFINITY}
 
 
@@ -99,14 +100,23 @@ class UserspacePath:
         `ours`: the address is one of this machine's because of us alone.
         """
         front = Frontend(6 if ":" in address else 4, address, protocol, port)
-        found = self.proxy.rows.get(front)
-        told = {"rule": found.encoded(), "ranges": found.ranges} if found is not None else {}
-        ours = self._inside.holding(address) is not None or address in self.proxy.outside
-        return told | {"ours": ours, "why": self.proxy.failed.get(front, "")}
+        return told(self.proxy, front, ours=self._inside.holding(address) is not None or address in self.proxy.outside)
 
     def states(self) -> dict[str, str]:
         """The state of each worker, with its limit; whoever comes when it is reached waits in the kernel's queue."""
-        return {f"proxy worker {n}": _state(worker) for n, worker in enumerate(self.proxy.workers)}
+        return worker_states(self.proxy)
+
+
+def told(proxy: Userspace, front: Frontend, *, ours: bool) -> dict[str, Any]:
+    """What `UserspacePath.led` answers."""
+    found = proxy.rows.get(front)
+    served = {"rule": found.encoded(), "ranges": found.ranges} if found is not None else {}
+    return served | {"ours": ours, "why": proxy.why_not(front)}
+
+
+def worker_states(proxy: Userspace) -> dict[str, str]:
+    """The state of each worker, by the name of the part that it is."""
+    return {f"proxy worker {n}": _state(worker) for n, worker in enumerate(proxy.workers)}
 
 
 def _state(worker: Child) -> str:
@@ -118,7 +128,7 @@ def _state(worker: Child) -> str:
 
 def rule(treatment: Treatment) -> Rule:
     """A treatment in the proxy's words."""
-    reach = _REACH.get(treatment.kind)
+    reach = REACH.get(treatment.kind)
     if reach is None:
         return Rule(Service(str(treatment.owner), {}))
     kind, seconds = treatment.pick

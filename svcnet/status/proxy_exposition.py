@@ -78,11 +78,12 @@ services alone: with thousands of endpoints they would be most of all series."""
 
 
 def proxy_metrics(traffic: Traffic) -> "Iterator[Metric]":
-    """Yield every metric of this moment; none where no proxy counts."""
-    if not traffic.is_proxied:
+    """Yield every metric of this moment; none where no proxy counts. Of what the kernel carries there are none."""
+    every = traffic.is_proxied
+    services: list[Row] = [(tuple(mine), total) for mine, total in traffic.services() if every or total.proxied]
+    endpoints: list[Row] = [((*mine, at), total) for mine, at, total in traffic.endpoints() if every or total.proxied]
+    if not every and not services:
         return
-    services: list[Row] = [(tuple(mine), total) for mine, total in traffic.services()]
-    endpoints: list[Row] = [((*mine, where), total) for mine, where, total in traffic.endpoints()]
     for name, labels, rows in (("service", SERVICE, services), ("endpoint", (*SERVICE, ENDPOINT), endpoints)):
         yield _gauge(f"{name}_open_connections", f"Connections of this {name} now.", labels, rows, open_now)
         for family in FAMILIES:

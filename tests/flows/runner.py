@@ -7,11 +7,15 @@ import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, Protocol, Self
 
+from svcnet.cli.hybrid import Hybrid, KernelPath
 from svcnet.cli.userspace import UserspacePath, rule
+from svcnet.endpoints import Networks
+from svcnet.iptables.conntrack import Conntrack
 from svcnet.iptables.desired import Treatment
 from svcnet.iptables.fake import FakeKernel
 from svcnet.iptables.iptables import Iptables
@@ -20,6 +24,7 @@ from svcnet.iptables.nftables import Nftables
 from svcnet.iptables.tracer import Packet, trace
 from svcnet.iptables.xtables import installed
 from svcnet.model.frontend import Frontend
+from svcnet.model.terms import Terms
 from svcnet.plan import Plan, diff
 from svcnet.proxy.userspace import PROTOCOLS
 from tests.flows.flow import DROPPED, REFUSED, Arrival, Case, Expectation, Flow, Seen, untouched
@@ -237,6 +242,66 @@ class Userspace(Network):
         return changed + _shown(diff(self._path.look(wanted()), wanted()))
 
 
+ASKED = Terms(userspace=True, connect_seconds=(PATIENCE_SECONDS,))
+"""A dial that takes long must not lead a client with affinity elsewhere: all rows are tried at once."""
+
+
+class Proxied(Network):
+    """A kernel path with everything led to the userspace proxy: what the kernel does, and endpoints see the minion."""
+
+    def __init__(self, name: str, path: Callable[[World, ExitStack], KernelPath]) -> None:
+        super().__init__(name, self._sync_path)
+        self._path = path
+        self._stack = ExitStack()
+        self._hybrid: Hybrid | None = None
+        self._world: World | None = None
+
+    def __exit__(self, *arguments: object) -> None:
+        """End the workers first."""
+        self._stack.close()
+        super().__exit__(*arguments)
+
+    def run(self, world: World, cases: Sequence[Case]) -> Result:
+        """Try the rows as they are here."""
+        rows = {case: Case(proxied_row(case.flow), case.family) for case in cases}
+        seen, drift = super().run(world, list(rows.values()))
+        return Result({case: seen[row] for case, row in rows.items()}, drift)
+
+    def _sync_path(self, world: World) -> str:
+        asked = {front: t._replace(terms=ASKED) for front, t in wanted().items()}
+        if self._hybrid is None or world is not self._world:  # another world has other pods
+            self._stack.close()
+            self._hybrid, self._world = self._make(world, self._stack), world
+            return _shown(self._hybrid.sync(asked))
+        changed = _shown(self._hybrid.sync(asked))
+        with ExitStack() as stack:
+            return changed + _shown(diff(self._make(world, stack).look(asked), asked))
+
+    def _make(self, world: World, stack: ExitStack) -> Hybrid:
+        config = world.config
+        table = stack.enter_context(closing(Conntrack(Networks(config.service_cidr))))
+        hybrid = Hybrid(self._path(world, stack), config.service_cidr, 1, config.cluster_cidr, table)
+        stack.callback(hybrid.proxy.stop)
+        return hybrid
+
+
+def nftables(world: World, stack: ExitStack) -> KernelPath:
+    """The nftables data path, until the stack is closed."""
+    return Nftables(stack.enter_context(closing(NftKernel())), world.parameters)
+
+
+def iptables(world: World, stack: ExitStack) -> KernelPath:
+    """The iptables data path on legacy tables, likewise."""
+    return Iptables(stack.enter_context(closing(installed()["legacy"])), world.parameters)
+
+
+def proxied_row(flow: Flow) -> Flow:
+    """A row of a service that goes through the proxy: only what is answered, and by whom it is, differs."""
+    left_alone = flow.protocol not in PROTOCOLS or flow.expect == untouched(flow.destination)
+    served = {Arrival(a.place, "masqueraded"): weight for a, weight in flow.expect.arrivals.items()}
+    return flow if left_alone else replace(flow, expect=replace(flow.expect, arrivals=served))
+
+
 def userspace_row(flow: Flow) -> Flow:
     """A row as it is in userspace mode: endpoints see the minion as their client.
 
@@ -264,6 +329,8 @@ def _frontend(case: Case) -> Frontend:
 
 def expectation(runner: str, flow: Flow) -> Expectation:
     """What a row is to see."""
+    if runner.startswith("proxied"):
+        return proxied_row(flow).expect
     return (userspace_row(flow) if runner == "userspace" else flow).expect
 
 
@@ -303,5 +370,7 @@ RUNNERS: dict[str, Callable[[], Runner]] = {
     "iptables-legacy": partial(Network, "iptables-legacy", partial(sync_iptables, "legacy")),
     "iptables-nft": partial(Network, "iptables-nft", partial(sync_iptables, "nft")),
     "userspace": Userspace,
+    "proxied-nftables": partial(Proxied, "proxied-nftables", nftables),
+    "proxied-iptables": partial(Proxied, "proxied-iptables", iptables),
 }
 """Name → how to make it. All but the tracer need a kernel."""

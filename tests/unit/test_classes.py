@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svcnet.iptables.classes import ServingClass, class_of, codes_of
-from svcnet.iptables.desired import SERVING, Desired, Pick, Target, Treatment
+from svcnet.iptables.desired import PROXIED, SERVING, Desired, Pick, Target, Treatment
 from svcnet.iptables.elements import Op, element_text
 from svcnet.iptables.fake import FakeKernel
 from svcnet.iptables.nftables import Nftables
@@ -265,7 +265,7 @@ serving = st.builds(
     st.just(0),
 ) | st.builds(
     ServingClass,
-    st.sampled_from(sorted(SERVING, key=lambda k: k.value)),
+    st.sampled_from(sorted(SERVING - PROXIED, key=lambda k: k.value)),
     st.integers(1, 0xFFF),
     st.just("affinity"),
     st.integers(0, 0x1FFFF),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from svcnet.cli.live import led
 from svcnet.cli.userspace import rule
-from svcnet.iptables.desired import Desired, Pick, Target, Treatment
+from svcnet.iptables.desired import PROXIED, Desired, Pick, Target, Treatment
 from svcnet.iptables.elements import element_text
 from svcnet.iptables.fake import FakeKernel
 from svcnet.iptables.fake_xtables import FakeTables
@@ -44,7 +44,7 @@ def treatments(draw: st.DrawFn) -> Treatment:
     """What `desired` could make of a service."""
     everywhere = draw(targets)
     local = draw(st.sampled_from([(), everywhere[:1], everywhere]))
-    kind = draw(st.sampled_from(Class))
+    kind = draw(st.sampled_from(sorted(set(Class) - PROXIED, key=lambda k: k.value)))
     if not everywhere:
         kind = Class.REFUSE
     elif kind is Class.INTERNAL_LOCAL and not local:

@@ -76,6 +76,7 @@ class Treatment(NamedTuple):
             what,
             f"by {self.pick}" if what and self.pick != RANDOM else "",
             f"from {', '.join(self.ranges)}" if self.ranges else "",
+            "through the userspace proxy" if what and self.terms.needs_userspace else "",
         ]
         return f"{' '.join(filter(None, parts))} ({self.owner or 'unknown'})"
 

@@ -15,6 +15,7 @@ from svcnet.iptables.fake import FakeKernel, FakeTable
 from svcnet.iptables.nft_text import render_rule
 from svcnet.iptables.ruleset import (
     ADDRESS_KEY,
+    SERVICE_CIDR,
     SOURCE_RANGES,
     Chain,
     Choose,
@@ -28,6 +29,7 @@ from svcnet.iptables.ruleset import (
     Load,
     Mark,
     Masquerade,
+    Pass,
     Protocols,
     Refuse,
     Remember,
@@ -186,8 +188,10 @@ def _step(table: FakeTable, s: Statement, p: Packet) -> "Packet | Fork | str | l
             return p if p.translated else None
         case Replying():
             return None  # what is traced opens a connection
-        case Staying():
-            return None  # and is on its way out
+        case Staying():  # nothing of the service CIDR is sent anywhere but to the userspace proxy of this minion
+            return p if p.translated and _within(table, (Field.DADDR,), SERVICE_CIDR, p) else None
+        case Pass():
+            return [End("", p, 1.0)]
         case ClearScratch():
             return replace(p, scratch=0)
         case FromHere():

@@ -93,7 +93,7 @@ class Traffic:
         self.bytes_known = False
         """Whether bytes were ever counted: the operator decides."""
         self.is_proxied = False
-        """Whether the userspace proxy counts."""
+        """Whether the userspace proxy counts all there is; else some services may have what it alone knows."""
         self.lost = 0
         """Messages about flows that never came."""
 

@@ -9,6 +9,7 @@ from shutil import which
 
 from svcnet.cli.control import ask
 from svcnet.cli.data_path import parameters
+from svcnet.cli.entrances import own_addresses
 from svcnet.config import Config
 from svcnet.iptables.fake import FakeKernel
 from svcnet.iptables.held import is_sticky
@@ -35,9 +36,9 @@ def live(config: Config, mode: str, packet: Packet) -> Answer:
         mode = _found(config, packet.family)
     match mode:
         case "nftables":
-            return _nftables(config, packet)
+            return _through(config, packet, _nftables(config, packet))
         case "iptables":
-            return _iptables(packet)
+            return _through(config, packet, _iptables(packet))
         case "userspace":
             return _userspace(config, packet)
     return Answer("nothing of svcnet is in this network namespace's kernel", NOTHING)
@@ -142,6 +143,27 @@ def _userspace(config: Config, packet: Packet) -> Answer:
     else:
         steps = ("the address is local, and nobody listens",)
     return Answer(what, Outcome("refused", {}, steps) if told.get("ours") else NOTHING)
+
+
+def _through(config: Config, packet: Packet, answer: Answer) -> Answer:
+    """Where the kernel leads to an entrance of the proxy: what that does."""
+    own = own_addresses(config.service_cidr).get(packet.family)
+    entrance = next((a for a in answer.outcome.arrivals if a.address == own), None)
+    if entrance is None:
+        return answer
+    where = f"[{own}]:{entrance.port}" if packet.family == 6 else f"{own}:{entrance.port}"
+    what = f"{answer.what}, through the userspace proxy at {where}"
+    steps = answer.outcome.steps
+    try:
+        told = ask(config.state_dir, "frontend", address=own, protocol=packet.protocol, port=entrance.port)
+    except SvcnetError as error:
+        raise KernelError(f"{what}: who is led where, only svcnet-proxy knows: {error}") from error
+    encoded = told.get("rule")
+    if not encoded or told.get("why"):
+        return Answer(what, Outcome("refused", {}, (*steps, f"nobody listens on {where}")), answer.elements)
+    listens = f"svcnet-proxy listens on {where}"
+    outcome = led(Rule.decoded(encoded), packet, [str(cidr) for cidr in config.cluster_cidr], listens)
+    return Answer(what, Outcome(outcome.verdict, outcome.arrivals, (*steps, *outcome.steps)), answer.elements)
 
 
 def led(found: Rule, packet: Packet, pods: list[str], listens: str) -> Outcome:

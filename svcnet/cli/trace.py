@@ -12,6 +12,7 @@ import click
 
 from svcnet.cli import candidate
 from svcnet.cli.data_path import parameters
+from svcnet.cli.hybrid import is_proxied
 from svcnet.cli.in_force import InForce, in_force
 from svcnet.cli.live import live
 from svcnet.cli.option import with_config
@@ -30,7 +31,7 @@ from svcnet.model.record import Record
 from svcnet.overlap import read_addresses
 from svcnet.trace.addressee import addressee
 from svcnet.trace.comparison import differences
-from svcnet.trace.expectation import expect, expect_of_userspace
+from svcnet.trace.expectation import expect, expect_of_userspace, through_proxy
 from svcnet.trace.question import Machine, question
 from svcnet.trace.standing import Setting, standing
 
@@ -88,6 +89,8 @@ def tell(found: InForce, source: str, destination: str, namespace: str) -> tuple
         told = told._replace(
             said=expect_of_userspace(asked.packet, told.whose, told.treatment, _parameters(config, asked.packet))
         )
+    elif told.treatment is not None and is_proxied(told.treatment):
+        told = told._replace(said=through_proxy(told.said, told.treatment))
     wrong = differences(told.said, answer.outcome, pinned=answer.pinned)
     return told._replace(answer=answer, wrong=tuple(wrong), same=not wrong), None
 

@@ -53,7 +53,11 @@ def expect_of_userspace(packet: Packet, whose: Addressee, treatment: Treatment |
         ours = whose.kind not in {Kind.NODE_PORT, Kind.NOT_OURS}  # there others may listen
         why = "the proxy listens only where there are endpoints"
         return Said(REFUSED if ours else PASSED, {}, why if treatment or ours else "svcnet leaves it alone")
-    said = expect(packet, whose, treatment, parameters)
+    return through_proxy(expect(packet, whose, treatment, parameters), treatment)
+
+
+def through_proxy(said: Said, treatment: Treatment) -> Said:
+    """What the kernel would have done, where the proxy does it."""
     if said.verdict != TRANSLATED:
         return said
     found = shares(treatment.local if said.local else treatment.targets, RANDOM)

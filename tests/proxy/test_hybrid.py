@@ -1,18 +1,38 @@
 """Services that ask for the userspace proxy beside a kernel path, as clients and an operator see them."""
 
+import json
+import re
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from tests.harness.files import Written, endpoints, service
-from tests.harness.minion import A6, B6, VIP, VIP6, A, B, Minion
+from svcnet.cli.entrances import PORTS, Key
+from svcnet.lab import namespace
+from svcnet.model.snapshot import PortKey
+from svcnet.probe import probe
+from svcnet.proxy.row import Reach
+from tests.harness import client
+from tests.harness.daemon import Daemon
+from tests.harness.files import TARGET_PORT, Written, endpoints, service
+from tests.harness.minion import A6, B6, VIP, VIP6, A, B, C, Minion
 from tests.harness.stage import minion
+from tests.harness.until import until
+from tests.proxy.processes import children
 
 __all__ = ["minion"]
 
 pytestmark = pytest.mark.kernel
 MODES = ("nftables", "iptables")
+ENTRANCES = "10.0.0.0"
+KEPT_PORT = 7000
+"""Of a service for connections that stay open."""
 
 
-def proxied(record: Written, **annotations: str) -> Written:
+def asking(record: Written, **annotations: str) -> Written:
+    """A record with annotations of ours."""
     found = {f"svcnet.dev/{key.replace('_', '-')}": value for key, value in annotations.items()}
     return record | {"metadata": record["metadata"] | {"annotations": found}}
 
@@ -21,22 +41,192 @@ def web() -> Written:
     return service("web", VIP, VIP6, ipFamilyPolicy="PreferDualStack", ipFamilies=["IPv4", "IPv6"])
 
 
+def kept(address: str) -> tuple[Written, Written]:
+    """A service on the port of connections that stay open, and its endpoint."""
+    ports = [{"name": "tcp", "port": KEPT_PORT, "protocol": "TCP"}]
+    return service("kept", "10.0.0.9", ports=ports), endpoints("kept", address) | {"ports": ports}
+
+
+def entrance(daemon: Daemon, minion: Minion, protocol: str = "tcp") -> int:
+    """The port to which the kernel leads the service."""
+    found: list[str] = []
+
+    def look() -> bool:
+        told = minion.svcnet("trace", *minion.options(), f"--state-dir={minion.state}", "-", f"{VIP}:80/{protocol}")
+        found[:] = re.findall(rf"through the userspace proxy at {ENTRANCES}:(\d+)", told.stdout)
+        return bool(found)
+
+    daemon.until(look)
+    return int(found[0])
+
+
+def switch(minion: Minion, daemon: Daemon, *records: Written) -> None:
+    minion.put(*records)
+    daemon.caught_up()
+
+
 @pytest.mark.parametrize("mode", MODES)
-def test_it_is_served_and_clients_never_notice_a_change(minion: Minion, mode: str) -> None:
-    minion.put(web(), endpoints("web", A, B), endpoints("web", A6, B6))
+def test_a_change_of_the_annotation_fails_no_connection(minion: Minion, mode: str) -> None:
+    minion.put(web(), endpoints("web", A, B), endpoints("web", A6, B6), *kept(C))
     daemon = minion.daemon(f"--mode={mode}").ready()
     pod = minion.pod()
-    with minion.hammer(VIP), minion.hammer(VIP6), minion.hammer(VIP, pod), minion.hammer(VIP6, pod):
-        for _ in range(3):
-            minion.put(proxied(web(), proxy="userspace"))
-            daemon.until(lambda: "proxy worker 0" in daemon.status()["parts"])
-            daemon.caught_up()
+    plain, through = (web(), kept(C)[0]), [asking(r, proxy="userspace") for r in (web(), kept(C)[0])]
+    with (
+        minion.hammer(VIP),
+        minion.hammer(VIP6),
+        minion.hammer(VIP, pod),
+        minion.hammer(VIP6, pod),
+        minion.call("10.0.0.9", C, KEPT_PORT, pod) as before,
+        minion.conversation(VIP) as old,
+    ):
+        first = old.say()
+        switch(minion, daemon, *through)
+        assert entrance(daemon, minion) in PORTS
+        assert before.say("still") == "still"
+        assert old.say() == first
+        with minion.conversation(VIP) as new, minion.conversation(VIP6) as six:
+            second, third = new.say(), six.say()
+            assert second in {A, B}
+            assert third in {A6, B6}
             for protocol in ("tcp", "udp"):
                 assert minion.reaches(VIP, A, B, protocol=protocol)
                 assert minion.reaches(VIP6, A6, B6, protocol=protocol)
-            minion.put(web())
-            daemon.caught_up()
-            assert minion.reaches(VIP, A, B)
-    assert daemon.stop() == 0
+            switch(minion, daemon, *plain)
+            assert [old.say(), new.say(), six.say()] == [first, second, third]
+            assert before.say("open") == "open"
+        switch(minion, daemon, *through)
+        switch(minion, daemon, *plain)
+        assert minion.reaches(VIP, A, B)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_when_the_daemon_ends_the_kernel_translates_and_open_connections_go_on(minion: Minion, mode: str) -> None:
+    minion.put(*(asking(r, proxy="userspace") for r in (web(), kept(C)[0])))
+    minion.put(endpoints("web", A, B), endpoints("web", A6, B6), kept(C)[1])
+    daemon = minion.daemon(f"--mode={mode}").ready()
+    pod = minion.pod()
+    assert entrance(daemon, minion)
+    worker = daemon.until(lambda: children(daemon)).pop()
+    with (
+        minion.hammer(VIP),
+        minion.hammer(VIP6, pod),
+        minion.call("10.0.0.9", C, KEPT_PORT) as mine,
+        minion.conversation(VIP) as udp,
+    ):
+        assert udp.say() in {A, B}
+        assert daemon.stop() == 0
+        for address, found in ((VIP, (A, B)), (VIP6, (A6, B6))):
+            for protocol in ("tcp", "udp"):
+                assert minion.reaches(address, *found, protocol=protocol)
+        assert udp.say() in {A, B}
+        assert mine.say("hello") == "hello"
+    until(lambda: not Path(f"/proc/{worker}").exists())
+    again = minion.daemon(f"--mode={mode}").ready()
+    assert minion.reaches(VIP, A, B)
+    again.caught_up()
+    assert entrance(again, minion)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_nobody_gets_to_the_proxy_but_by_the_service(minion: Minion, mode: str) -> None:
+    minion.put(asking(web(), proxy="userspace"), endpoints("web", A, B), endpoints("web", A6, B6))
+    daemon = minion.daemon(f"--mode={mode}").ready()
+    pod = minion.pod()
+    for protocol in ("tcp", "udp"):
+        port = entrance(daemon, minion, protocol)
+        assert minion.ask(VIP, protocol) in {A, B}
+        assert minion.ask(ENTRANCES, protocol, port) == client.SILENCE
+        assert namespace.inside(pod, lambda p=protocol, n=port: client.ask(ENTRANCES, p, n)) == client.SILENCE  # type: ignore[misc]  # bound
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_after_a_kill_the_next_start_finds_its_rules_right(minion: Minion, mode: str) -> None:
+    minion.put(asking(web(), balance="leastconn"), endpoints("web", A, B), endpoints("web", A6, B6))
+    daemon = minion.daemon(f"--mode={mode}").ready()
+    port = entrance(daemon, minion)
+    plan = minion.svcnet("plan", *minion.options(), f"--mode={mode}")
+    assert plan.stdout == "0 to create, 0 to update, 0 to delete\n", plan.stderr
+    daemon.kill()
+    again = minion.daemon(f"--mode={mode}").ready()
+    assert entrance(again, minion) == port
     assert minion.reaches(VIP, A, B)
     assert minion.reaches(VIP6, A6, B6)
+
+
+def test_each_connection_is_counted_once(minion: Minion) -> None:
+    minion.put(asking(service("web", VIP), proxy="userspace"), endpoints("web", A))
+    minion.put(service("plain", "10.0.0.7"), endpoints("plain", B))
+    daemon = minion.daemon("--mode=nftables").ready()
+    for _ in range(3):
+        assert minion.ask(VIP) == A
+        assert minion.ask("10.0.0.7") == B
+
+    def counted(name: str, number: int) -> bool:
+        labels = f'namespace="default",port="80",protocol="tcp",service="{name}"'
+        return f"svcnet_service_connections_total{{{labels}}} {number}.0" in daemon.get("/metrics")[1]
+
+    daemon.until(lambda: counted("web", 3) and counted("plain", 3))
+    minion.put(service("web", VIP))
+    daemon.caught_up()
+    assert minion.ask(VIP) == A
+    daemon.until(lambda: counted("web", 4))
+
+
+def test_what_cannot_be_is_told_and_the_kernel_translates(minion: Minion) -> None:
+    minion.put(asking(service("web", VIP, protocols=["TCP"]), proxy="userspace"), endpoints("web", A))
+    minion.put(asking(service("lame", "10.0.0.7"), send_proxy="v2"), endpoints("lame", B))
+    key = Key(PortKey("default", "web", "TCP", 80, 4), Reach.ALL)
+    first = PORTS[next(iter(probe(f"{key.owner} {key.reach.value}", len(PORTS), 0)))]
+    taken = minion.inside(lambda: socket.create_server(("0.0.0.0", first)))
+    with taken:
+        daemon = minion.daemon("--mode=nftables").ready()
+        assert entrance(daemon, minion) != first
+        assert minion.ask(VIP) == A
+        assert minion.ask("10.0.0.7") == B
+    left_out = {item["what"]: item["reason"] for item in daemon.status()["left_out"]}
+    assert left_out == {
+        "default/lame": "svcnet.dev/send-proxy: no effect in this mode, expected svcnet.dev/proxy: userspace beside it"
+    }
+
+
+def test_policies_lead_by_the_client_and_ranges_stay_in_the_kernel(minion: Minion) -> None:
+    spec: dict[str, Any] = {
+        "type": "LoadBalancer",
+        "externalTrafficPolicy": "Local",
+        "loadBalancerSourceRanges": ["192.0.2.128/30"],
+        "healthCheckNodePort": 30999,
+        "ports": [{"name": "tcp", "port": 80, "targetPort": TARGET_PORT, "protocol": "TCP", "nodePort": 30080}],
+    }
+    record = asking(service("web", VIP, **spec), proxy="userspace")
+    record["status"] = {"loadBalancer": {"ingress": [{"ip": "198.51.100.80"}]}}
+    here = endpoints("web", A, B, protocols=["TCP"])
+    for number, one in enumerate(here["endpoints"]):
+        one["nodeName"] = ("m1", "m2")[number]
+    minion.put(record, here)
+    daemon = minion.daemon("--mode=nftables", "--external-ips=198.51.100.0/24").ready()
+    pod = minion.pod()
+    for address, port in (("198.51.100.80", 80), ("192.0.2.1", 30080)):
+        seen = {namespace.inside(pod, lambda a=address, p=port: client.ask(a, "tcp", p)) for _ in range(8)}  # type: ignore[misc]  # bound
+        assert seen == {A}, (address, daemon.log)
+    assert {minion.ask("192.0.2.1", port=30080) for _ in range(8)} == {A, B}
+    assert minion.reaches(VIP, A, B)
+    report = json.loads(
+        minion.svcnet(
+            "trace", *minion.options(), f"--state-dir={minion.state}", "-o", "json", "192.0.2.130", "198.51.100.80:80"
+        ).stdout
+    )
+    assert report["same"], report
+
+
+def test_a_reload_to_userspace_mode_and_back_fails_no_connect(minion: Minion, tmp_path: Path) -> None:
+    minion.put(asking(web(), proxy="userspace"), endpoints("web", A, B), endpoints("web", A6, B6))
+    file = tmp_path / "svcnet.toml"
+    file.write_text('mode = "nftables"\n')
+    daemon = minion.daemon(f"--config={file}").ready()
+    with minion.hammer(VIP), minion.hammer(VIP6):
+        for mode in ("userspace", "nftables"):
+            file.write_text(f'mode = "{mode}"\n')
+            daemon.signal(signal.SIGHUP)
+            daemon.until(lambda m=mode: daemon.status()["mode"] == m)  # type: ignore[misc]  # bound
+            daemon.caught_up()
+    assert entrance(daemon, minion)

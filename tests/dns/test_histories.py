@@ -5,15 +5,22 @@ import random
 import pytest
 from msgspec.structs import replace
 
+from svcnet.dns.records import ABSENT, EXIST, Serving
+from svcnet.dns.zone import DISABLED, INSECURE
 from svcnet.feed import Entry, Known, Whole
 from svcnet.model.snapshot import Endpoint
-from tests.dns.world import Asked, external, gone, headless, lines, namespace, pod, virtual
+from tests.dns.world import SHAPE, Asked, external, gone, headless, lines, namespace, pod, virtual
 
 NAMES, NAMESPACES = ("a", "b"), ("default", "a", "b")
 ADDRESSES = ("10.1.1.1", "10.1.1.2", "fd00:10::7")
 CENSUS = (
     *(namespace(name) for name in NAMESPACES),
     *(pod(address, place) for address in ADDRESSES[:2] for place in NAMESPACES),
+)
+SHAPES = (
+    SHAPE,
+    SHAPE._replace(serving=Serving(empty=ABSENT), pods=INSECURE),
+    SHAPE._replace(serving=Serving(endpoints=False, empty=EXIST), pods=DISABLED),
 )
 QUESTIONS = [
     *((f"{name}.svc.", kind) for name in NAMES for kind in ("A", "AAAA", "SRV", "CNAME", "ANY")),
@@ -63,7 +70,8 @@ def test_changes_lead_to_the_same_answers_as_a_start_with_the_last_records(seed:
     chance = random.Random(seed)
     records: dict[tuple[str, str], Entry] = {}
     census: set[Known] = set()
-    asked = Asked()
+    shape = SHAPES[seed % len(SHAPES)]
+    asked = Asked(shape=shape)
     asked.responder.take(Whole(1, ()))
     for _ in range(25):
         entries = [happening(chance) for _ in range(chance.randint(1, 3))]
@@ -79,6 +87,6 @@ def test_changes_lead_to_the_same_answers_as_a_start_with_the_last_records(seed:
             for number, entry in enumerate(records.values(), 1):
                 last = number == len(records)
                 asked.responder.take(Whole(asked.rev, (entry,), last, tuple(census) if last else ()))
-        fresh = Asked()
+        fresh = Asked(shape=shape)
         fresh.responder.take(Whole(1, tuple(records.values()), census=tuple(census)))
         assert answers(asked) == answers(fresh)

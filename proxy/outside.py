@@ -54,7 +54,10 @@ class Outside:
         stale = self._ours - self._wanted
         if stale:
             stale -= connected(stale)
-        fresh = {a: way.source for a, way in self._ways(self._wanted - self._ours).items() if not way.is_local}
+        # An own one may be local by a route that userspace mode has left, and that is about to go.
+        own = self._own or frozenset()
+        ways = self._ways(self._wanted - self._ours)
+        fresh = {a: way.source for a, way in ways.items() if not way.is_local or a in own}
         said = route.change(fresh, sorted(stale))
         made = {a for a, way in self._ways(fresh).items() if way.is_local}
         self._ours = (self._ours - stale) | made

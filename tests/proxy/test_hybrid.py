@@ -218,13 +218,18 @@ def test_policies_lead_by_the_client_and_ranges_stay_in_the_kernel(minion: Minio
     assert report["same"], report
 
 
-def test_a_reload_to_userspace_mode_fails_no_connect(minion: Minion, tmp_path: Path) -> None:
+def test_a_reload_to_userspace_mode_and_back_fails_no_connect(minion: Minion, tmp_path: Path) -> None:
     minion.put(asking(web(), proxy="userspace"), endpoints("web", A, B), endpoints("web", A6, B6))
     file = tmp_path / "svcnet.toml"
     file.write_text('mode = "nftables"\n')
     daemon = minion.daemon(f"--config={file}").ready()
     with minion.hammer(VIP), minion.hammer(VIP6):
-        file.write_text('mode = "userspace"\n')
-        daemon.signal(signal.SIGHUP)
-        daemon.until(lambda: daemon.status()["mode"] == "userspace")
-        daemon.caught_up()
+        for mode in ("userspace", "nftables"):
+            file.write_text(f'mode = "{mode}"\n')
+            daemon.signal(signal.SIGHUP)
+            daemon.until(lambda m=mode: daemon.status()["mode"] == m)  # type: ignore[misc]  # bound
+            daemon.caught_up()
+        daemon.until(lambda: "removed what=local routes of userspace mode" in daemon.log)
+        assert minion.reaches(VIP, A, B)
+        assert minion.reaches(VIP6, A6, B6)
+    assert entrance(daemon, minion)

@@ -14,7 +14,6 @@ from array import array
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate, repeat
-from operator import add
 from typing import Any, Literal
 
 SIZE = 64
@@ -122,7 +121,7 @@ class Batch:
             return []
         sizes = self._sizes[:number].tolist()
         data = self._short_view[: number * SHORT_BYTES].tobytes()
-        packets = [data[at:end] for at, end in zip(_RESTS, map(add, _BEGINS, sizes), strict=False)]
+        packets = [data[at + ID_BYTES : at + size] for at, size in zip(_BEGINS, sizes, strict=False)]
         if max(sizes) > SHORT_BYTES:
             for n, size in enumerate(sizes):
                 if size > SHORT_BYTES:
@@ -171,12 +170,12 @@ class Batch:
     def _send_run(self, first: int, replies: Sequence[bytes]) -> int:
         if not replies:
             return 0
-        lengths = array(_CODE, map(len, replies))
+        lengths = list(map(len, replies))
         end = first + len(lengths)
         if max(lengths) > _REPLY_BYTES:
             return self._send_long(first, replies)
         _PACKERS[len(lengths)].pack_into(self._out, first * _REPLY_BYTES, *replies)
-        self._lengths[first:end] = lengths
+        self._lengths[first:end] = array(_CODE, lengths)
         return self._send_all(first, end)
 
     def _send_long(self, first: int, replies: Sequence[bytes]) -> int:

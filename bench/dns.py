@@ -1,8 +1,8 @@
 """DNS beside dnsmasq, Knot and NSD: queries a second on one CPU, CPU time a query, latency at a fixed rate, memory.
 
-Run by `bench/run.py --suite dns [--services N] [--rounds R] [--seconds S] [--rate Q] [--edns]`, in an empty network
-namespace. Servers are on the first CPU, dnsperf on the last; a round measures one after the other. Ours is measured at
-rest, while services change, and while all are loaded anew.
+Run by `bench/run.py --suite dns [--services N] [--rounds R] [--seconds S] [--rate Q] [--names KIND] [--edns]`, in an
+empty network namespace. Servers are on the first CPU, dnsperf on the last; a round measures one after the other. Ours
+is measured at rest, while services change, and while all are loaded anew.
 """
 
 import argparse
@@ -21,7 +21,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from svcnet.bench import load
-from svcnet.bench.name_servers import HOST, Server, address, entry, found, ours, running, until_answer, whole
+from svcnet.bench.name_servers import (
+    ECHO,
+    HOST,
+    ZONES,
+    Server,
+    address,
+    entry,
+    found,
+    ours,
+    running,
+    until_answer,
+    whole,
+)
 from svcnet.bench.report import percentile
 from svcnet.feed import Change, encode
 from svcnet.model.errors import SvcnetError
@@ -104,13 +116,13 @@ class Upset:
         self._moved = not self._moved
 
 
-def questions(services: int) -> str:
+def questions(services: int, zone: str) -> str:
     """What dnsperf asks: addresses of services at random, and names that are not there."""
     draw = random.Random(SEED)
     lines = []
     for n in range(QUERIES):
         i = draw.randint(1, services)
-        lines.append(f"no{i}.default.svc A\n" if n % MISSES == 0 else f"s{i}.default.svc A\n")
+        lines.append(f"{'no' if n % MISSES == 0 else 's'}{i}.default.{zone} A\n")
     return "".join(lines)
 
 
@@ -214,10 +226,11 @@ def run(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="bench-dns-") as name:
         directory = Path(name)
         file = directory / "questions"
-        file.write_text(questions(options.services))
+        zone = ZONES[options.names]
+        file.write_text(questions(options.services, zone))
         asker = Asker(file, allowed[-1], options.edns)
         upset = Upset(options.services)
-        with running(directory, options.services, allowed[0]) as (servers, left_out):
+        with running(directory, options.services, allowed[0], zone) as (servers, left_out):
             rows = [Row(server.name, server) for server in servers]
             own = rows[-1]
             change = single_change(own.server, upset, options.services)
@@ -227,7 +240,7 @@ def run(options: argparse.Namespace) -> None:
         services = RECORDS // RECORDS_A_SERVICE + 1
         with ours(whole(services), allowed[0], services) as big:
             loaded = big.memory_mib()
-            file.write_text("".join(f"s{i}.default.svc A\n" for i in range(1, services + 1)))
+            file.write_text("".join(f"s{i}.default.{zone} A\n" for i in range(1, services + 1)))
             asker.run(big.port, "-n", "1")
             asked = big.memory_mib()
     _print(results, memory, left_out, options)
@@ -250,10 +263,12 @@ def _print(
 ) -> None:
     kind = "with" if options.edns else "without"
     print(
-        f"{options.services} services, A {kind} EDNS, {100 - 100 // MISSES} % hits; latency at {options.rate}/s; "
+        f"{options.services} services below {ZONES[options.names]}, A {kind} EDNS, {100 - 100 // MISSES} % hits; "
+        f"latency at {options.rate}/s; "
         f"medians of {options.rounds} interleaved rounds; ratio to {BASE} in the same round (lowest-highest)"
     )
     print(f"changes: {CHANGES_A_SECOND} services a second; load: all services with new addresses, once a figure")
+    print(f"{ECHO}: datagrams taken and sent as ours are, and not looked at")
     print("\n".join(table(results, memory)))
     for name, why in left_out.items():
         print(f"left out: {name}: {why}")
@@ -266,6 +281,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=load.count, default=5)
     parser.add_argument("--seconds", type=float, default=1.5)
     parser.add_argument("--rate", type=load.count, default=15_000)
+    parser.add_argument("--names", choices=ZONES, default="specification")
     parser.add_argument("--edns", action="store_true")
     options = parser.parse_args()
     return load.outcome(lambda: run(options))

@@ -2,8 +2,8 @@
 
 Owns: their configuration, their start and end, their CPU time and memory. Must not know what is asked.
 
-All have an address for `sN.default.svc.` and know that other names of `svc.` are not there. Ours also has SRV and PTR
-records, as it has no way to leave them out.
+All have an address for `sN.default.ZONE.` and know that other names of it are not there. Ours also has SRV and PTR
+records, as it has no way to leave them out. One knows nothing: `svcnet.bench.echo`.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ import msgspec
 
 from svcnet.bench.worker import children
 from svcnet.bench.world import PORT
+from svcnet.dns.name import absolute
 from svcnet.dns.settings import Settings
 from svcnet.feed import CHUNK, Entry, Frame, Whole, encode, framed
 from svcnet.model.errors import SvcnetError
@@ -31,14 +32,16 @@ from svcnet.model.snapshot import PortKey, ServedPort
 HOST = "127.0.0.1"
 START_SECONDS = 20.0
 PATH = ("/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin")
-PORTS = {"dnsmasq": 5301, "knot": 5302, "nsd": 5303, "svcnet": 5304}
+PORTS = {"dnsmasq": 5301, "knot": 5302, "nsd": 5303, "svcnet": 5304, "echo": 5306}
+ECHO = "echo"
 TTL_SECONDS = 5
 MOVED = 1 << 22
 """Between the address of a service and the one that it changes to: 10.64.0.0/10."""
-ZONE = """$ORIGIN svc.
-$TTL 5
-@ SOA ns.svc. hostmaster.svc. 1 7200 1800 86400 5
-@ NS ns.svc.
+ZONES = {"specification": "svc.cluster.local", "short": "svc"}
+"""Below which services are asked for: names of the Kubernetes specification, or those of 2014."""
+HEAD = """$TTL 5
+@ SOA ns hostmaster 1 7200 1800 86400 5
+@ NS ns
 ns A 127.0.0.1
 """
 
@@ -101,17 +104,18 @@ def found(program: str) -> str | None:
 
 
 @contextlib.contextmanager
-def running(directory: Path, services: int, cpu: int) -> Iterator[tuple[list[Server], dict[str, str]]]:
-    """Start all that are installed; yield them, and why others are left out."""
+def running(directory: Path, services: int, cpu: int, zone: str) -> Iterator[tuple[list[Server], dict[str, str]]]:
+    """Start all that are installed; yield them, ours last, and why others are left out."""
     servers, left_out = [], {}
     with contextlib.ExitStack() as stack:
         for name, command in _COMMANDS.items():
             place = directory / name
             place.mkdir()
             try:
-                servers.append(stack.enter_context(_foreign(name, command(place, services), cpu)))
+                servers.append(stack.enter_context(_foreign(name, command(place, services, zone), cpu, zone)))
             except SvcnetError as error:
                 left_out[name] = str(error)
+        servers.append(stack.enter_context(_echo(cpu)))
         servers.append(stack.enter_context(ours(whole(services), cpu, services)))
         yield servers, left_out
 
@@ -121,9 +125,7 @@ def ours(frames: Sequence[bytes], cpu: int, last: int) -> Iterator[Server]:
     """Start a worker as the daemon would, with these records, up to service `last`."""
     here, there = socket.socketpair()
     port = PORTS["svcnet"] + (last > 10_000)
-    with here, there, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram:
-        datagram.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        datagram.bind((HOST, port))
+    with here, there, _bound(port) as datagram:
         numbers = [there.fileno(), datagram.fileno()]
         argv = [sys.executable, "-m", "svcnet.dns.worker", *map(str, numbers)]
         process = subprocess.Popen(_pinned(argv, cpu), pass_fds=numbers)
@@ -140,11 +142,28 @@ def ours(frames: Sequence[bytes], cpu: int, last: int) -> Iterator[Server]:
             _end(process)
 
 
-def until_answer(server: Server, i: int, ip: str) -> None:
+@contextlib.contextmanager
+def _echo(cpu: int) -> Iterator[Server]:
+    with _bound(PORTS[ECHO]) as datagram:
+        argv = [sys.executable, "-m", "svcnet.bench.echo", str(datagram.fileno())]
+        process = subprocess.Popen(_pinned(argv, cpu), pass_fds=[datagram.fileno()])
+    try:
+        yield Server(ECHO, PORTS[ECHO], process)
+    finally:
+        _end(process)
+
+
+def _bound(port: int) -> socket.socket:
+    datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    datagram.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+    datagram.bind((HOST, port))
+    return datagram
+
+
+def until_answer(server: Server, i: int, ip: str, zone: str = ZONES["short"]) -> None:
     """Wait until service i has this address. SvcnetError: it has not in time."""
     deadline = time.monotonic() + START_SECONDS
-    label = f"s{i}".encode()
-    query = b"\0\1\0\0\0\1\0\0\0\0\0\0%c%b\7default\3svc\0\0\1\0\1" % (len(label), label)
+    query = b"\0\1\0\0\0\1\0\0\0\0\0\0" + absolute(f"s{i}.default.{zone}") + b"\0\1\0\1"
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.connect((HOST, server.port))
         client.settimeout(0.2)
@@ -158,14 +177,14 @@ def until_answer(server: Server, i: int, ip: str) -> None:
 
 
 @contextlib.contextmanager
-def _foreign(name: str, argv: Sequence[str], cpu: int) -> Iterator[Server]:
+def _foreign(name: str, argv: Sequence[str], cpu: int, zone: str) -> Iterator[Server]:
     program = found(argv[0])
     if program is None:
         raise SvcnetError(f"{argv[0]} is not installed (Debian: {name})")
     process = subprocess.Popen(_pinned([program, *argv[1:]], cpu), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         server = Server(name, PORTS[name], process)
-        until_answer(server, 1, address(1))
+        until_answer(server, 1, address(1), zone)
         yield server
     finally:
         _end(process)
@@ -184,44 +203,46 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _dnsmasq(place: Path, services: int) -> list[str]:
+def _dnsmasq(place: Path, services: int, zone: str) -> list[str]:
     hosts = place / "hosts"
-    hosts.write_text("".join(f"{address(i)} s{i}.default.svc\n" for i in range(1, services + 1)))
+    hosts.write_text("".join(f"{address(i)} s{i}.default.{zone}\n" for i in range(1, services + 1)))
     place.chmod(0o755)
     listen = [f"--port={PORTS['dnsmasq']}", f"--listen-address={HOST}", "--bind-interfaces", "--user=root"]
-    local = ["--no-hosts", "--no-resolv", "--local=/svc/", f"--addn-hosts={hosts}", f"--local-ttl={TTL_SECONDS}"]
+    local = ["--no-hosts", "--no-resolv", f"--local=/{zone}/", f"--addn-hosts={hosts}", f"--local-ttl={TTL_SECONDS}"]
     return ["dnsmasq", "--conf-file=/dev/null", "--keep-in-foreground", "--pid-file=", *listen, *local]
 
 
-def _zone(place: Path, services: int) -> Path:
-    file = place / "svc.zone"
-    file.write_text(ZONE + "".join(f"s{i}.default A {address(i)}\n" for i in range(1, services + 1)))
+def _zone(place: Path, services: int, zone: str) -> Path:
+    file = place / "zone"
+    file.write_text(
+        f"$ORIGIN {zone}.\n{HEAD}" + "".join(f"s{i}.default A {address(i)}\n" for i in range(1, services + 1))
+    )
     return file
 
 
-def _knot(place: Path, services: int) -> list[str]:
+def _knot(place: Path, services: int, zone: str) -> list[str]:
     config = place / "knot.conf"
     config.write_text(
         f"server:\n  rundir: {place}\n  listen: {HOST}@{PORTS['knot']}\n  udp-workers: 1\n  tcp-workers: 1\n"
         f"  background-workers: 1\ndatabase:\n  storage: {place}\n"
-        f"zone:\n  - domain: svc\n    file: {_zone(place, services)}\n"
+        f"zone:\n  - domain: {zone}\n    file: {_zone(place, services, zone)}\n"
         "    zonefile-sync: -1\n    journal-content: none\n"
     )
     return ["knotd", "--config", str(config)]
 
 
-def _nsd(place: Path, services: int) -> list[str]:
+def _nsd(place: Path, services: int, zone: str) -> list[str]:
     config = place / "nsd.conf"
     files = "".join(f'  {option}: "{place}/{option}"\n' for option in ("zonelistfile", "xfrdfile", "pidfile"))
     config.write_text(
         f'server:\n  ip-address: {HOST}@{PORTS["nsd"]}\n  server-count: 1\n  username: root\n  database: ""\n'
         f'  zonesdir: "{place}"\n  rrl-ratelimit: 0\n{files}remote-control:\n  control-enable: no\n'
-        f'zone:\n  name: svc\n  zonefile: "{_zone(place, services)}"\n'
+        f'zone:\n  name: {zone}\n  zonefile: "{_zone(place, services, zone)}"\n'
     )
     return ["nsd", "-d", "-c", str(config)]
 
 
-_COMMANDS: dict[str, Callable[[Path, int], list[str]]] = {"dnsmasq": _dnsmasq, "knot": _knot, "nsd": _nsd}
+_COMMANDS: dict[str, Callable[[Path, int, str], list[str]]] = {"dnsmasq": _dnsmasq, "knot": _knot, "nsd": _nsd}
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -3,7 +3,8 @@
 import pytest
 
 from svcnet.bench.dns import QUERIES, Measured, number, questions, table
-from svcnet.bench.name_servers import address, entry
+from svcnet.bench.name_servers import ZONES, address, entry
+from svcnet.dns.name import absolute
 from svcnet.dns.responder import Responder
 from svcnet.dns.zone import Shape, Zone
 from svcnet.endpoints import Networks
@@ -14,16 +15,19 @@ QUICK = Measured(200_000, 5e-6, 20e-6, 100e-6, 1e-3, 0)
 SLOW = Measured(100_000, 10e-6, 20e-6, 400e-6, 1e-3, 0.25)
 
 
-def test_nine_of_ten_questions_are_for_services_that_exist() -> None:
-    names = [line.split()[0].split(".")[0] for line in questions(100).splitlines()]
+@pytest.mark.parametrize("zone", ZONES.values())
+def test_nine_of_ten_questions_are_for_services_that_exist(zone: str) -> None:
+    whole = [line.split()[0] for line in questions(100, zone).splitlines()]
+    names = [name.removesuffix(f".default.{zone}") for name in whole]
     assert len(names) == QUERIES
     assert sum(name.startswith("no") for name in names) * 10 == QUERIES
     assert {int(name.lstrip("nos")) for name in names} == set(range(1, 101))
 
 
-def test_a_service_is_found_under_the_name_that_is_asked_and_moves() -> None:
+@pytest.mark.parametrize("zone", ZONES.values())
+def test_a_service_is_found_under_the_name_that_is_asked_and_moves(zone: str) -> None:
     responder = Responder(Zone(Shape()), Networks(()), recursion=False)
-    query = b"\0\1\0\0\0\1\0\0\0\0\0\0\2s7\7default\3svc\0\0\1\0\1"
+    query = b"\0\1\0\0\0\1\0\0\0\0\0\0" + absolute(f"s7.default.{zone}") + b"\0\1\0\1"
     for moved in (False, True):
         responder.take(Whole(1, (entry(7, moved),)))
         reply = responder.respond(query, stream=False)

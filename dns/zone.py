@@ -32,7 +32,7 @@ from svcnet.dns.records import (
     records_of,
     undashed,
 )
-from svcnet.dns.tree import NOTHING, RRsets, Tree
+from svcnet.dns.tree import NOTHING, RRsets, Tree, waits
 from svcnet.feed import Change, Whole
 from svcnet.model.meta import Key
 from svcnet.topology import Place
@@ -242,8 +242,11 @@ class Zone:
             return Node(mount, own, True)
         tree = mount.tree
         keys = (whole,) if tree is self.reverse else (key, key + DEFAULT) if mount.aliased and key else (key,)
-        for k in keys:
+        for number, k in enumerate(keys, 1):
             rrsets = tree.get(k)
+            if waits(rrsets):
+                keys = keys[:number]
+                break
             if rrsets:
                 return Node(mount, rrsets, True)
         if not key or (self.has_namespaces(mount) and self.namespaces.get(key)):

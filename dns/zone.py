@@ -241,6 +241,7 @@ class Zone:
             own: RRsets = {SOA: (self.soa(mount),), NS: (RR(mount.apex, NS, mount.ttl, self.server),)}
             return Node(mount, own, True)
         tree = mount.tree
+        keys: tuple[bytes, ...]
         keys = (whole,) if tree is self.reverse else (key, key + DEFAULT) if mount.aliased and key else (key,)
         for number, k in enumerate(keys, 1):
             rrsets = tree.get(k)

@@ -2,7 +2,8 @@
 
 Run by `bench/run.py --suite dns [--services N] [--rounds R] [--seconds S] [--rate Q] [--names KIND] [--edns]`, in an
 empty network namespace. Servers are on the first CPU, dnsperf on the last; a round measures one after the other. Ours
-is measured at rest, while services change, and while all are loaded anew.
+is measured at rest, while services change, and while all are loaded anew: who tells them is on dnsperf's CPU, so
+dnsmasq is measured beside the same telling too, and each row is compared to dnsmasq's of its kind.
 """
 
 import argparse
@@ -10,13 +11,15 @@ import contextlib
 import os
 import random
 import re
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,17 +41,24 @@ from svcnet.bench.report import percentile
 from svcnet.feed import Change, encode
 from svcnet.model.errors import SvcnetError
 
-BASE = "dnsmasq"
+BASE, OWN = "dnsmasq", "svcnet"
 QUERIES = 50_000
 MISSES = 10
 """One query of so many is for a name that is not there."""
 CLIENTS, OUTSTANDING = 10, 100
 CHANGES_A_SECOND = 200
 SINGLE_CHANGES = 3000
+ALONE_CHANGES = 600
+SINK_BYTES = 1 << 15
+"""A socket has room for it."""
+CHANGES, LOAD = "changes", "load"
 RECORDS = 100_000
 RECORDS_A_SERVICE = 3
 LOAD_AFTER_SECONDS = 0.2
 SEED = 1
+
+
+Tell = Callable[[Iterable[bytes]], None]
 
 
 class Measured(NamedTuple):
@@ -63,57 +73,99 @@ class Measured(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A server, and what happens to it meanwhile."""
+    """A server, and what is told meanwhile: to it, or, beside another's, to nobody."""
 
     name: str
     server: Server
     meanwhile: str = ""
 
 
-class Upset:
-    """What happens to ours while it is asked: services that change one by one, or all in one load."""
+class Sink:
+    """Where frames go that nobody takes in: a socket whose other end is read at once."""
 
-    def __init__(self, services: int) -> None:
+    def __init__(self) -> None:
+        self._here, self._there = socket.socketpair()
+
+    def tell(self, frames: Iterable[bytes]) -> None:
+        """Write and read them, as much as a server is sent."""
+        for frame in frames:
+            for at in range(0, len(frame), SINK_BYTES):
+                self._here.sendall(frame[at : at + SINK_BYTES])
+                self._there.recv(SINK_BYTES)
+
+    def close(self) -> None:
+        """Both ends."""
+        self._here.close()
+        self._there.close()
+
+
+class Upset:
+    """What happens to ours while it is asked: services that change one by one, or all in one load.
+
+    Whoever tells shares dnsperf's CPU, where it delays answers on their way. So others are measured beside the same
+    telling, into a sink; and all is encoded before.
+    """
+
+    def __init__(self, services: int, sink: Sink) -> None:
         self._services = services
+        self._sink = sink
         self._wholes = [whole(services, moved, 1) for moved in (True, False)]
         self._random = random.Random(SEED)
         self._moved = False
         self._rev = 1
 
     @contextlib.contextmanager
-    def happening(self, row: Row) -> Iterator[None]:
-        """While the body runs."""
-        over = threading.Event()
-        act = {"changes": self._change, "load": self._load}.get(row.meanwhile)
-        if act is None:
+    def happening(self, row: Row, seconds: float) -> Iterator[None]:
+        """While the body runs, which takes so long."""
+        if not row.meanwhile:
             yield
             return
-        thread = threading.Thread(target=act, args=(row.server, over))
+        tell = self._sink.tell if row.server.feed is None else row.server.tell
+        over = threading.Event()
+        if row.meanwhile == LOAD:
+            act = partial(self._load, tell, self._wholes[self._moved], over)
+            self._moved ^= row.server.feed is not None
+        else:
+            act = partial(paced, tell, list(self.changes(int(seconds * CHANGES_A_SECOND))), over)
+        thread = threading.Thread(target=act)
         thread.start()
         try:
             yield
         finally:
             over.set()
             thread.join()
-            last = self._services
-            self.tell(row.server, last, self._moved)
-            until_answer(row.server, last, address(last, self._moved))
+            if row.server.feed is not None:
+                self.settle(row.server)
 
-    def tell(self, server: Server, i: int, moved: bool) -> None:
-        """Say where service i is, in a frame of its own."""
+    def changes(self, number: int) -> Iterator[bytes]:
+        """Yield frames of one changed service each."""
+        for _ in range(number):
+            yield self._frame(self._random.randint(1, self._services), self._random.random() < 0.5)
+
+    def settle(self, server: Server) -> None:
+        """Wait until ours has taken in what it was told."""
+        last = self._services
+        for moved in (not self._moved, self._moved):
+            server.tell((self._frame(last, moved),))
+            until_answer(server, last, address(last, moved))
+
+    def _frame(self, i: int, moved: bool) -> bytes:
         self._rev += 1
-        server.tell((encode(Change(self._rev, (entry(i, moved),))),))
+        return encode(Change(self._rev, (entry(i, moved),)))
 
-    def _change(self, server: Server, over: threading.Event) -> None:
-        due = time.monotonic()
-        while not over.wait(max(due - time.monotonic(), 0)):
-            self.tell(server, self._random.randint(1, self._services), self._random.random() < 0.5)
-            due += 1 / CHANGES_A_SECOND
-
-    def _load(self, server: Server, over: threading.Event) -> None:
+    def _load(self, tell: Tell, frames: Iterable[bytes], over: threading.Event) -> None:
         over.wait(LOAD_AFTER_SECONDS)
-        server.tell(self._wholes[self._moved])
-        self._moved = not self._moved
+        tell(frames)
+
+
+def paced(tell: Tell, frames: Iterable[bytes], over: threading.Event) -> None:
+    """Send frames, CHANGES_A_SECOND."""
+    due = time.monotonic()
+    for frame in frames:
+        if over.wait(max(due - time.monotonic(), 0)):
+            return
+        tell((frame,))
+        due += 1 / CHANGES_A_SECOND
 
 
 def questions(services: int, zone: str) -> str:
@@ -138,26 +190,30 @@ class Asker:
 
     def run(self, port: int, *options: str) -> str:
         """What it prints. SvcnetError: it failed."""
-        done = subprocess.run([*self._argv, "-p", str(port), *options], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SvcnetError(f"dnsperf: {done.stderr.strip()}")
-        return done.stdout
+        # A file: through a pipe each line of `-v` would have us run on its CPU, hundreds of times a second.
+        with tempfile.TemporaryFile("w+") as out:
+            command = [*self._argv, "-p", str(port), *options]
+            done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
+            if done.returncode:
+                raise SvcnetError(f"dnsperf: {done.stderr.strip()}")
+            out.seek(0)
+            return out.read()
 
 
 def measure(asker: Asker, row: Row, upset: Upset, seconds: float, rate: int) -> Measured:
     """Ask as fast as it answers, then at a rate."""
     server = row.server
     asker.run(server.port, "-n", "1")  # what a load before it made old is asked for once
-    with upset.happening(row):
+    with upset.happening(row, seconds):
         before = server.cpu_seconds()
         told = asker.run(server.port, "-l", str(seconds))
         cpu = server.cpu_seconds() - before
-    with upset.happening(row):
-        paced = asker.run(server.port, "-l", str(seconds), "-Q", str(rate), "-v")
+    with upset.happening(row, seconds):
+        slowly = asker.run(server.port, "-l", str(seconds), "-Q", str(rate), "-v")
     done = number(r"Queries completed: +(\d+)", told)
-    lost = number(r"Queries lost: +(\d+)", told) + number(r"Queries lost: +(\d+)", paced)
-    sent = number(r"Queries sent: +(\d+)", told) + number(r"Queries sent: +(\d+)", paced)
-    waits = sorted(map(float, re.findall(r"^> \w+ .* ([\d.]+)$", paced, re.MULTILINE)))
+    lost = number(r"Queries lost: +(\d+)", told) + number(r"Queries lost: +(\d+)", slowly)
+    sent = number(r"Queries sent: +(\d+)", told) + number(r"Queries sent: +(\d+)", slowly)
+    waits = sorted(map(float, re.findall(r"^> \w+ .* ([\d.]+)$", slowly, re.MULTILINE)))
     p50, p99, p999 = (percentile(waits, share) for share in (0.5, 0.99, 0.999))
     return Measured(
         number(r"Queries per second: +([\d.]+)", told),
@@ -177,17 +233,24 @@ def number(pattern: str, text: str) -> float:
     return float(match[1])
 
 
-def single_change(server: Server, upset: Upset, services: int) -> float:
-    """CPU seconds of one changed service in a frame of its own, with nothing else to do."""
-    before = server.cpu_seconds()
-    for n in range(SINGLE_CHANGES):
-        upset.tell(server, n % services + 1, moved=True)
-    upset.tell(server, services, moved=True)
-    until_answer(server, services, address(services, moved=True))
-    cost = (server.cpu_seconds() - before) / SINGLE_CHANGES
+def single_change(server: Server, upset: Upset, services: int) -> tuple[float, float]:
+    """CPU seconds of one changed service in a frame of its own, with nothing else to do.
+
+    Of those that come CHANGES_A_SECOND, each for itself; of as many at once as the socket has room for.
+    """
+    costs = []
+    for number in (ALONE_CHANGES, SINGLE_CHANGES):
+        frames = list(upset.changes(number))
+        before = server.cpu_seconds()
+        if number == ALONE_CHANGES:
+            paced(server.tell, frames, threading.Event())
+        else:
+            server.tell(frames)
+        upset.settle(server)
+        costs.append((server.cpu_seconds() - before) / number)
     server.tell(whole(services, rev=1))
     until_answer(server, services, address(services))
-    return cost
+    return costs[0], costs[1]
 
 
 def table(results: dict[str, list[Measured]], memory: dict[str, float]) -> Iterator[str]:
@@ -198,7 +261,7 @@ def table(results: dict[str, list[Measured]], memory: dict[str, float]) -> Itera
         + f"{'p99 ratio':>20}{'lost %':>8}{'MiB':>7}"
     )
     for name, rounds in results.items():
-        base = results.get(BASE)
+        base = results.get(name.replace(OWN, BASE) if OWN in name else BASE)
         cells = [f"{name:16}{_median(rounds, 'rate'):>10.0f}{_ratio(rounds, base, 'rate'):>20}"]
         cells.append(f"{_median(rounds, 'cpu') * 1e6:>10.2f}{_ratio(rounds, base, 'cpu'):>20}")
         cells += [f"{_median(rounds, field) * 1e6:>9.0f}" for field in ("p50", "p99", "p999")]
@@ -223,18 +286,19 @@ def run(options: argparse.Namespace) -> None:
     allowed = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {allowed[-1]})
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    with tempfile.TemporaryDirectory(prefix="bench-dns-") as name:
-        directory = Path(name)
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-dns-")))
         file = directory / "questions"
         zone = ZONES[options.names]
         file.write_text(questions(options.services, zone))
         asker = Asker(file, allowed[-1], options.edns)
-        upset = Upset(options.services)
+        sink = stack.enter_context(contextlib.closing(Sink()))
+        upset = Upset(options.services, sink)
         with running(directory, options.services, allowed[0], zone) as (servers, left_out):
             rows = [Row(server.name, server) for server in servers]
-            own = rows[-1]
-            change = single_change(own.server, upset, options.services)
-            rows += [Row("svcnet, changes", own.server, "changes"), Row("svcnet, load", own.server, "load")]
+            change = single_change(servers[-1], upset, options.services)
+            both = [server for server in servers if server.name == BASE or server.feed is not None]
+            rows += [Row(f"{server.name}, {what}", server, what) for what in (CHANGES, LOAD) for server in both]
             results = _rounds(asker, rows, upset, options)
             memory = {row.name: row.server.memory_mib() for row in rows}
         services = RECORDS // RECORDS_A_SERVICE + 1
@@ -244,7 +308,10 @@ def run(options: argparse.Namespace) -> None:
             asker.run(big.port, "-n", "1")
             asked = big.memory_mib()
     _print(results, memory, left_out, options)
-    print(f"one changed service of {options.services}: {change * 1e6:.0f} µs of worker time")
+    print(
+        f"one changed service of {options.services}: {change[0] * 1e6:.0f} µs of worker time, {CHANGES_A_SECOND} a "
+        f"second; {change[1] * 1e6:.0f} µs of {SINGLE_CHANGES} at once"
+    )
     print(f"{services} services: {loaded:.0f} MiB in a worker, {asked:.0f} MiB when each was asked for")
 
 
@@ -269,6 +336,10 @@ def _print(
     )
     print(f"changes: {CHANGES_A_SECOND} services a second; load: all services with new addresses, once a figure")
     print(f"{ECHO}: datagrams taken and sent as ours are, and not looked at")
+    print(
+        f"{BASE}, changes and load: the same is told to a sink on dnsperf's CPU; compared to {BASE} at rest, ours to "
+        f"{BASE}'s of the same kind"
+    )
     print("\n".join(table(results, memory)))
     for name, why in left_out.items():
         print(f"left out: {name}: {why}")

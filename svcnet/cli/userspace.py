@@ -29,9 +29,7 @@ REACH = {
     Class.EXTERNAL_LOCAL: Reach.BY_SOURCE,
 }
 """How the proxy says which of the targets a frontend leads to; what is refused has no listener."""
-_CHOICE = {"hash": Choice.HASH, "affinity": Choice.AFFINITY}
-"""What comes before the annotation `balance`."""
-_BALANCE = {"random": Choice.CHANCE, "leastconn": Choice.LEAST}
+_CHOICE = {"random": Choice.TURN, "hash": Choice.HASH, "affinity": Choice.AFFINITY}
 
 
 class UserspacePath:
@@ -135,8 +133,7 @@ def rule(treatment: Treatment) -> Rule:
         return Rule(Service(str(treatment.owner), {}))
     kind, seconds = treatment.pick
     targets, local = _weights(treatment.targets), _weights(treatment.local)
-    choice = _CHOICE.get(kind) or _BALANCE.get(treatment.terms.balance, Choice.TURN)
-    service = Service(str(treatment.owner), targets, local, choice, seconds, treatment.terms)
+    service = Service(str(treatment.owner), targets, local, _CHOICE[kind], seconds, treatment.terms)
     return Rule(service, reach, treatment.ranges)
 
 

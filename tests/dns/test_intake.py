@@ -1,0 +1,109 @@
+"""A load and the queries: whoever waits is served in the middle of it, and it ends though somebody always waits."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+import pytest
+
+from svcnet.dns import intake
+from svcnet.dns.intake import Intake
+from svcnet.feed import Change, Whole, encode, framed
+from tests.dns.world import virtual
+
+if TYPE_CHECKING:
+    from svcnet.dns.responder import Responder
+
+STEPS = 500
+
+
+class Slow:
+    """Takes a frame in many steps; `at` is how many are done."""
+
+    def __init__(self) -> None:
+        self.at = 0
+        self.frames: list[Whole | Change] = []
+
+    def taking(self, frame: Whole | Change) -> Iterator[None]:
+        for _ in range(STEPS):
+            self.at += 1
+            yield
+        self.frames.append(frame)
+
+
+@contextlib.contextmanager
+def told(*payloads: bytes) -> Iterator[tuple[socket.socket, socket.socket, socket.socket]]:
+    """A feed in which these wait, where it is told, and a socket where a query waits."""
+    feed, teller = socket.socketpair()
+    bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with feed, teller, bound, client:
+        for one in (feed, bound):
+            one.setblocking(False)
+        bound.bind(("127.0.0.1", 0))
+        client.sendto(b"query", bound.getsockname())
+        teller.sendall(framed(b"greeting") + b"".join(payloads))
+        yield feed, teller, bound
+
+
+@pytest.fixture(autouse=True)
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for queries after every step, though steps take no time."""
+    monkeypatch.setattr(intake, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(intake, "LEAST_SECONDS", 0.0)
+
+
+async def follow(
+    feed: socket.socket, teller: socket.socket, bound: socket.socket, serves: bool
+) -> tuple[Slow, list[int]]:
+    """Take all in; return by whom, and at which step the query was read (`serves`)."""
+    slow, read = Slow(), []
+    follower = Intake(feed, [bound])
+    assert await follower.first() == b"greeting"
+    if serves:
+
+        def serve() -> None:
+            bound.recv(512)
+            read.append(slow.at)
+
+        asyncio.get_running_loop().add_reader(bound, serve)
+    follower.known.set()
+    follower.begin(cast("Responder", slow), lambda _: None)
+    teller.shutdown(socket.SHUT_WR)
+    await follower.ended
+    asyncio.get_running_loop().remove_reader(bound)
+    return slow, read
+
+
+def test_a_query_that_waits_is_served_in_the_middle_of_a_load() -> None:
+    with told(encode(Whole(2, ()))) as sockets:
+        slow, read = asyncio.run(follow(*sockets, serves=True))
+    assert len(slow.frames) == 1
+    assert read
+    assert read[0] < STEPS
+
+
+def test_a_load_ends_though_queries_always_wait() -> None:
+    with told(encode(Whole(2, ()))) as sockets:
+        slow, _ = asyncio.run(follow(*sockets, serves=False))
+    assert slow.at == STEPS
+    assert len(slow.frames) == 1
+
+
+def test_changes_that_came_together_are_taken_in_as_one_and_what_comes_later_after_them() -> None:
+    frames = [Change(rev, (virtual("a", f"10.0.0.{rev}"), virtual(f"b{rev}", "10.0.1.1"))) for rev in range(2, 9)]
+    with told(*map(encode, frames), encode(Whole(9, ())), encode(Change(10, ()))) as sockets:
+        slow, _ = asyncio.run(follow(*sockets, serves=True))
+    assert [(type(frame), frame.rev) for frame in slow.frames] == [(Change, 8), (Whole, 9), (Change, 10)]
+    assert {entry.name: entry.ports[0].virtual_ip for entry in slow.frames[0].entries} == {
+        "a": "10.0.0.8",
+        **{f"b{rev}": "10.0.1.1" for rev in range(2, 9)},
+    }
+
+
+def test_bytes_that_are_no_frame_end_it_with_the_reason() -> None:
+    with told(framed(b"\xc1")) as sockets, pytest.raises(msgspec.DecodeError):
+        asyncio.run(follow(*sockets, serves=True))

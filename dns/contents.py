@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from svcnet.dns import name
 from svcnet.dns.journal import Past
-from svcnet.dns.records import BARE, EXISTS, NS
-from svcnet.dns.tree import NOTHING, RRsets, Tree
+from svcnet.dns.records import BARE, EXISTS, NS, WAITS
+from svcnet.dns.tree import NOTHING, RRsets, Tree, waits
 from svcnet.dns.zone import BARELY, DEFAULT, Mount, Zone
 
 Owners = Mapping[Tree, Mapping[bytes, RRsets]]
@@ -110,7 +110,7 @@ class Contents:
         owner = key + mount.suffix[: -len(mount.apex)]
         rrsets = self._at(mount, key, look)
         for kind, rrs in rrsets.items():
-            if kind != EXISTS:
+            if kind not in {EXISTS, WAITS}:
                 ttl = min(map(mount.lives, rrs))
                 for data in dict.fromkeys(rr.data for rr in rrs):
                     yield Record(owner, kind, ttl, data)
@@ -123,7 +123,7 @@ class Contents:
         if mount.tree is self._zone.reverse:
             return look(mount.tree, key + mount.suffix)
         found = look(mount.tree, key) or (look(mount.tree, key + DEFAULT) if mount.aliased else NOTHING)
-        if not found and self._zone.has_namespaces(mount) and look(self._zone.namespaces, key):
+        if (not found or waits(found)) and self._zone.has_namespaces(mount) and look(self._zone.namespaces, key):
             return BARELY
         return found
 

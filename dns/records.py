@@ -26,6 +26,8 @@ A, NS, CNAME, SOA, HINFO, PTR, TXT, AAAA, SRV = 1, 2, 5, 6, 13, 12, 16, 28, 33
 TYPES = {"A": A, "NS": NS, "CNAME": CNAME, "SOA": SOA, "PTR": PTR, "TXT": TXT, "AAAA": AAAA, "SRV": SRV}
 EXISTS = 0
 """No type on the wire: the record by which a service without any record exists (NODATA, not NXDOMAIN)."""
+WAITS = -1
+"""None either: what a service without endpoints has whose name is not there, so that it is nobody else's meanwhile."""
 BARE = 65280
 """The type, of those for private use (RFC 6895 §3.1), by which secondaries learn of a name without other records."""
 ZONE_TTL = -1
@@ -75,10 +77,10 @@ def records_of(
     `home`: the whole name that targets end with (svc.cluster.local); `place`: whose endpoints are near.
     """
     ports = tuple(ports)
-    if service.type != "ExternalName" and not _is_there(service, ports, serving):
-        return frozenset()
     try:
         owner = name.label(service.meta.name) + name.label(service.meta.namespace)
+        if service.type != "ExternalName" and not _is_there(service, ports, serving):
+            return frozenset({RR(owner, WAITS, 0, b"")})
         if service.type == "ExternalName":
             return frozenset({RR(owner, CNAME, ttl_of(service), name.absolute(service.external_name))})
     except ValueError:

@@ -6,7 +6,7 @@ Owns: what exists (NXDOMAIN and NODATA differ by it, RFC 8020). Must not know wh
 from collections.abc import Iterable, Iterator
 
 from svcnet.dns import name
-from svcnet.dns.records import RR
+from svcnet.dns.records import RR, WAITS
 
 RRsets = dict[int, tuple[RR, ...]]
 """Type → the records of that type at one owner, sorted."""
@@ -70,8 +70,8 @@ class Tree:
     def exists(self, owner: bytes) -> bool:
         """Whether there is such a name: one with records, or one above it."""
         if self._below_before and owner in self._below_before:
-            return self._below_before[owner] > 0 or bool(self.get(owner))
-        return owner in self._below or bool(self.get(owner))
+            return self._below_before[owner] > 0 or _there(self.get(owner))
+        return owner in self._below or _there(self.get(owner))
 
     def __iter__(self) -> Iterator[RR]:
         for rrsets in self.owners.values():
@@ -102,11 +102,11 @@ class Tree:
                 new.pop(kind, None)
         if new:
             self.owners[owner] = new
-            if not old:
-                self._count(owner, 1)
         elif old:
             del self.owners[owner]
-            self._count(owner, -1)
+        step = _there(new) - _there(old)
+        if step:
+            self._count(owner, step)
 
     def _count(self, owner: bytes, step: int) -> None:
         below, before = self._below, self._below_before
@@ -122,3 +122,12 @@ class Tree:
                 del below[above]
             if not old or not new:
                 self._turned.add(above)
+
+
+def waits(rrsets: RRsets) -> bool:
+    """Whether this is all that a service has which is not there: its name leads nowhere else."""
+    return WAITS in rrsets and len(rrsets) == 1
+
+
+def _there(rrsets: RRsets) -> bool:
+    return bool(rrsets) and not waits(rrsets)

@@ -32,7 +32,7 @@ from svcnet.dns.records import (
     records_of,
     undashed,
 )
-from svcnet.dns.tree import NOTHING, RRsets, Tree
+from svcnet.dns.tree import NOTHING, RRsets, Tree, waits
 from svcnet.feed import Change, Whole
 from svcnet.model.meta import Key
 from svcnet.topology import Place
@@ -241,9 +241,13 @@ class Zone:
             own: RRsets = {SOA: (self.soa(mount),), NS: (RR(mount.apex, NS, mount.ttl, self.server),)}
             return Node(mount, own, True)
         tree = mount.tree
+        keys: tuple[bytes, ...]
         keys = (whole,) if tree is self.reverse else (key, key + DEFAULT) if mount.aliased and key else (key,)
-        for k in keys:
+        for number, k in enumerate(keys, 1):
             rrsets = tree.get(k)
+            if waits(rrsets):
+                keys = keys[:number]
+                break
             if rrsets:
                 return Node(mount, rrsets, True)
         if not key or (self.has_namespaces(mount) and self.namespaces.get(key)):

@@ -13,7 +13,7 @@ import os
 from bisect import bisect_left
 from collections.abc import Iterator
 
-CELLS = 18
+CELLS = 21
 (
     CONNECTIONS,
     BYTES_IN,
@@ -30,15 +30,19 @@ CELLS = 18
     GIVEN_UP,
     NO_ROOM,
     BAD_HEADERS,
+    EJECTIONS,
+    EJECTED,
+    AT_LIMIT,
     CARRIED,
     DIAL_MICROSECONDS,
     LIFE_MILLISECONDS,
 ) = range(CELLS)
 """Connections that a backend has taken (of UDP: flows); bytes from clients; bytes to them. Dials that failed, by kind.
 Dials after one that failed, to the same backend and to another one. Connections that ended by a reset of one side, by
-silence, by a drain. Clients that nobody answered, that there was no room for, whose PROXY header was bad. Open
-connections that came from another slot, less those that went to one. What was spent on dials, and between a client's
-coming and the end of its connection."""
+silence, by a drain. Clients that nobody answered, that there was no room for, whose PROXY header was bad. How often the
+backend was ejected, and whether it is now, the only cell that falls. How often accepting stopped, as there were as many
+connections as may be. Open connections that came from another slot, less those that went to one. What was spent on
+dials, and between a client's coming and the end of its connection."""
 DIAL_BOUNDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 2.5)
 LIFE_BOUNDS = (0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 10.0, 60.0, 600.0, 3600.0)
 """Upper bounds of the buckets, in seconds; there is one more, of what is above."""
@@ -91,12 +95,13 @@ class Counts:
         return 0 if self._one or not 0 <= slot < MOST_SLOTS else slot * FIELDS
 
     def _bury(self, fd: int) -> None:
-        """A worker that was killed here before has no open connections any more."""
+        """A worker that was killed here before has no open connections any more, and leaves nobody alone."""
         for begin, end in written(fd):
             for slot in range(-(-begin // SLOT_BYTES), end // SLOT_BYTES):
                 at = slot * FIELDS
                 left = still_open(self.cells[at : at + CELLS].tolist(), self.small[2 * at : 2 * at + 2 * FIELDS])
                 self.cells[at + CARRIED] = (self.cells[at + CARRIED] - left) & _LONG
+                self.cells[at + EJECTED] = 0
 
 
 def still_open(cells: list[int], small: memoryview) -> int:
@@ -117,6 +122,11 @@ class Tally:
         self.gone_at: float | None = None
         """Since when the backend is gone, on the loop's clock."""
 
+    @property
+    def is_out(self) -> bool:
+        """What was marked last."""
+        return bool(self.cells[self.at + EJECTED])
+
     def move(self, counts: Counts, slot: int) -> None:
         """Count there from now on, also for connections that are open."""
         self._go(counts.cells, counts.small, counts.at(slot))
@@ -124,6 +134,11 @@ class Tally:
     def join(self, other: "Tally") -> None:
         """Count where another does."""
         self._go(other.cells, other.small, other.at)
+
+    def mark(self, *, out: bool, news: bool = True) -> None:
+        """It is out from now on, or no more; `news`: since this moment."""
+        self.cells[self.at + EJECTED] = out
+        self.cells[self.at + EJECTIONS] += out and news
 
     def add(self, field: int, number: int = 1) -> None:
         """Count."""

@@ -16,6 +16,7 @@ from svcnet.proxy.place import Place
 from svcnet.proxy.tallies import NO_SLOTS, Slots, Tallies
 
 if TYPE_CHECKING:
+    from svcnet.proxy.pool import Pool
     from svcnet.proxy.row import Backend
 
 IDLE_SECONDS = 20.0
@@ -32,7 +33,19 @@ Client = tuple[str, int] | tuple[str, int, int, int]
 class Flow:
     """One client's datagrams, to one backend after another until one does not refuse."""
 
-    __slots__ = ("_refused", "_since", "_tally", "_unanswered", "backend", "client", "door", "last", "sock", "timer")
+    __slots__ = (
+        "_pool",
+        "_refused",
+        "_since",
+        "_tally",
+        "_unanswered",
+        "backend",
+        "client",
+        "door",
+        "last",
+        "sock",
+        "timer",
+    )
 
     def __init__(self, door: "UdpDoor", client: Client) -> None:
         self.door, self.client = door, client
@@ -42,6 +55,8 @@ class Flow:
         self._tally: Tally | None = None
         self._since = 0.0
         """When it came to this backend."""
+        self._pool: Pool | None = None
+        """Of the backend."""
         self._unanswered: bytes | None = None
         """The last datagram of the client, until there is an answer: what a backend refuses, the next one gets."""
         self.last = door.place.loop.now
@@ -78,10 +93,14 @@ class Flow:
     def _connect(self) -> bool:
         place = self.door.place
         pick = self.door.lead.picker(self.client[0])
+        pool = self.door.lead.pool
         while (backend := pick(self._refused)) is not None:
+            if pool is None or (self._refused and not pool.may_retry()):
+                return False
             sock = socket.socket(self.door.family, socket.SOCK_DGRAM)
             sock.setblocking(False)
-            self.sock, self.backend = sock, backend
+            self.sock, self.backend, self._pool = sock, backend, pool
+            pool.take(backend)
             try:
                 sock.connect((backend.address, backend.port))
             except OSError:  # no way to it
@@ -100,6 +119,8 @@ class Flow:
         sock, self.sock = self.sock, None
         if sock is not None:
             self.door.place.loop.bury(sock)
+            if self._pool is not None and self.backend is not None:
+                self._pool.give(self.backend)
         tally, self._tally = self._tally, None
         if tally is not None:
             tally.ended(self.door.place.loop.now - self._since)
@@ -110,6 +131,8 @@ class Flow:
         if self.backend is not None:
             self._refused += (self.backend,)
             self.door.tallies.of(self.backend).add(REFUSED)
+            if self._pool is not None:
+                self._pool.failed(self.backend)
         self._disconnect()
 
     def _on_reply(self, _events: int) -> None:
@@ -126,13 +149,20 @@ class Flow:
                 if self._unanswered is not None:
                     self._send(self._unanswered)
                 return
-            self._unanswered, self._refused = None, ()
+            if self._unanswered is not None:
+                self._answer()
             self.last = place.loop.now
             tally = self._tally
             if tally is not None:
                 tally.cells[tally.at + BYTES_OUT] += number
             door.reply(self.client, place.view[:number])
         place.loop.again(self._more)
+
+    def _answer(self) -> None:
+        """A reply came, the first since a datagram of the client."""
+        self._unanswered, self._refused = None, ()
+        if self._pool is not None and self._pool.alert and self.backend is not None:
+            self._pool.answered(self.backend)
 
     def _more(self) -> None:
         self._on_reply(0)
@@ -165,6 +195,7 @@ class UdpDoor:
     def update(self, slots: Slots = NO_SLOTS, terms: Terms = USUAL) -> None:
         """Flows whose backend is gone find another with their next datagram."""
         self.tallies.update(slots, self.place.loop.now)
+        self.lead.show(self.tallies)
         self.idle_seconds = terms.idle_seconds or IDLE_SECONDS
         for flow in [f for f in self._flows.values() if f.backend not in self.lead.weights(f.client[0])]:
             flow.end()

@@ -7,8 +7,8 @@ from collections.abc import Callable, Container, Iterable
 from functools import partial
 from ipaddress import ip_network
 
-from svcnet.proxy.pool import Pool, packed
-from svcnet.proxy.row import Backend, Choice, Reach, Weights
+from svcnet.proxy.pool import BY_CLIENT, Marks, Pool, packed
+from svcnet.proxy.row import Backend, Reach, Weights
 
 Pick = Callable[[Container[Backend]], Backend | None]
 """The next backend of a connection, passing over some; None when there is no other."""
@@ -40,6 +40,7 @@ class Lead:
         self._clock = clock
         self._pool: Pool | None = None
         self._reach = Reach.ALL
+        self._marks: Marks | None = None
         self.is_filtered = False
         """Whether the listener does not let in everybody."""
 
@@ -50,23 +51,36 @@ class Lead:
             pool.users += 1
         if before is not None:
             before.users -= 1
+            if self._marks is not None and before is not pool:
+                before.hide(self._marks)
         return before if before is not None and not before.users else None
+
+    def show(self, marks: Marks) -> None:
+        """Mark there which backends are out, now and as long as it leads to them."""
+        self._marks = marks
+        if self._pool is not None:
+            self._pool.show(marks)
 
     def picker(self, client: str) -> Pick:
         """Asked for each try of a connection that a client begins now."""
         if self._pool is None:
             return _nobody
         local = self._is_local(client)
-        if self._pool.choice is Choice.TURN:
-            return self._pool.scopes[local].turns.pick
+        if self._pool.choice not in BY_CLIENT:
+            return self._pool.scopes[local].pick
         return partial(_pick, self._pool, client, self._clock(), local)
 
     @property
     def everyones_picker(self) -> Pick | None:
         """The picker of all clients, if it is the same."""
-        if self._pool is None or self._pool.choice is not Choice.TURN or self._reach is Reach.BY_SOURCE:
+        if self._pool is None or self._pool.choice in BY_CLIENT or self._reach is Reach.BY_SOURCE:
             return None
-        return self._pool.scopes[self._reach is Reach.LOCAL].turns.pick
+        return self._pool.scopes[self._reach is Reach.LOCAL].pick
+
+    @property
+    def pool(self) -> Pool | None:
+        """Where it leads."""
+        return self._pool
 
     def weights(self, client: str) -> Weights:
         """The backends that a client may have."""

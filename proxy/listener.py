@@ -7,7 +7,7 @@ import _socket
 import errno
 import select
 import socket
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from svcnet.model.terms import USUAL, Terms
 from svcnet.proxy.admission import admit_all
@@ -17,11 +17,8 @@ from svcnet.proxy.loop import Loop
 from svcnet.proxy.patience import HALF_CLOSED_SECONDS, IDLE_SECONDS, Patience
 from svcnet.proxy.place import Place
 from svcnet.proxy.relay import DESCRIPTORS, Relay
-from svcnet.proxy.session import LADDER_SECONDS, Session
+from svcnet.proxy.session import ALONE, Session, Watch
 from svcnet.proxy.tallies import NO_SLOTS, Slots, Tallies
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 ACCEPTS_A_TURN = 64
 RETRY_SECONDS = 0.1
@@ -107,11 +104,11 @@ class TcpDoor:
         self._patience = patience
         self._drain = Drain(place, self)
         self._terms = USUAL
-        self._ladder: Sequence[float] = LADDER_SECONDS
         self._pick = lead.everyones_picker
         self.tallies = Tallies(place.counts)
         self.tally, self.own_tally = self.tallies.of, self.tallies.own
         self.idle_seconds, self.half_closed_seconds = IDLE_SECONDS, HALF_CLOSED_SECONDS
+        self._watch: Watch = lead.pool or ALONE
         self.fd = sock.fileno()
         sock.setblocking(False)
         hall.add(self)
@@ -119,13 +116,14 @@ class TcpDoor:
     def update(self, slots: Slots = NO_SLOTS, terms: Terms = USUAL) -> None:
         """New connections go by what the lead says now; those that are open stay where they are."""
         self._pick = self.lead.everyones_picker
+        self._watch = self.lead.pool or ALONE
         self.tallies.update(slots, self._place.loop.now)
+        self.lead.show(self.tallies)
         if terms is not USUAL or self._terms is not USUAL:
             self._obey(terms)
 
     def _obey(self, terms: Terms) -> None:
         self._terms = terms
-        self._ladder = terms.connect_seconds or LADDER_SECONDS
         self.idle_seconds = terms.idle_seconds or IDLE_SECONDS
         self.half_closed_seconds = terms.half_closed_seconds or HALF_CLOSED_SECONDS
         self._patience.mind(self)
@@ -173,4 +171,4 @@ class TcpDoor:
             client = _socket.socket(self._family, socket.SOCK_STREAM, 0, number)
             if self.lead.is_filtered:
                 admit_all(client)
-            Relay(place, client, Session(self._pick or self.lead.picker(address[0]), self._ladder), self).begin()
+            Relay(place, client, Session(self._pick or self.lead.picker(address[0]), self._watch), self).begin()

@@ -1,16 +1,23 @@
-"""The backends of one service port, as all of its frontends and clients share them. Pure; `now` is an argument.
+"""The backends of one service port, as all of its frontends and clients share them. Pure; clock and chance are given.
 
-Owns: who gets a client's next connection, and which client stays where. A client without a note goes where its address
-leads by source hash, so that all workers, and one that was just started, agree about it without telling each other.
+Owns: who gets a client's next connection, which client stays where, who is left alone for a while. A client without a
+note goes where its address leads by source hash, so that all workers, and one that was just started, agree about it
+without telling each other. Who is out, or on its way back, is worked into what is picked from when that changes:
+a pick costs the same whatever happened.
 """
 
 import socket
 import struct
-from collections.abc import Container
+from _random import Random
+from collections.abc import Callable, Container
 from functools import lru_cache
+from typing import Protocol
 
-from svcnet.balance import RoundRobin
+from svcnet.balance import Chance, LeastLoaded, RoundRobin
 from svcnet.jhash import jhash, scaled
+from svcnet.proxy.outliers import Outliers
+from svcnet.proxy.ramp import Ramp
+from svcnet.proxy.retries import Retries
 from svcnet.proxy.row import Backend, Choice, Service, Weights
 from svcnet.rendezvous import Rendezvous
 
@@ -21,6 +28,44 @@ HASH_SEED = 1
 """The kernel paths have the same: a client has one endpoint in every mode."""
 _PORT = struct.Struct(">H2x")
 _EXPIRED_AT_ONCE = 2
+LADDER_SECONDS: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
+"""How long each try of a connection waits (contract, `connect-timeouts`)."""
+BY_LOT = Random().random
+BY_CLIENT = {Choice.HASH, Choice.AFFINITY}
+"""Choices that depend on who comes."""
+
+
+class Clock(Protocol):
+    """A worker's loop."""
+
+    @property
+    def now(self) -> float:
+        """Seconds."""
+        ...
+
+    def later(self, seconds: float, callback: Callable[[], None]) -> object:
+        """Call once."""
+        ...
+
+
+class Picker(Protocol):
+    """One of svcnet/balance.py."""
+
+    def update(self, weights: Weights) -> None:
+        """Pick from these from now on."""
+        ...
+
+    def pick(self, without: Container[Backend] = ()) -> Backend | None:
+        """Who is next, passing over some."""
+        ...
+
+
+class Marks(Protocol):
+    """Where is shown who is out."""
+
+    def mark(self, backend: Backend, *, out: bool, news: bool = True) -> None:
+        """It is out, or back; `news`: since this moment."""
+        ...
 
 
 class Hashed:
@@ -47,8 +92,8 @@ class Hashed:
         at = scaled(hash_of(client), len(slots))
         if slots[at] not in without:
             return slots[at]
-        after = (backend for backend in (*slots[at:], *slots[:at]) if backend not in without)
-        return next(after, None)
+        after = (slots[number % len(slots)] for number in range(at + 1, at + len(slots)))
+        return next((backend for backend in after if backend not in without), None)
 
 
 class Room:
@@ -101,6 +146,18 @@ class Notes:
         self._found.clear()
 
 
+class Both:
+    """Who is in one of two."""
+
+    __slots__ = ("_one", "_other")
+
+    def __init__(self, one: Container[Backend], other: Container[Backend]) -> None:
+        self._one, self._other = one, other
+
+    def __contains__(self, backend: object) -> bool:
+        return backend in self._one or backend in self._other
+
+
 class Scope:
     """Backends between which a choice is made: all of a service's, or those of this minion.
 
@@ -109,7 +166,9 @@ class Scope:
 
     def __init__(self, room: Room) -> None:
         self.weights: Weights = {}
-        self.turns: RoundRobin[Backend] = RoundRobin()
+        self._picker: Picker = RoundRobin()
+        self._picked_from: Weights = {}
+        self._out: frozenset[Backend] = frozenset()
         self.hashed = Hashed()
         self.notes = Notes(room)
 
@@ -117,29 +176,90 @@ class Scope:
         """From now on these."""
         if weights != self.weights:
             self.weights = weights
-            self.turns.update(weights)
             self.hashed.update(weights)
+
+    def pick_by(self, picker: Picker) -> None:
+        """Another way to pick, for who comes next."""
+        self._picker = picker
+        picker.update(self._picked_from)
+
+    def follow(self, out: frozenset[Backend], ramp: Ramp, now: float) -> None:
+        """Pass over those who are out; the others weigh what they do by now."""
+        self._out = out
+        left = {b: weight for b, weight in self.weights.items() if b not in out} if out else self.weights
+        weights = ramp.scaled(left, now)
+        if weights != self._picked_from:
+            self._picked_from = weights
+            self._picker.update(weights)
+
+    def pick(self, without: Container[Backend] = ()) -> Backend | None:
+        """Who is next, whoever comes; those who are out only when all others failed."""
+        found = self._picker.pick(without)
+        if found is None and self._out:
+            return next((b for b in self.weights if b in self._out and b not in without), None)
+        return found
+
+    def pick_for(self, client: str, without: Container[Backend]) -> Backend | None:
+        """Where the client belongs; who is out only when all others failed."""
+        if not self._out:
+            return self.hashed.pick(client, without)
+        found = self.hashed.pick(client, Both(without, self._out))
+        return found if found is not None else self.hashed.pick(client, without)
+
+    def stays(self, client: str, seconds: int, now: float, without: Container[Backend]) -> Backend | None:
+        """Where the client is by its note, if it can stay there."""
+        noted = self.notes.of(client, seconds, now)
+        return noted if noted in self.weights and noted not in without and noted not in self._out else None
 
 
 class Pool:
     """Ask `pick` for each try of a connection; `without` are the backends that failed it."""
 
-    def __init__(self, name: str, room: Room) -> None:
+    def __init__(self, name: str, room: Room, clock: Clock, chance: Callable[[], float] = BY_LOT) -> None:
         self.name = name
         self.scopes = {False: Scope(room), True: Scope(room)}
         """Whether those of this minion alone → the scope."""
         self.choice = Choice.TURN
         self._seconds = 0
+        self._clock, self._chance = clock, chance
         self.users = 0
         """Frontends that lead here."""
+        self.load: dict[Backend, int] | None = None
+        """Connections and flows that are open or being opened, where that is asked for."""
+        self.alert = False
+        """Whether `answered` is to be told."""
+        self.hedge_seconds = 0.0
+        self.ladder = LADDER_SECONDS
+        self.outliers = Outliers()
+        self.retries = Retries()
+        self.ramp = Ramp()
+        self._marks: set[Marks] = set()
+        self._out: frozenset[Backend] = frozenset()
+        self._is_ramping = False
+
+    @property
+    def is_sticky(self) -> bool:
+        """Whether clients have notes."""
+        return self.choice is Choice.AFFINITY
 
     def update(self, service: Service) -> None:
         """What the daemon says of the service now."""
+        terms, before = service.terms, self.scopes[False].weights
+        self.ladder, self.hedge_seconds = terms.connect_seconds or LADDER_SECONDS, terms.hedge_seconds
+        self.ramp.seconds = terms.slow_start_seconds
         self.scopes[False].update(service.targets)
         self.scopes[True].update(service.local)
         if service.choice is not Choice.AFFINITY:
             self.forget()
+        if service.choice is not self.choice:
+            self.load = {} if service.choice is Choice.LEAST else None
+            for scope in self.scopes.values():
+                scope.pick_by(self._picker(service.choice))
         self.choice, self._seconds = service.choice, service.seconds
+        self.outliers.update(terms.eject, frozenset(service.targets))
+        for new in service.targets.keys() - before.keys() if before else ():
+            self.ramp.begin(new, self._clock.now)
+        self._decide()
 
     def forget(self) -> None:
         """No client stays where it is."""
@@ -149,18 +269,95 @@ class Pool:
     def pick(self, client: str, now: float, without: Container[Backend] = (), *, local: bool = False) -> Backend | None:
         """The backend for a client's new connection, or for its next try; None when there is none."""
         scope = self.scopes[local]
-        if self.choice is Choice.TURN:
-            return scope.turns.pick(without)
+        if self.choice not in BY_CLIENT:
+            return scope.pick(without)
         if self.choice is Choice.HASH:
-            return scope.hashed.pick(client, without)
-        stays = scope.notes.of(client, self._seconds, now)
-        if stays is None or stays not in scope.weights or stays in without:
-            stays = scope.hashed.pick(client, without)
-        if stays is None:  # all failed
+            return scope.pick_for(client, without)
+        there = scope.stays(client, self._seconds, now, without) or scope.pick_for(client, without)
+        if there is None:  # all failed
             scope.notes.forget(client)
         else:
-            scope.notes.write(client, stays, self._seconds, now)
-        return stays
+            scope.notes.write(client, there, self._seconds, now)
+        return there
+
+    def take(self, backend: Backend) -> None:
+        """A connection to it begins."""
+        if self.load is not None:
+            self.load[backend] = self.load.get(backend, 0) + 1
+
+    def give(self, backend: Backend) -> None:
+        """One that was taken ended."""
+        left = self.load.pop(backend, 0) - 1 if self.load is not None else 0
+        if self.load is not None and left > 0:
+            self.load[backend] = left
+
+    def may_retry(self) -> bool:
+        """Whether a connection may have another dial, which is paid for then."""
+        self.alert = True
+        return self.retries.take(self._clock.now)
+
+    def failed(self, backend: Backend) -> None:
+        """A dial failed."""
+        self.alert = True
+        seconds = self.outliers.failed(backend, self._clock.now)
+        if seconds is not None:
+            self._clock.later(seconds, self._look)
+            self._decide()
+
+    def answered(self, backend: Backend) -> None:
+        """A dial was answered."""
+        self.retries.answered()
+        panic = self.outliers.is_panic
+        self.outliers.answered(backend)
+        if panic and not self.outliers.is_panic:
+            self._decide()
+        self.alert = bool(self.outliers.strikes) or not self.retries.is_full
+
+    def show(self, marks: Marks) -> None:
+        """Mark there who is out, now and later."""
+        self._marks.add(marks)
+        for backend in self._out:
+            marks.mark(backend, out=True, news=False)
+
+    def hide(self, marks: Marks) -> None:
+        """There no more."""
+        self._marks.discard(marks)
+
+    def _look(self) -> None:
+        """The time of somebody who was out is over."""
+        self.outliers.look(self._clock.now)
+        self._decide()
+
+    def _decide(self) -> None:
+        """Carry out who is out now, and who is back."""
+        out, before = self.outliers.out, self._out
+        self._out = out
+        for backend in before ^ out:
+            if backend in before and not self.outliers.is_panic:
+                self.ramp.begin(backend, self._clock.now)
+            for number, marks in enumerate(self._marks):
+                marks.mark(backend, out=backend in out, news=not number)  # it is one, however many frontends there are
+        self._lead()
+
+    def _lead(self) -> None:
+        now = self._clock.now
+        self.ramp.look(now)
+        for scope in self.scopes.values():
+            scope.follow(self._out, self.ramp, now)
+        if self.ramp.step_seconds and not self._is_ramping:
+            self._is_ramping = True
+            self._clock.later(self.ramp.step_seconds, self._climb)
+
+    def _climb(self) -> None:
+        self._is_ramping = False
+        self._lead()
+
+    def _picker(self, choice: Choice) -> Picker:
+        if choice is Choice.CHANCE:
+            return Chance(self._chance)
+        if choice is Choice.LEAST:
+            return LeastLoaded(self._chance, self.load if self.load is not None else {})
+        return RoundRobin()
 
 
 @lru_cache(maxsize=4096)

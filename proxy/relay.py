@@ -5,7 +5,6 @@ the session does.
 """
 
 import _socket
-import errno
 import fcntl
 import select
 import struct
@@ -13,18 +12,7 @@ import termios
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from socket import (
-    AF_INET,
-    AF_INET6,
-    IPPROTO_TCP,
-    SO_ERROR,
-    SO_LINGER,
-    SOCK_NONBLOCK,
-    SOCK_STREAM,
-    SOL_SOCKET,
-    TCP_KEEPIDLE,
-    TCP_NODELAY,
-)
+from socket import IPPROTO_TCP, SO_ERROR, SO_LINGER, SOL_SOCKET, TCP_KEEPIDLE
 from typing import Protocol
 
 from svcnet.proxy.counts import (
@@ -33,13 +21,13 @@ from svcnet.proxy.counts import (
     GIVEN_UP,
     IDLE,
     REDISPATCHES,
-    REFUSED,
     RETRIES,
     SERVER_RESETS,
     TIMED_OUT,
-    UNREACHABLE,
     Tally,
 )
+from svcnet.proxy.dial import IN_PROGRESS, kind_of, socket_to
+from svcnet.proxy.hedge import Hedge
 from svcnet.proxy.loop import LOST, Timer
 from svcnet.proxy.patience import silent_seconds, watch_for_dead_peer
 from svcnet.proxy.place import Place
@@ -54,8 +42,6 @@ FLUSH_SECONDS = 30.0
 """How long a side that is to be reset may take to acknowledge what it was sent before."""
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.001, 0.1
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-_IN_PROGRESS = {0, errno.EINPROGRESS}
-_FAILURES = {errno.ECONNREFUSED: REFUSED, errno.ETIMEDOUT: TIMED_OUT}
 _COUNTED = {
     Why.CLIENT_RESET: CLIENT_RESETS,
     Why.SERVER_RESET: SERVER_RESETS,
@@ -67,8 +53,6 @@ _COUNTED = {
     Why.NO_ENDPOINT: GIVEN_UP,
     Why.NO_ROOM: GIVEN_UP,
 }
-_NEW = int(SOCK_STREAM) | SOCK_NONBLOCK
-_FAMILIES = int(AF_INET), int(AF_INET6)
 
 
 class Host(Protocol):
@@ -90,7 +74,19 @@ class Host(Protocol):
 class Relay:
     """Begin with `begin`; it ends by itself. It is in `Place.relays` meanwhile."""
 
-    __slots__ = ("_at", "_place", "_since", "client", "dial_seconds", "host", "server", "session", "timer", "watched")
+    __slots__ = (
+        "_at",
+        "_place",
+        "_since",
+        "client",
+        "dial_seconds",
+        "hedge",
+        "host",
+        "server",
+        "session",
+        "timer",
+        "watched",
+    )
 
     def __init__(self, place: Place, client: _socket.socket, session: Session, host: Host) -> None:
         self._place = place
@@ -99,6 +95,8 @@ class Relay:
         self.session = session
         self.timer: Timer | None = None
         """Of the dial; None while bytes are moved."""
+        self.hedge: Hedge | None = None
+        """What may become a second dial."""
         self.host = host
         self._at = self._since = place.loop.now
         """When the last dial began, and when the client came, on the loop's clock."""
@@ -195,6 +193,10 @@ class Relay:
                 self._reset(command.side)
             case Act.CLOSE:
                 self._close()
+            case Act.WAIT:
+                self.timer = self._place.loop.later(command.seconds, self._timed_out)
+            case Act.SWAP:
+                self._swap()
             case _:
                 pass
 
@@ -212,48 +214,92 @@ class Relay:
         self.client.tally = tally
         self._at = self._place.loop.now
         try:
-            sock = _socket.socket(_FAMILIES[":" in backend.address], _NEW)
+            sock = socket_to(backend)
         except OSError:
             # No descriptor, no memory: another backend would fare no better.
             self._obey(self.session.stuck())
             return
-        sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         server = self.server = server_end(sock)
         server.tally = tally
         self.timer = self._place.loop.later(seconds, self._timed_out)
+        if self.session.watch.hedge_seconds:
+            self._hedge()
         error = sock.connect_ex(backend)
-        if error in _IN_PROGRESS:
+        if error in IN_PROGRESS:
             self._place.loop.add(sock.fileno(), self._on_server)
         else:  # in a turn of its own: hundreds that refuse at once would be hundreds of calls deep
             self._place.loop.again(partial(self._refused, server, error))
 
     def _refused(self, server: End, error: int) -> None:
         if self.server is server and self.timer is not None:
-            self._fail_dial(self.session.refused, _FAILURES.get(error, UNREACHABLE))
+            self._fail_dial(self.session.refused, kind_of(error))
 
     def _dialled(self, server: End, events: int) -> None:
         """Something happened to the socket that is being connected: room to write is there once it is."""
         if not events & LOST and events & select.EPOLLOUT:
             self._stop_timer()
             self.session.connected()
+            if self.hedge is not None:
+                self._drop_hedge()
             self.dial_seconds = took = self._place.loop.now - self._at
             if server.tally is not None:
                 server.tally.dialled(took)
         elif error := server.sock.getsockopt(SOL_SOCKET, SO_ERROR):
-            self._fail_dial(self.session.refused, _FAILURES.get(error, UNREACHABLE))
+            self._fail_dial(self.session.refused, kind_of(error))
 
     def _timed_out(self) -> None:
         self._fail_dial(self.session.timed_out, TIMED_OUT)
 
     def _fail_dial(self, event: Callable[[], Command], kind: int) -> None:
-        self._place.counters.dial_failures += 1
-        if self.client.tally is not None:
-            self.client.tally.add(kind)
+        self.count_failure(self.client.tally, kind)
         self._stop_timer()
         command = event()
         if command.act is Act.RESET:
             self._place.counters.given_up += 1
         self._obey(command)
+
+    def tally(self, backend: Backend) -> Tally:
+        """Where what happens with a backend is counted."""
+        return self.host.tally(backend)
+
+    def count_failure(self, tally: Tally | None, kind: int) -> None:
+        """A dial failed."""
+        self._place.counters.dial_failures += 1
+        if tally is not None:
+            tally.add(kind)
+
+    def win(self, server: End, began: float) -> None:
+        """The rival, whose dial began then, answered first."""
+        self._stop_timer()
+        self._drop_server()
+        self._adopt(server)
+        self.hedge = None
+        self.dial_seconds = took = self._place.loop.now - began
+        if server.tally is not None:
+            server.tally.dialled(took)
+
+    def _swap(self) -> None:
+        """The dial failed: that of the rival goes on in its place."""
+        self._drop_server()
+        assert self.hedge is not None
+        server, self._at, left = self.hedge.release()
+        self.timer = self._place.loop.later(left, self._timed_out)
+        self._adopt(server)
+        self._hedge()
+
+    def _adopt(self, server: End) -> None:
+        self.server, self.client.tally = server, server.tally
+        self._place.loop.add(server.sock.fileno(), self._on_server)  # which tells how it is
+
+    def _hedge(self) -> None:
+        """Look again whether there is an answer, once it is late."""
+        self._drop_hedge()
+        self.hedge = Hedge(self, self._place, self.session.watch.hedge_seconds)
+
+    def _drop_hedge(self) -> None:
+        hedge, self.hedge = self.hedge, None
+        if hedge is not None:
+            hedge.cancel()
 
     def _stop_timer(self) -> None:
         if self.timer is not None:
@@ -289,6 +335,9 @@ class Relay:
                         _reset_on_close(end.sock)
                     self._place.loop.bury(end.sock)
         self.server = None
+        if self.hedge is not None:
+            self._drop_hedge()
+        self.session.leave()
         place = self._place
         if self in place.relays:
             place.relays.discard(self)

@@ -30,6 +30,10 @@ class Choice(Enum):
 
     TURN = "turn"
     """Round robin by weight."""
+    CHANCE = "chance"
+    """By lot, by weight."""
+    LEAST = "least"
+    """The one with less open connections, by weight, of two that are drawn by lot."""
     HASH = "hash"
     """By the client's address: the same on every minion."""
     AFFINITY = "affinity"

@@ -7,19 +7,19 @@ affects these decisions lives here; moving bytes does not. The rules:
 * A refused dial costs no time: the next one follows at once, each refused backend is tried once.
 * A dial without an answer is given up after the step of the ladder; the next try is another backend while there is
   one. Afterwards those that did not answer are tried again, as the packet may have been lost.
+* Each further dial must be allowed. If it is not, a silent one is waited for as long as the rest of the ladder takes.
+* Where that is asked for, a dial that takes long gets a rival. Who answers first is it, and the other has not failed.
 * The end of one direction is passed on and leaves the other open. A reset stays a reset, both ways.
 """
 
 from collections.abc import Sequence
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from svcnet.proxy.lead import Pick
+from svcnet.proxy.pool import LADDER_SECONDS
 from svcnet.proxy.row import Backend
 from svcnet.proxy.why import Why
-
-LADDER_SECONDS = (0.25, 0.5, 1.0, 2.0)
-"""How long each try waits (contract, `connect-timeouts`)."""
 
 
 class Side(Enum):
@@ -39,6 +39,14 @@ class Act(Enum):
 
     DIAL = auto()
     """Connect to `backend`, for `seconds` at most; any earlier dial is to be given up."""
+    WAIT = auto()
+    """For the dial, `seconds` more."""
+    HEDGE = auto()
+    """Connect to `backend` too, for `seconds` at most: the rival."""
+    DROP = auto()
+    """Give the rival up."""
+    SWAP = auto()
+    """Give up the dial; that of the rival takes its place."""
     RELAY = auto()
     """Move bytes both ways."""
     FINISH = auto()
@@ -68,19 +76,118 @@ class State(Enum):
     ENDED = auto()
 
 
+class Watch(Protocol):
+    """What all connections to the same backends share."""
+
+    @property
+    def ladder(self) -> Sequence[float]:
+        """How long each try waits, in seconds."""
+        ...
+
+    @property
+    def hedge_seconds(self) -> float:
+        """How long the first dial has no rival; 0: it never gets one."""
+        ...
+
+    @property
+    def alert(self) -> bool:
+        """Whether `answered` is to be told."""
+        ...
+
+    @property
+    def is_sticky(self) -> bool:
+        """Whether the client stays with whom it was picked for last."""
+        ...
+
+    @property
+    def load(self) -> object:
+        """None: `take` and `give` need not be told."""
+        ...
+
+    def may_retry(self) -> bool:
+        """Whether there may be another dial; then it is counted."""
+        ...
+
+    def failed(self, backend: Backend) -> None:
+        """A dial failed."""
+        ...
+
+    def answered(self, backend: Backend) -> None:
+        """A dial was answered."""
+        ...
+
+    def take(self, backend: Backend) -> None:
+        """A dial begins."""
+        ...
+
+    def give(self, backend: Backend) -> None:
+        """It failed, or the connection that it led to ended."""
+        ...
+
+
+class Unwatched:
+    """Nobody shares anything."""
+
+    ladder: Sequence[float] = LADDER_SECONDS
+    hedge_seconds = 0.0
+    alert = is_sticky = False
+    load: object = None
+
+    def may_retry(self) -> bool:
+        """Always."""
+        return True
+
+    def failed(self, backend: Backend) -> None:
+        """Nobody minds."""
+
+    answered = take = give = failed
+
+
+ALONE = Unwatched()
+
+
+class But:
+    """Everybody but one."""
+
+    __slots__ = ("_one",)
+
+    def __init__(self, one: Backend) -> None:
+        self._one = one
+
+    def __contains__(self, backend: object) -> bool:
+        return backend != self._one
+
+
 class Session:
-    """Tell it what happened; do what it answers."""
+    """Tell it what happened; do what it answers. After its end `leave` it."""
 
-    __slots__ = ("_finished", "_ladder", "_pick", "_refused", "_silent", "_step", "backend", "state", "tries", "why")
+    __slots__ = (
+        "_finished",
+        "_pick",
+        "_refused",
+        "_silent",
+        "_step",
+        "_taken",
+        "backend",
+        "rival",
+        "state",
+        "tries",
+        "watch",
+        "why",
+    )
 
-    def __init__(self, pick: Pick, ladder: Sequence[float] = LADDER_SECONDS) -> None:
+    def __init__(self, pick: Pick, watch: Watch = ALONE) -> None:
         self._pick = pick
-        self._ladder = ladder
+        self.watch = watch
         self._step = 0
         self._refused: tuple[Backend, ...] = ()
         self._silent: tuple[Backend, ...] = ()
+        self._taken: tuple[Backend, ...] = ()
+        """Those that the watch was told of."""
         self._finished: Side | None = None
         self.backend: Backend | None = None
+        self.rival: Backend | None = None
+        """Dialled beside it."""
         self.state = State.DIALLING
         self.tries = 0
         """Dials so far."""
@@ -95,19 +202,70 @@ class Session:
         """The backend refused, or there is no way to it."""
         if self.backend is not None:
             self._refused += (self.backend,)
-        return self._dial()
+            self._fail(self.backend)
+        return self._go_on()
 
     def timed_out(self) -> Command:
         """The backend did not answer in time."""
-        if self.backend is not None:
-            self._silent += (self.backend,)
+        ladder = self.watch.ladder
         self._step += 1
-        return self._dial()
+        if self.backend is not None:
+            self.watch.failed(self.backend)
+            if self.rival is None and self._step < len(ladder) and not self.watch.may_retry():
+                rest, self._step = sum(ladder[self._step :]), len(ladder)
+                return Command(Act.WAIT, Side.SERVER, self.backend, rest)
+            self._silent += (self.backend,)
+            self._give(self.backend)
+        return self._go_on(paid=True)
+
+    def slow(self) -> Command:
+        """The dial takes long."""
+        if self.state is not State.DIALLING or self.backend is None or self.rival is not None:
+            return Command(Act.NOTHING)
+        backend = self._pick((*self._refused, *self._silent, self.backend))
+        if backend is None or self._step >= len(self.watch.ladder) or not self.watch.may_retry():
+            return Command(Act.NOTHING)
+        self.tries += 1
+        self.rival = backend
+        self._take(backend)
+        return Command(Act.HEDGE, Side.SERVER, backend, self.watch.ladder[self._step])
+
+    def rival_refused(self) -> Command:
+        """As `refused`. The next one, if any, comes with `slow`."""
+        return self._lose_rival(silent=False)
+
+    def rival_timed_out(self) -> Command:
+        """As `timed_out`."""
+        return self._lose_rival(silent=True)
+
+    def rival_dropped(self) -> Command:
+        """There is none after all, and it has not failed."""
+        if self.rival is not None:
+            self._give(self.rival)
+            self.rival = None
+        return Command(Act.NOTHING)
+
+    def rival_connected(self) -> Command:
+        """The rival answered first: SWAP, then RELAY."""
+        if self.backend is not None:
+            self._give(self.backend)
+        self.backend, self.rival = self.rival, None
+        return self._connected()
 
     def connected(self) -> Command:
         """The backend answered."""
-        self.state = State.RELAYING
-        return Command(Act.RELAY)
+        if self.rival is not None:
+            self._give(self.rival)
+            self.rival = None
+            if self.watch.is_sticky and self.backend is not None:
+                self._pick(But(self.backend))  # the client stays there, and not with the rival
+        return self._connected()
+
+    def leave(self) -> None:
+        """It has ended, however that came."""
+        for backend in self._taken:
+            self.watch.give(backend)
+        self._taken = ()
 
     def client_lost(self) -> Command:
         """The client went away before a backend answered."""
@@ -144,18 +302,58 @@ class Session:
         why = Why.CLIENT_RESET if side is Side.CLIENT else Why.SERVER_RESET
         return self._end(Command(Act.RESET, side.other), why)
 
-    def _dial(self) -> Command:
-        if self._step >= len(self._ladder):
+    def _connected(self) -> Command:
+        self.state = State.RELAYING
+        if self.watch.alert and self.backend is not None:
+            self.watch.answered(self.backend)
+        return Command(Act.RELAY)
+
+    def _go_on(self, *, paid: bool = False) -> Command:
+        """After a failed dial; `paid`: the next one is allowed."""
+        if self.rival is not None:
+            self.backend, self.rival = self.rival, None
+            return Command(Act.SWAP, Side.SERVER, self.backend)
+        return self._dial(paid=paid)
+
+    def _dial(self, *, paid: bool = True) -> Command:
+        ladder = self.watch.ladder
+        if self._step >= len(ladder):
             return self._give_up(Why.SILENT)
         backend = self._pick((*self._refused, *self._silent) if self._refused or self._silent else ())
         if backend is None and self._silent:
             self._silent = ()
             backend = self._pick(self._refused)
-        if backend is None:
+        if backend is None or not (paid or self.watch.may_retry()):
             return self._give_up(Why.REFUSED if self.tries else Why.NO_ENDPOINT)
         self.tries += 1
         self.backend = backend
-        return Command(Act.DIAL, Side.SERVER, backend, self._ladder[self._step])
+        if self.watch.load is not None:
+            self._take(backend)
+        return Command(Act.DIAL, Side.SERVER, backend, ladder[self._step])
+
+    def _lose_rival(self, *, silent: bool) -> Command:
+        if self.rival is not None:
+            if silent:
+                self._silent += (self.rival,)
+            else:
+                self._refused += (self.rival,)
+            self._fail(self.rival)
+            self.rival = None
+        return Command(Act.DROP)
+
+    def _fail(self, backend: Backend) -> None:
+        self.watch.failed(backend)
+        self._give(backend)
+
+    def _take(self, backend: Backend) -> None:
+        if self.watch.load is not None:
+            self.watch.take(backend)
+            self._taken += (backend,)
+
+    def _give(self, backend: Backend) -> None:
+        if backend in self._taken:
+            self._taken = tuple(b for b in self._taken if b != backend)
+            self.watch.give(backend)
 
     def _give_up(self, why: Why) -> Command:
         return self._end(Command(Act.RESET, Side.CLIENT), why)

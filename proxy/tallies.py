@@ -31,6 +31,12 @@ class Tallies:
         """Where what happens with a backend is counted."""
         return self._of.get(backend) or self.own
 
+    def mark(self, backend: Backend, *, out: bool, news: bool = True) -> None:
+        """A backend gets no new connections, or gets them again; `news`: since this moment."""
+        there = self._of.get(backend)
+        if there is not None and there.is_out is not out:
+            there.mark(out=out, news=news)
+
     @property
     def gone(self) -> Iterable[Tally]:
         """Those of backends that are gone, and have open connections."""
@@ -62,6 +68,7 @@ class Tallies:
     def _retire(self, backend: Backend, now: float) -> None:
         """Its connections may go on for hours."""
         tally = self._of.pop(backend)
+        tally.mark(out=False)
         tally.join(self.own)
         tally.gone_at = now
         self._gone[backend] = tally

@@ -114,7 +114,7 @@ class Worker:
     def _follow(self, door: Door, rule: Rule, slots: Slots) -> None:
         pool = self._pools.get(rule.service.name)
         if pool is None:
-            pool = self._pools[rule.service.name] = Pool(rule.service.name, self._room)
+            pool = self._pools[rule.service.name] = Pool(rule.service.name, self._room, self._loop)
         pool.update(rule.service)
         self._forget(door.lead.follow(pool, rule.reach))
         door.update(slots, rule.service.terms)

@@ -4,14 +4,17 @@ Owns: the pickers. Knows neither services nor sockets; what is picked is any has
 """
 
 import heapq
-from collections.abc import Container, Hashable, Mapping
-from itertools import count
+from bisect import bisect
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
+from itertools import accumulate, count
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
 _ROUND = 5_354_228_880 * 256
 """A multiple of 1..24 and of powers of two, so that the strides of small weights are exact."""
+_DRAWS = 4
+"""So often is drawn again for one that may be picked, before all of those are looked at."""
 
 
 class RoundRobin(Generic[K]):
@@ -56,3 +59,90 @@ class RoundRobin(Generic[K]):
         for turn in passed:
             heapq.heappush(self._heap, turn)
         return chosen
+
+
+class Chance(Generic[K]):
+    """By lot, each as often as it weighs. `chance` gives numbers of [0, 1). O(1), of unequal weights O(log n)."""
+
+    def __init__(self, chance: Callable[[], float]) -> None:
+        self._chance = chance
+        self._keys: tuple[K, ...] = ()
+        self._sums: Sequence[int] | None = None
+        """Of the weights up to each; None when all weigh the same."""
+        self.weights: Mapping[K, int] = {}
+
+    def __len__(self) -> int:
+        """How many there are to pick from."""
+        return len(self._keys)
+
+    def update(self, weights: Mapping[K, int]) -> None:
+        """Pick from these from now on; weight 0 is nobody. O(n)."""
+        self.weights = {key: weight for key, weight in weights.items() if weight > 0}
+        self._keys = tuple(self.weights)
+        same = len(set(self.weights.values())) <= 1
+        self._sums = None if same else tuple(accumulate(self.weights.values()))
+
+    def pick(self, without: Container[K] = ()) -> K | None:
+        """Any one, passing over `without`; None when nobody is left."""
+        for _ in range(_DRAWS if self._keys else 0):
+            drawn = self._keys[self._draw()]
+            if drawn not in without:
+                return drawn
+        left: Chance[K] = Chance(self._chance)
+        left.update({key: weight for key, weight in self.weights.items() if key not in without})
+        return left._keys[left._draw()] if left._keys else None  # of the same class
+
+    def pair(self) -> tuple[K, K]:
+        """Two different ones. There must be two."""
+        first = self._draw()
+        for _ in range(_DRAWS):
+            second = self._draw()
+            if second != first:
+                break
+        else:  # one outweighs the others
+            second = (first + 1 + int(self._chance() * (len(self._keys) - 1))) % len(self._keys)
+        return self._keys[first], self._keys[second]
+
+    def _draw(self) -> int:
+        if self._sums is None:
+            return int(self._chance() * len(self._keys))
+        return bisect(self._sums, self._chance() * self._sums[-1])
+
+
+class LeastLoaded(Generic[K]):
+    """The less loaded one of two that are drawn by lot, by load a weight (power of two choices).
+
+    Nobody's load is compared with everybody's: O(1), and those who decide apart, each by what it knows, do not all
+    run to the same one. `load` is read at each pick; who is not in it has none.
+    """
+
+    def __init__(self, chance: Callable[[], float], load: Mapping[K, int]) -> None:
+        self._lot: Chance[K] = Chance(chance)
+        self._load = load
+
+    def __len__(self) -> int:
+        """How many there are to pick from."""
+        return len(self._lot)
+
+    def update(self, weights: Mapping[K, int]) -> None:
+        """Pick from these from now on; weight 0 is nobody. O(n)."""
+        self._lot.update(weights)
+
+    def pick(self, without: Container[K] = ()) -> K | None:
+        """One of the less loaded, passing over `without`; None when nobody is left. O(n) when both drawn are passed."""
+        lot = self._lot
+        if len(lot) < 2:  # of which two are drawn
+            return lot.pick(without)
+        first, second = lot.pair()
+        if first in without or second in without:
+            return (
+                self._least_of_all(without)
+                if first in without and second in without
+                else (second if first in without else first)
+            )
+        load, weights = self._load.get, lot.weights
+        return second if load(second, 0) * weights[first] < load(first, 0) * weights[second] else first
+
+    def _least_of_all(self, without: Container[K]) -> K | None:
+        left = (key for key in self._lot.weights if key not in without)
+        return min(left, key=lambda key: self._load.get(key, 0) / self._lot.weights[key], default=None)

@@ -74,5 +74,6 @@ _FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "send-proxy": ("send_proxy", _off(str, "")),
     "eject": ("eject", _eject),
     "hedge": ("hedge_seconds", _off(seconds, 0.0)),
+    "slow-start": ("slow_start_seconds", _off(seconds, 0.0)),
 }
 """Annotation → field of Terms, and how its text is read."""

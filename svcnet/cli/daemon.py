@@ -47,6 +47,7 @@ from svcnet.sd_notify import Notifier, watchdog_seconds
 from svcnet.status.gather import gather
 from svcnet.status.health_port import HealthPorts
 from svcnet.status.metrics import Metrics
+from svcnet.status.proxy_exposition import ejected_now
 from svcnet.status.report import OFF, RUNNING, Report
 from svcnet.tally import Tally
 from svcnet.tracker import Tracker
@@ -125,9 +126,8 @@ class Daemon:
 
     def report(self) -> Report:
         """What /status says now."""
-        return gather(
-            self.agent, self.options.node, self.chosen.mode, self.parts_state | self.chosen.states(), time.monotonic()
-        )
+        parts, ejected = self.parts_state | self.chosen.states(), ejected_now(self.metrics.traffic)
+        return gather(self.agent, self.options.node, self.chosen.mode, parts, time.monotonic(), ejected)
 
     async def run(self, reload: "Reload") -> bool:
         """Serve until SIGTERM or SIGINT; True when a changed configuration asks for another start."""

@@ -42,6 +42,7 @@ UNTOLD = {
     "send_proxy": "send-proxy",
     "eject": "eject",
     "hedge_seconds": "hedge",
+    "slow_start_seconds": "slow-start",
 }
 """Terms that no kernel carries out, and their annotations."""
 

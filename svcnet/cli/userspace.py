@@ -29,7 +29,9 @@ REACH = {
     Class.EXTERNAL_LOCAL: Reach.BY_SOURCE,
 }
 """How the proxy says which of the targets a frontend leads to; what is refused has no listener."""
-_CHOICE = {"random": Choice.TURN, "hash": Choice.HASH, "affinity": Choice.AFFINITY}
+_CHOICE = {"hash": Choice.HASH, "affinity": Choice.AFFINITY}
+"""What comes before the annotation `balance`."""
+_BALANCE = {"random": Choice.CHANCE, "leastconn": Choice.LEAST}
 
 
 class UserspacePath:
@@ -133,7 +135,8 @@ def rule(treatment: Treatment) -> Rule:
         return Rule(Service(str(treatment.owner), {}))
     kind, seconds = treatment.pick
     targets, local = _weights(treatment.targets), _weights(treatment.local)
-    service = Service(str(treatment.owner), targets, local, _CHOICE[kind], seconds, treatment.terms)
+    choice = _CHOICE.get(kind) or _BALANCE.get(treatment.terms.balance, Choice.TURN)
+    service = Service(str(treatment.owner), targets, local, choice, seconds, treatment.terms)
     return Rule(service, reach, treatment.ranges)
 
 

@@ -36,6 +36,10 @@ def _word(*words: str) -> Test:
     return lambda text: text in words
 
 
+def _off(test: Test) -> Test:
+    return lambda text: text == "off" or test(text)
+
+
 def _timeouts(text: str) -> bool:
     return all(_positive_duration(part) for part in text.split(","))
 
@@ -116,7 +120,8 @@ RULES: dict[str, Rule] = {
         "tcp, http:/PATH or off, then options, as in http:/ready,interval=2s,timeout=1s,rise=2,fall=3",
     ),
     "eject": Rule(_SERVICE, _eject, "off, or options, as in failures=3,base=5s,max=300s,share=50"),
-    "hedge": Rule(_SERVICE, lambda text: text == "off" or _positive_duration(text), "a duration, as in 50ms, or off"),
+    "hedge": Rule(_SERVICE, _off(_positive_duration), "a duration, as in 50ms, or off"),
+    "slow-start": Rule(_SERVICE, _off(_positive_duration), "a duration, as in 30s, or off"),
     "ttl": Rule(_SERVICE, _within(0, 3600), "seconds, 0..3600"),
 }
 """Annotation, without the prefix → rule. New ones go here and into the contract's table."""

@@ -37,6 +37,8 @@ class Terms(NamedTuple):
     """None: never."""
     hedge_seconds: float = 0.0
     """A dial without an answer for so long gets a second one beside it."""
+    slow_start_seconds: float = 0.0
+    """An endpoint that is new, or back, gets its share over so long."""
     userspace: bool = False
     """`proxy: userspace`: not by the kernel, whatever the mode."""
 

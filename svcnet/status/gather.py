@@ -3,7 +3,7 @@
 Owns: what counts as ready and healthy. Must not know how the report is served.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from svcnet.agent import Agent
@@ -20,7 +20,9 @@ class Mode(NamedTuple):
     reason: str
 
 
-def gather(agent: Agent, node: str, mode: Mode, parts: Mapping[str, str], now: float) -> Report:
+def gather(
+    agent: Agent, node: str, mode: Mode, parts: Mapping[str, str], now: float, ejected: Iterable[str] = ()
+) -> Report:
     """Return the report; `now` is the agent's clock."""
     state, tracker = agent.state, agent.tracker
     oldest = now - state.behind_since if state.behind_since is not None else 0.0
@@ -44,6 +46,7 @@ def gather(agent: Agent, node: str, mode: Mode, parts: Mapping[str, str], now: f
         oldest_unapplied_seconds=round(oldest, 6),
         drift=state.drift,
         left_out=entries(agent.left_out()),
+        ejected=tuple(ejected),
         last_error=state.last_error,
         last_error_at=state.last_error_at,
         last_error_batch=state.last_error_batch.lines,

@@ -31,6 +31,9 @@ def page(report: Report, ports: Mapping[PortKey, ServedPort] | None = None) -> s
         sections.append(_table(f"Service ports ({len(ports)})", shown))
     if ports and len(ports) > SHOWN:
         sections.append(f"<p>The first {SHOWN}; all of them: <code>svcnet get services -A</code>.</p>")
+    if report.ejected:
+        rows = [(where, "too many dials failed: none is made for a while") for where in report.ejected[:SHOWN]]
+        sections.append(_table(f"Ejected ({len(report.ejected)})", rows))
     if report.left_out:
         rows = [(entry.what, entry.reason) for entry in report.left_out[:SHOWN]]
         sections.append(_table(f"Not served ({len(report.left_out)})", rows))

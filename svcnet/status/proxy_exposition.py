@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from svcnet.proxy.counts import (
+    AT_LIMIT,
     BAD_HEADERS,
     CARRIED,
     CELLS,
@@ -16,6 +17,8 @@ from svcnet.proxy.counts import (
     DIAL_BOUNDS,
     DIAL_MICROSECONDS,
     DRAINED,
+    EJECTED,
+    EJECTIONS,
     GIVEN_UP,
     IDLE,
     LIFE_BOUNDS,
@@ -28,7 +31,7 @@ from svcnet.proxy.counts import (
     TIMED_OUT,
     UNREACHABLE,
 )
-from svcnet.traffic import ServiceId, Total, Traffic
+from svcnet.traffic import OTHER, ServiceId, Total, Traffic
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -56,6 +59,7 @@ FAMILIES = (
     ),
     Family("dial_retries", "Dials of the same endpoint after one that failed.", {"": RETRIES}),
     Family("dial_redispatches", "Dials of this one after another one failed.", {"": REDISPATCHES}),
+    Family("ejections", "How often dials failed so often that no more were made for a while.", {"": EJECTIONS}),
     Family(
         "aborts",
         "Connections that did not end in order.",
@@ -65,6 +69,12 @@ FAMILIES = (
         "rejections",
         "Clients that were led to no endpoint.",
         {"no endpoint answered": GIVEN_UP, "no room": NO_ROOM, "bad PROXY header": BAD_HEADERS},
+        by_endpoint=False,
+    ),
+    Family(
+        "connection_limit_reached",
+        "How often a worker stopped to accept, as it had as many connections as it may.",
+        {"": AT_LIMIT},
         by_endpoint=False,
     ),
 )
@@ -89,7 +99,21 @@ def proxy_metrics(traffic: Traffic) -> "Iterator[Metric]":
         for family in FAMILIES:
             if name == "service" or family.by_endpoint:
                 yield _counter(f"{name}_{family.name}", family, labels, rows)
+    of = (*SERVICE, ENDPOINT)
+    yield _gauge("endpoint_ejected", "Whether a worker makes no dials of it now.", of, endpoints, is_ejected)
     yield from _histograms(services)
+
+
+def is_ejected(total: Total) -> bool:
+    """Whether any worker leaves an endpoint alone now."""
+    return bool(total.proxied) and total.proxied[0][EJECTED] > 0
+
+
+def ejected_now(traffic: Traffic | None) -> Iterator[str]:
+    """Yield the endpoints that some worker leaves alone now, as ADDRESS:PORT of NAMESPACE/SERVICE:PORT/PROTOCOL."""
+    for of, where, total in traffic.endpoints() if traffic is not None else ():
+        if of is not OTHER and is_ejected(total):
+            yield f"{where} of {of.namespace}/{of.service}:{of.port}/{of.protocol}"
 
 
 def open_now(total: Total) -> int:

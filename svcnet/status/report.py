@@ -54,6 +54,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     drift: int = 0
     """How often the kernel was found to hold something else than what was written."""
     left_out: tuple[LeftOutEntry, ...] = ()
+    ejected: tuple[str, ...] = ()
+    """Endpoints that the userspace proxy makes no dials of for now, as too many failed."""
     last_error: str = ""
     last_error_at: float | None = None
     """Unix time of it; it stays until the next one."""

@@ -1,6 +1,7 @@
 """What names lead to, read by dnspython."""
 
 import dns.flags
+import dns.message
 import dns.reversename
 import pytest
 
@@ -63,6 +64,50 @@ def test_a_service_without_address_exists(kind: str) -> None:
     assert asked.text("waits.svc.", kind) == ["NOERROR", "svc."]
     asked.change(gone("waits"))
     assert asked.text("waits.svc.", kind) == ["NXDOMAIN", "svc."]
+
+
+def test_a_negative_answer_with_edns_tells_the_serial_of_now_too() -> None:
+    asked = Asked(TOMCAT)
+    for serial in (7, 8):
+        (soa,) = asked.ask("nothing.svc.", payload=1232).authority
+        assert int(soa[0].serial) == serial
+        asked.change(virtual(f"new{serial}", "10.0.0.77"))
+
+
+def test_a_payload_below_512_bytes_counts_as_512() -> None:
+    """RFC 6891 §6.2.5."""
+    asked = Asked(TOMCAT)
+    message = asked.ask("tomcat.svc.", payload=1)
+    assert lines(message.answer) == ["tomcat.svc. 5 IN A 10.0.0.5"]
+    assert not message.flags & dns.flags.TC
+
+
+def test_whether_recursion_is_desired_goes_back_as_it_came() -> None:
+    asked = Asked(TOMCAT)
+    for flags in (0, dns.flags.RD):
+        reply = asked.responder.respond(dns.message.make_query("tomcat.svc.", "A", flags=flags).to_wire(), False)
+        assert isinstance(reply, bytes)
+        assert dns.message.from_wire(reply).flags & dns.flags.RD == flags
+
+
+def test_the_name_of_a_headless_service_without_endpoints_is_nobody_elses() -> None:
+    """An endpoint `db` of the service `shop` would answer to it, were there no service `db` in a namespace `shop`."""
+    asked = Asked(headless("shop", Endpoint("10.1.1.9", 80, hostname="db")))
+    assert asked.text("db.shop.svc.") == ["db.shop.svc. 5 IN A 10.1.1.9"]
+    asked.change(headless("db", namespace="shop"))
+    assert asked.text("db.shop.svc.") == ["NXDOMAIN", "svc."]
+    asked.change(headless("db", Endpoint("10.1.1.7", 80), namespace="shop"))
+    assert asked.text("db.shop.svc.") == ["db.shop.svc. 5 IN A 10.1.1.7"]
+    asked.change(headless("db", namespace="shop"))
+    assert asked.text("db.shop.svc.") == ["NXDOMAIN", "svc."]
+    asked.change(gone("db", namespace="shop"))
+    assert asked.text("db.shop.svc.") == ["db.shop.svc. 5 IN A 10.1.1.9"]
+
+
+def test_a_namespace_with_the_name_of_a_headless_service_without_endpoints_exists() -> None:
+    asked = Asked(headless("shop"), census=(namespace("shop"),))
+    assert asked.text("shop.svc.") == ["NOERROR", "svc."]
+    assert asked.text("shop.default.svc.") == ["NXDOMAIN", "svc."]
 
 
 @pytest.mark.parametrize("name", ["empty.svc.", "empty.svc.cluster.local.", "empty.pod.cluster.local."])

@@ -53,6 +53,11 @@ MALFORMED = {
     "a label of type 01": (HEAD + b"\x46tomcat" + bytes(70) + b"\3svc\0\0\1\0\1", "FORMERR"),
     "a label of type 10": (HEAD + b"\x86tomcat\3svc\0\0\1\0\1", "FORMERR"),
     "a name of 256 bytes": (HEAD + b"\x3f" + b"a" * 63 + (b"\x3f" + b"b" * 63) * 3 + b"\0\0\1\0\1", "FORMERR"),
+    "a name of one byte too many": (
+        HEAD + (b"\x3f" + b"a" * 63) * 3 + b"\x3a" + b"b" * 58 + b"\3svc\0\0\1\0\1",
+        "FORMERR",
+    ),
+    "the longest name": (HEAD + (b"\x3f" + b"a" * 63) * 3 + b"\x39" + b"b" * 57 + b"\1x\1y\0\0\1\0\1", "REFUSED"),
     "a pointer to the header": (HEAD + b"\xc0\x04\0\1\0\1", "FORMERR"),
     "a label of 64 bytes": (HEAD + b"\x40" + b"a" * 64 + b"\3svc\0\0\1\0\1", "FORMERR"),
     "cut short, as it says": (HEAD[:2] + b"\3" + HEAD[3:] + QUESTION, "FORMERR"),
@@ -71,6 +76,15 @@ MALFORMED = {
     "OPT with half an option": (HEAD[:11] + b"\1" + QUESTION + OPT[:-1] + b"\5\0\x0a\0\x08a", "FORMERR"),
     "OPT with an option's head cut": (HEAD[:11] + b"\1" + QUESTION + OPT[:-1] + b"\3\0\x0a\0", "FORMERR"),
     "a cookie of 4 bytes": (HEAD[:11] + b"\1" + QUESTION + OPT[:-1] + b"\x08\0\x0a\0\4abcd", "FORMERR"),
+    "a cookie of 41 bytes": (HEAD[:11] + b"\1" + QUESTION + OPT[:-1] + b"\x2d\0\x0a\0\x29" + b"c" * 41, "FORMERR"),
+    "a client subnet with a scope too long": (
+        HEAD[:11] + b"\1" + QUESTION + OPT[:-1] + b"\x09\0\x08\0\5\0\1\x08\x21a",
+        "FORMERR",
+    ),
+    "a client subnet with a bit too many": (
+        HEAD[:11] + b"\1" + QUESTION + OPT[:-1] + b"\x09\0\x08\0\5\0\1\1\0\xc0",
+        "FORMERR",
+    ),
     "a client subnet of no family": (HEAD[:11] + b"\1" + QUESTION + OPT[:-1] + b"\x08\0\x08\0\4\0\7\0\0", "FORMERR"),
     "a client subnet too long": (HEAD[:11] + b"\1" + QUESTION + OPT[:-1] + b"\x09\0\x08\0\5\0\1\x21\0a", "FORMERR"),
     "bytes behind OPT": (HEAD[:11] + b"\1" + QUESTION + OPT + b"x", "FORMERR"),

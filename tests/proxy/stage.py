@@ -101,6 +101,20 @@ class Stage:
         self.listeners[ident].close()
         self.tell({"drop": [ident]})
 
+    def happened(self, what: str) -> int:
+        """What the worker counted for all frontends together."""
+        assert self.child.confirm()
+        return self.child.counters[what]
+
+    def silent(self) -> Backend:
+        """A backend that does not answer a dial: its queue is full."""
+        _, backend = self.server(backlog=0)
+        for _ in range(3):
+            filler = self.keep(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(backend)
+        return backend
+
     def address(self, ident: int) -> tuple[str, int]:
         """Where clients connect."""
         host, port = self.listeners[ident].getsockname()

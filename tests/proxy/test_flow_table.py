@@ -28,7 +28,7 @@ class Table:
         listener.bind((HOST, 0))
         self.address = listener.getsockname()
         self.place.budget.used += 1
-        self.pool = Pool("web", Room())
+        self.pool = Pool("web", Room(), self.place.loop)
         lead = Lead(Neighbours((), lambda _: False), lambda: self.now)
         lead.follow(self.pool)
         self.door = UdpDoor(self.place, listener, lead)

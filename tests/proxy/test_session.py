@@ -5,17 +5,18 @@ from collections.abc import Container
 import pytest
 
 from svcnet.balance import RoundRobin
+from svcnet.proxy.pool import LADDER_SECONDS
 from svcnet.proxy.row import Backend
-from svcnet.proxy.session import LADDER_SECONDS, Act, Command, Session, Side
+from svcnet.proxy.session import ALONE, Act, Command, Session, Side, Unwatched, Watch
 
 A, B, C = (Backend(f"192.0.2.{n}", 80) for n in (1, 2, 3))
 GIVE_UP = Command(Act.RESET, Side.CLIENT)
 
 
-def session(*backends: Backend) -> Session:
+def session(*backends: Backend, watch: Watch = ALONE) -> Session:
     picker: RoundRobin[Backend] = RoundRobin()
     picker.update(dict.fromkeys(backends, 1))
-    return Session(picker.pick)
+    return Session(picker.pick, watch)
 
 
 def dial(backend: Backend, seconds: float = LADDER_SECONDS[0]) -> Command:
@@ -103,3 +104,134 @@ def test_backends_that_are_passed_over_are_told_to_the_picker() -> None:
     one.begin()
     one.refused()
     assert asked == [(), (A,)]
+
+
+class Watched(Unwatched):
+    """Notes what it is told, and allows so many further dials."""
+
+    def __init__(self, allowed: int = 100, load: object = None) -> None:
+        self.allowed = allowed
+        self.load = load
+        self.told: list[tuple[str, Backend]] = []
+        self.alert = True
+
+    def may_retry(self) -> bool:
+        self.allowed -= 1
+        return self.allowed >= 0
+
+    def failed(self, backend: Backend) -> None:
+        self.told.append(("failed", backend))
+
+    def answered(self, backend: Backend) -> None:
+        self.told.append(("answered", backend))
+
+    def take(self, backend: Backend) -> None:
+        self.told.append(("take", backend))
+
+    def give(self, backend: Backend) -> None:
+        self.told.append(("give", backend))
+
+
+def hedge(backend: Backend, seconds: float = LADDER_SECONDS[0]) -> Command:
+    return Command(Act.HEDGE, Side.SERVER, backend, seconds)
+
+
+def test_the_ladder_is_the_service_s() -> None:
+    watch = Watched()
+    watch.ladder = (3.0, 4.0)
+    one = session(A, B, watch=watch)
+    assert [one.begin(), one.timed_out(), one.timed_out()] == [dial(A, 3.0), dial(B, 4.0), GIVE_UP]
+
+
+def test_a_slow_dial_gets_a_rival_and_the_first_that_answers_is_it() -> None:
+    for answer in ("connected", "rival_connected"):
+        watch = Watched()
+        one = session(A, B, C, watch=watch)
+        one.begin()
+        assert one.slow() == hedge(B)
+        assert one.slow() == Command(Act.NOTHING), "there is one"
+        assert getattr(one, answer)() == Command(Act.RELAY)
+        winner = A if answer == "connected" else B
+        assert (one.backend, one.rival) == (winner, None)
+        assert watch.told == [("answered", winner)], "the other has not failed"
+        assert one.slow() == Command(Act.NOTHING)
+
+
+def test_where_there_is_no_other_a_slow_dial_has_no_rival() -> None:
+    one = session(A)
+    one.begin()
+    assert one.slow() == Command(Act.NOTHING)
+    assert one.timed_out() == dial(A, 0.5)
+
+
+def test_a_dial_that_fails_leaves_its_place_to_the_rival() -> None:
+    one = session(A, B, C)
+    one.begin()
+    one.slow()
+    assert one.refused() == Command(Act.SWAP, Side.SERVER, B)
+    assert one.slow() == hedge(C)
+    assert one.timed_out() == Command(Act.SWAP, Side.SERVER, C)
+    assert one.slow() == Command(Act.NOTHING), "A refused, B was silent"
+    assert one.timed_out() == dial(B, 1.0), "B again: it may have been a lost packet"
+
+
+def test_a_rival_that_fails_makes_room_for_the_next() -> None:
+    watch = Watched()
+    one = session(A, B, C, watch=watch)
+    one.begin()
+    one.slow()
+    assert one.rival_refused() == Command(Act.DROP)
+    assert one.slow() == hedge(C)
+    assert one.rival_timed_out() == Command(Act.DROP)
+    assert one.slow() == Command(Act.NOTHING)
+    assert one.connected() == Command(Act.RELAY)
+    assert watch.told == [("failed", B), ("failed", C), ("answered", A)]
+
+
+def test_a_client_with_a_note_stays_with_whom_it_was_answered_by() -> None:
+    watch = Watched()
+    watch.is_sticky = True
+    asked: list[Backend | None] = []
+
+    def pick(without: Container[Backend]) -> Backend | None:
+        asked.append(next((b for b in (A, B) if b not in without), None))
+        return asked[-1]
+
+    one = Session(pick, watch)
+    one.begin()
+    one.slow()
+    one.connected()
+    assert asked == [A, B, A]
+
+
+def test_a_refused_dial_that_may_not_be_followed_by_another_ends_it() -> None:
+    one = session(A, B, watch=Watched(allowed=0))
+    one.begin()
+    assert one.refused() == GIVE_UP
+
+
+def test_a_silent_one_is_waited_for_as_long_as_the_ladder_takes_when_there_may_be_no_other() -> None:
+    watch = Watched(allowed=1)
+    one = session(A, B, C, watch=watch)
+    one.begin()
+    assert one.timed_out() == dial(B, 0.5)
+    assert one.timed_out() == Command(Act.WAIT, Side.SERVER, B, 3.0)
+    assert one.slow() == Command(Act.NOTHING)
+    assert one.timed_out() == GIVE_UP
+
+
+def test_all_that_is_taken_is_given_back_once() -> None:
+    watch = Watched(load=())
+    one = session(A, B, C, watch=watch)
+    one.begin()
+    one.slow()
+    one.refused()
+    one.slow()
+    one.rival_connected()
+    one.broken(Side.SERVER)
+    one.leave()
+    one.leave()
+    for backend in (A, B, C):
+        assert [what for what, who in watch.told if who == backend and what != "answered"] == (
+            ["take", "failed", "give"] if backend == A else ["take", "give"]
+        )

@@ -133,18 +133,12 @@ def test_dead_backends_are_passed_over_and_the_request_is_whole(stage: Stage) ->
 
 
 def test_a_silent_backend_is_passed_over(stage: Stage) -> None:
-    silent, black_hole = stage.server(backlog=0)
-    filler = [socket.socket() for _ in range(3)]
-    for one in filler:  # a full queue answers nobody
-        stage.keep(one).setblocking(False)
-        one.connect_ex(black_hole)
     server, live = stage.server()
-    front = stage.frontend(black_hole, live)
+    front = stage.frontend(stage.silent(), live)
     for _ in range(2):
         client = stage.client(front)
         client.sendall(b"request")
         assert stage.accept(server).recv(100) == b"request"
-    assert silent.fileno() >= 0
 
 
 def test_without_a_living_backend_the_client_is_reset(stage: Stage) -> None:

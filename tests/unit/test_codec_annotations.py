@@ -21,6 +21,7 @@ GOOD = {
     "health": ["tcp", "off", "http:/", "http:/ready?x=1,interval=2s,timeout=1s,rise=2,fall=3", "tcp,fall=1"],
     "eject": ["off", "failures=3,base=5s,max=300s,share=50", "share=0"],
     "hedge": ["50ms", "off"],
+    "slow-start": ["30s", "off"],
     "ttl": ["0", "5", "3600"],
 }
 BAD = {
@@ -37,6 +38,7 @@ BAD = {
     "health": ["", "http", "http:ready", "https:/x", "tcp,rise", "tcp,rise=0", "tcp,rise=1,rise=2", "tcp,speed=1s"],
     "eject": ["", "on", "failures=0", "share=101", "base=5"],
     "hedge": ["0ms", "50"],
+    "slow-start": ["0s", "30"],
     "ttl": ["-1", "3601", "5s"],
 }
 CASES = [(name, kind, value) for name, rule in RULES.items() for kind in rule.kinds for value in GOOD[name]]

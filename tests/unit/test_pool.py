@@ -13,6 +13,7 @@ from svcnet.proxy.lead import Lead, Neighbours
 from svcnet.proxy.pool import HASH_SEED, Pool, Room, packed
 from svcnet.proxy.row import Backend, Choice, Reach, Rule, Service
 from svcnet.rendezvous import Rendezvous
+from tests.harness.time import Time
 
 A, B, C = (Backend(f"10.244.1.{n}", 8080) for n in (2, 3, 4))
 CLIENTS = [f"10.1.{n // 250}.{n % 250}" for n in range(500)]
@@ -20,7 +21,7 @@ SECONDS = 60
 
 
 def pool(*backends: Backend, choice: Choice = Choice.AFFINITY, room: int = 1000, seconds: int = SECONDS) -> Pool:
-    made = Pool("web", Room(room))
+    made = Pool("web", Room(room), Time())
     lead(made, *backends, choice=choice, seconds=seconds)
     return made
 
@@ -38,7 +39,7 @@ def noted(made: Pool) -> int:
 
 
 def test_a_client_that_comes_in_both_ways_stays_on_each() -> None:
-    web = Pool("web", Room())
+    web = Pool("web", Room(), Time())
     web.update(Service("web", {A: 1, B: 1, C: 1}, {A: 1, B: 1}, Choice.AFFINITY, SECONDS))
     first = {(client, local): web.pick(client, 0.0, local=local) for client in CLIENTS for local in (False, True)}
     assert {(c, local): web.pick(c, 1.0, local=local) for c, local in first} == first
@@ -94,7 +95,7 @@ def test_a_backend_that_does_not_answer_loses_its_client_to_the_one_that_does() 
 
 def test_notes_have_a_limit_and_who_was_away_longest_is_forgotten_first() -> None:
     room = Room(100)
-    web, other = Pool("web", room), Pool("other", room)
+    web, other = Pool("web", room, Time()), Pool("other", room, Time())
     for made in (web, other):
         lead(made, A)
     for client in CLIENTS[:100]:
@@ -120,7 +121,7 @@ def test_notes_whose_time_is_over_make_room_as_others_are_written() -> None:
 
 @pytest.mark.parametrize("weights", [{A: 1, B: 1, C: 1}, {A: 3, B: 1}])
 def test_source_hash_leads_a_client_where_the_kernel_paths_do(weights: dict[Backend, int]) -> None:
-    web = Pool("web", Room())
+    web = Pool("web", Room(), Time())
     web.update(Service("web", weights, {}, Choice.HASH))
     shares = share_out(tuple(Target(b.address, b.port, w) for b, w in weights.items()), Pick("hash"))
     slots = Rendezvous().assign(shares)
@@ -137,7 +138,7 @@ def test_by_turn_everybody_gets_the_next() -> None:
 
 
 def test_pods_and_the_minion_itself_have_all_backends_others_those_of_this_minion() -> None:
-    web = Pool("web", Room())
+    web = Pool("web", Room(), Time())
     web.update(Service("web", {A: 1, B: 1}, {A: 1}))
     near = Neighbours(["10.244.0.0/16", "fd00:244::/32"], lambda address: address == "192.0.2.1")
     frontend = Lead(near, lambda: 0.0)

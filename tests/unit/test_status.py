@@ -78,6 +78,7 @@ def test_status_has_exactly_the_fields_of_the_contract() -> None:
             "left_out": [{"what": "Service default/<b>", "reason": "10.9.9.9 is outside 10.0.0.0/16"}],
             "last_error_batch": ["~ 10.0.0.5 tcp/80 → <b>"],
             "last_error_changes": 1,
+            "ejected": [],
             "last_error": "",
             "last_error_at": None,
             "store": {

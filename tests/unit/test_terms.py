@@ -65,6 +65,7 @@ def test_every_annotation_of_a_service_that_is_the_proxy_s_has_a_term() -> None:
         "send-proxy": "v1",
         "eject": "off",
         "hedge": "1s",
+        "slow-start": "1s",
     }
     others = {"ttl", "health"}  # of names, and of every mode
     assert {name for name, rule in RULES.items() if "Service" in rule.kinds} - others == set(values)

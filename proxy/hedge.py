@@ -1,0 +1,131 @@
+"""The second dial of a connection, beside a first one that takes long.
+
+Owns: when it begins, and its socket until it has answered. Must not decide where it leads, nor which of the two it is
+that goes on: the session does.
+"""
+
+import select
+from collections.abc import Callable
+from functools import partial
+from socket import SO_ERROR, SOL_SOCKET
+from typing import Protocol
+
+from svcnet.proxy.counts import TIMED_OUT, Tally
+from svcnet.proxy.dial import IN_PROGRESS, kind_of, socket_to
+from svcnet.proxy.loop import LOST, Timer
+from svcnet.proxy.place import Place
+from svcnet.proxy.pump import End, server_end
+from svcnet.proxy.row import Backend
+from svcnet.proxy.session import Act, Command, Session
+
+
+class Dialling(Protocol):
+    """The connection."""
+
+    session: Session
+
+    def tally(self, backend: Backend) -> Tally:
+        """Where what happens with a backend is counted."""
+        ...
+
+    def count_failure(self, tally: Tally | None, kind: int) -> None:
+        """A dial failed."""
+        ...
+
+    def win(self, server: End, began: float) -> None:
+        """The rival, whose dial began then, answered first."""
+        ...
+
+
+class Hedge:
+    """Of one dial. It looks after `seconds`; `cancel` it when the dial is answered, or over."""
+
+    __slots__ = ("_began", "_end", "_most", "_of", "_place", "_seconds", "_timer")
+
+    def __init__(self, of: Dialling, place: Place, seconds: float) -> None:
+        self._of: Dialling | None = of
+        self._place = place
+        self._seconds = seconds
+        self._end: End | None = None
+        self._began = self._most = 0.0
+        """When the dial began, and how long it may take."""
+        self._timer: Timer = place.loop.later(seconds, self._look)
+
+    def cancel(self) -> None:
+        """No more."""
+        self._of = None
+        self._timer.cancel()
+        self._drop()
+
+    def release(self) -> tuple[End, float, float]:
+        """Its socket, which is another's from now on, when the dial began, and how long it may still take.
+
+        There must be one.
+        """
+        end = self._end
+        assert end is not None
+        self._end = self._of = None
+        self._timer.cancel()
+        self._place.loop.remove(end.sock.fileno())
+        self._place.budget.give(1)  # for the first one's, which is closed
+        return end, self._began, max(0.0, self._began + self._most - self._place.loop.now)
+
+    def _look(self) -> None:
+        if self._of is not None and self._place.budget.take(1):
+            command = self._of.session.slow()
+            if command.act is Act.HEDGE:
+                self._dial(self._of, command)
+            else:
+                self._place.budget.give(1)
+
+    def _dial(self, of: Dialling, command: Command) -> None:
+        assert command.backend is not None
+        loop = self._place.loop
+        try:
+            sock = socket_to(command.backend)
+        except OSError:  # as there was none in the budget
+            self._place.budget.give(1)
+            of.session.rival_dropped()
+            return
+        end = self._end = server_end(sock)
+        end.tally = of.tally(command.backend)
+        self._began, self._most = loop.now, command.seconds
+        self._timer = loop.later(command.seconds, self._timed_out)
+        error = sock.connect_ex(command.backend)
+        if error in IN_PROGRESS:
+            loop.add(sock.fileno(), partial(self._on_event, end))
+        else:
+            loop.again(partial(self._refused, end, error))
+
+    def _on_event(self, end: End, events: int) -> None:
+        of = self._of
+        if of is None or self._end is not end:
+            return
+        if not events & LOST and events & select.EPOLLOUT:
+            of.session.rival_connected()
+            server, began, _ = self.release()
+            of.win(server, began)
+        elif error := end.sock.getsockopt(SOL_SOCKET, SO_ERROR):
+            self._refused(end, error)
+
+    def _refused(self, end: End, error: int) -> None:
+        if self._of is not None and self._end is end:
+            self._fail(self._of, self._of.session.rival_refused, kind_of(error))
+
+    def _timed_out(self) -> None:
+        if self._of is not None:
+            self._fail(self._of, self._of.session.rival_timed_out, TIMED_OUT)
+
+    def _fail(self, of: Dialling, event: Callable[[], Command], kind: int) -> None:
+        if self._end is not None:
+            of.count_failure(self._end.tally, kind)
+        event()
+        self._timer.cancel()
+        self._drop()
+        self._place.loop.again(self._look)  # the next one, if there is one
+
+    def _drop(self) -> None:
+        end, self._end = self._end, None
+        if end is not None:
+            self._place.loop.bury(end.sock)
+            self._place.budget.give(1)

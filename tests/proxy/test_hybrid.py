@@ -233,3 +233,14 @@ def test_a_reload_to_userspace_mode_and_back_fails_no_connect(minion: Minion, tm
         assert minion.reaches(VIP, A, B)
         assert minion.reaches(VIP6, A6, B6)
     assert entrance(daemon, minion)
+
+
+def test_beyond_the_limit_of_the_proxy_the_kernel_translates(minion: Minion) -> None:
+    ports = [{"name": f"p{n}", "port": n, "targetPort": TARGET_PORT, "protocol": "TCP"} for n in range(80, 165)]
+    slices = endpoints("many", A) | {"ports": [{**one, "port": TARGET_PORT} for one in ports]}
+    minion.put(asking(service("many", "10.0.0.7", ports=ports), proxy="userspace"), slices)
+    daemon = minion.daemon("--mode=nftables", wrap=("prlimit", "--nofile=200:200")).ready()
+    left_out = daemon.status()["left_out"]
+    assert 0 < len(left_out) < len(ports)
+    assert "translated by the kernel, and not through the userspace proxy: the limit" in left_out[0]["reason"]
+    assert {minion.ask("10.0.0.7", port=one["port"]) for one in ports} == {A}

@@ -236,11 +236,12 @@ def test_a_reload_to_userspace_mode_and_back_fails_no_connect(minion: Minion, tm
 
 
 def test_beyond_the_limit_of_the_proxy_the_kernel_translates(minion: Minion) -> None:
-    ports = [{"name": f"p{n}", "port": n, "targetPort": TARGET_PORT, "protocol": "TCP"} for n in range(80, 165)]
+    numbers = range(80, 165)
+    ports = [{"name": f"p{n}", "port": n, "targetPort": TARGET_PORT, "protocol": "TCP"} for n in numbers]
     slices = endpoints("many", A) | {"ports": [{**one, "port": TARGET_PORT} for one in ports]}
     minion.put(asking(service("many", "10.0.0.7", ports=ports), proxy="userspace"), slices)
     daemon = minion.daemon("--mode=nftables", wrap=("prlimit", "--nofile=200:200")).ready()
     left_out = daemon.status()["left_out"]
     assert 0 < len(left_out) < len(ports)
     assert "translated by the kernel, and not through the userspace proxy: the limit" in left_out[0]["reason"]
-    assert {minion.ask("10.0.0.7", port=one["port"]) for one in ports} == {A}
+    assert {minion.ask("10.0.0.7", port=n) for n in numbers} == {A}

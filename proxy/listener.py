@@ -11,7 +11,9 @@ from typing import Protocol
 
 from svcnet.model.terms import USUAL, Terms
 from svcnet.proxy.admission import admit_all
+from svcnet.proxy.counts import AT_LIMIT
 from svcnet.proxy.drain import Drain
+from svcnet.proxy.gate import Gate
 from svcnet.proxy.lead import Lead
 from svcnet.proxy.loop import Loop
 from svcnet.proxy.patience import HALF_CLOSED_SECONDS, IDLE_SECONDS, Patience
@@ -68,8 +70,20 @@ class Hall:
 
     def remove(self, door: "TcpDoor") -> None:
         """Accept for it no more."""
-        if self._doors.pop(door.fd, None) is not None:
+        if self._doors.pop(door.fd, None) is not None and not door.rests:
             self._epoll.unregister(door.fd)
+
+    def rest(self, door: "TcpDoor") -> None:
+        """Accept for this one no more until it wakes; the others go on."""
+        if self._doors.get(door.fd) is door and not door.rests:
+            door.rests = True
+            self._epoll.unregister(door.fd)
+
+    def wake(self, door: "TcpDoor") -> None:
+        """Accept for it again."""
+        if self._doors.get(door.fd) is door and door.rests:
+            door.rests = False
+            self._epoll.register(door.fd, select.EPOLLIN)
 
     def resume(self) -> None:
         """Accept."""
@@ -109,6 +123,9 @@ class TcpDoor:
         self.tally, self.own_tally = self.tallies.of, self.tallies.own
         self.idle_seconds, self.half_closed_seconds = IDLE_SECONDS, HALF_CLOSED_SECONDS
         self._watch: Watch = lead.pool or ALONE
+        self._gate: Gate | None = None
+        self.rests = False
+        """As its service has as many connections as it may."""
         self.fd = sock.fileno()
         sock.setblocking(False)
         hall.add(self)
@@ -116,7 +133,10 @@ class TcpDoor:
     def update(self, slots: Slots = NO_SLOTS, terms: Terms = USUAL) -> None:
         """New connections go by what the lead says now; those that are open stay where they are."""
         self._pick = self.lead.everyones_picker
-        self._watch = self.lead.pool or ALONE
+        pool = self.lead.pool
+        self._watch = pool or ALONE
+        if pool is not None and pool.gate is not self._gate:
+            self._count_at(pool.gate)
         self.tallies.update(slots, self._place.loop.now)
         self.lead.show(self.tallies)
         if terms is not USUAL or self._terms is not USUAL:
@@ -129,8 +149,23 @@ class TcpDoor:
         self._patience.mind(self)
         self._drain.begin(self.tallies.gone, terms.drain_seconds)
 
+    def _count_at(self, gate: Gate | None) -> None:
+        """There is a limit from now on: those who are here count."""
+        self._gate = gate
+        for relay in self._place.relays:
+            if gate is not None and relay.host is self and relay.gate is None:
+                relay.gate = gate
+                gate.enter()
+
+    def _rest(self, gate: Gate) -> None:
+        """Let clients wait in the kernel's queue until others have gone."""
+        self._hall.rest(self)
+        self.tallies.own.add(AT_LIMIT)
+        gate.wait(lambda: self._hall.wake(self))
+
     def let_in(self) -> None:
         """Take all clients from the queue."""
+        self._gate = None  # nobody accepts those who are left
         before = -1
         while before != self._place.counters.connections:
             before = self._place.counters.connections
@@ -149,7 +184,11 @@ class TcpDoor:
         """Take clients from the queue."""
         place = self._place
         accept = self._sock._accept  # type: ignore[attr-defined]  # noqa: SLF001  # accept() makes a costlier object
+        gate = self._gate
         for _ in range(ACCEPTS_A_TURN):
+            if gate is not None and gate.is_full:
+                self._rest(gate)
+                return
             if not place.budget.take(DESCRIPTORS):
                 self._hall.pause()
                 return
@@ -171,4 +210,8 @@ class TcpDoor:
             client = _socket.socket(self._family, socket.SOCK_STREAM, 0, number)
             if self.lead.is_filtered:
                 admit_all(client)
-            Relay(place, client, Session(self._pick or self.lead.picker(address[0]), self._watch), self).begin()
+            relay = Relay(place, client, Session(self._pick or self.lead.picker(address[0]), self._watch), self)
+            if gate is not None:
+                relay.gate = gate
+                gate.enter()
+            relay.begin()

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from svcnet.balance import Chance, LeastLoaded, RoundRobin
 from svcnet.jhash import jhash, scaled
+from svcnet.proxy.gate import Gate
 from svcnet.proxy.outliers import Outliers
 from svcnet.proxy.ramp import Ramp
 from svcnet.proxy.retries import Retries
@@ -233,6 +234,8 @@ class Pool:
         self.outliers = Outliers()
         self.retries = Retries()
         self.ramp = Ramp()
+        self.gate: Gate | None = None
+        """Of TCP connections, from when there is a limit on."""
         self._marks: set[Marks] = set()
         self._out: frozenset[Backend] = frozenset()
         self._is_ramping = False
@@ -247,6 +250,10 @@ class Pool:
         terms, before = service.terms, self.scopes[False].weights
         self.ladder, self.hedge_seconds = terms.connect_seconds or LADDER_SECONDS, terms.hedge_seconds
         self.ramp.seconds = terms.slow_start_seconds
+        if terms.most_connections and self.gate is None:
+            self.gate = Gate()
+        if self.gate is not None:
+            self.gate.limit(terms.most_connections)
         self.scopes[False].update(service.targets)
         self.scopes[True].update(service.local)
         if service.choice is not Choice.AFFINITY:

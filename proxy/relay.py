@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from socket import IPPROTO_TCP, SO_ERROR, SO_LINGER, SOL_SOCKET, TCP_KEEPIDLE
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from svcnet.proxy.counts import (
     CLIENT_RESETS,
@@ -35,6 +35,9 @@ from svcnet.proxy.pump import End, client_end, finish, pump, server_end
 from svcnet.proxy.row import Backend
 from svcnet.proxy.session import Act, Command, Session, Side
 from svcnet.proxy.why import Why
+
+if TYPE_CHECKING:
+    from svcnet.proxy.gate import Gate
 
 DESCRIPTORS = 2
 """Taken of the budget by each connection, from its begin."""
@@ -80,6 +83,7 @@ class Relay:
         "_since",
         "client",
         "dial_seconds",
+        "gate",
         "hedge",
         "host",
         "server",
@@ -97,6 +101,8 @@ class Relay:
         """Of the dial; None while bytes are moved."""
         self.hedge: Hedge | None = None
         """What may become a second dial."""
+        self.gate: Gate | None = None
+        """Where it is counted."""
         self.host = host
         self._at = self._since = place.loop.now
         """When the last dial began, and when the client came, on the loop's clock."""
@@ -343,6 +349,8 @@ class Relay:
             place.relays.discard(self)
             place.half_closed.discard(self)
             place.counters.active -= 1
+            if self.gate is not None:
+                self.gate.leave()
             self._account()
         place.budget.give(DESCRIPTORS if keep is None else DESCRIPTORS - 1)
 

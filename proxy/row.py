@@ -76,6 +76,14 @@ class Rule(NamedTuple):
         """Whether a socket is there; the kernel refuses what has none."""
         return self.reach is Reach.NOBODY or bool(self.service.targets)
 
+    def share(self, number: int, workers: int) -> "Rule":
+        """What one of several workers obeys: limits are shared out, at least 1 for each."""
+        terms = self.service.terms
+        if not terms.most_connections or workers == 1:
+            return self
+        mine = max(1, terms.most_connections // workers + (number < terms.most_connections % workers))
+        return self._replace(service=self.service._replace(terms=terms._replace(most_connections=mine)))
+
     def encoded(self) -> list[Any]:
         """As JSON; without the ranges, which the daemon sees to."""
         name, targets, local, choice, seconds, terms = self.service

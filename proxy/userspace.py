@@ -238,15 +238,15 @@ class Userspace:
         messages: list[Message] = [({"drop": drops}, ())] if drops else []
         for batch in _batches(puts):
             fds = [self._open[f].sockets[number].fileno() for f, fresh in batch if fresh]
-            messages.append(({"put": [self._row(f, fresh) for f, fresh in batch]}, fds))
+            messages.append(({"put": [self._row(number, f, fresh) for f, fresh in batch]}, fds))
         return messages
 
-    def _row(self, frontend: Frontend, fresh: bool) -> list[Any]:
+    def _row(self, number: int, frontend: Frontend, fresh: bool) -> list[Any]:
         opened, rule = self._open[frontend], self._rows[frontend]
         slots = self.ledger.assign(frontend, (*rule.service.targets, *rule.service.local))
-        own = slots.pop(None)
+        own, told = slots.pop(None), rule.share(number, len(self._children)).encoded()
         rows = [[*backend, slot] for backend, slot in slots.items() if backend is not None]
-        return [opened.ident, frontend.protocol, fresh, opened.is_filtered, rule.encoded(), own, rows]
+        return [opened.ident, frontend.protocol, fresh, opened.is_filtered, told, own, rows]
 
     def _retry(self) -> None:
         while not self._stopping.wait(RETRY_SECONDS):

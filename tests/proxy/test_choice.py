@@ -5,7 +5,8 @@ import socket
 import pytest
 
 from svcnet.model.terms import Eject, Terms
-from svcnet.proxy.row import Backend, Choice
+from svcnet.proxy.counts import AT_LIMIT
+from svcnet.proxy.row import Backend, Choice, Rule, Service
 from tests.harness.until import until
 from tests.proxy.stage import HOST, Stage, read_all, reset
 
@@ -146,3 +147,60 @@ def test_by_load_who_keeps_its_connections_gets_few_more(stage: Stage) -> None:
                     client.close()
         until(lambda: stage.happened("active") == len(kept))
     assert 1 <= len(kept) <= 2
+
+
+def test_beyond_its_limit_a_service_s_clients_wait_and_those_of_others_do_not(stage: Stage) -> None:
+    server, backend = stage.server()
+    limited = stage.frontend(backend, terms=Terms(most_connections=2))
+    free = stage.frontend(backend)
+    first, second = stage.client(limited), stage.client(limited)
+    inner = [stage.accept(server), stage.accept(server)]
+    third = stage.client(limited)
+    third.sendall(b"third")
+    until(lambda: stage.counted(limited, AT_LIMIT) == 1)
+    talk(stage, free, server)
+    assert stage.happened("active") == 2
+    reset(first)
+    assert stage.accept(server).recv(10) == b"third"
+    second.close()
+    assert len(inner) == 2
+
+
+def test_a_limit_that_comes_later_counts_who_is_there_and_one_that_goes_lets_all_in(stage: Stage) -> None:
+    server, backend = stage.server()
+    front = stage.frontend(backend)
+    kept = [stage.client(front) for _ in range(3)]
+    for _ in kept:
+        stage.accept(server)
+    stage.update(front, backend, terms=Terms(most_connections=3))
+    waiting = stage.client(front)
+    waiting.sendall(b"waiting")
+    until(lambda: stage.counted(front, AT_LIMIT) == 1)
+    assert stage.happened("active") == 3
+    stage.update(front, backend)
+    assert stage.accept(server).recv(10) == b"waiting"
+
+
+def test_a_frontend_at_its_limit_can_be_dropped(stage: Stage) -> None:
+    server, backend = stage.server()
+    front = stage.frontend(backend, terms=Terms(most_connections=1))
+    kept = stage.client(front)
+    inner = stage.accept(server)
+    stage.client(front)
+    until(lambda: stage.counted(front, AT_LIMIT) == 1)
+    stage.drop(front)
+    kept.sendall(b"still")
+    assert inner.recv(10) == b"still"
+    kept.close()
+    inner.close()
+    until(lambda: not stage.happened("active"))
+    talk(stage, stage.frontend(backend), server)
+
+
+SHARES = [(10, 1, [10]), (10, 3, [4, 3, 3]), (1, 2, [1, 1]), (0, 2, [0, 0])]
+
+
+@pytest.mark.parametrize(("most", "workers", "shares"), SHARES)
+def test_each_worker_has_its_share_of_a_limit(most: int, workers: int, shares: list[int]) -> None:
+    rule = Rule(Service("web", {}, terms=Terms(most_connections=most)))
+    assert [rule.share(number, workers).service.terms.most_connections for number in range(workers)] == shares

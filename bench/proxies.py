@@ -17,12 +17,15 @@ from svcnet.bench import client
 from svcnet.bench.far import ECHO, IN, OUT, SERVER, SHORT, UDP
 from svcnet.model.errors import SvcnetError
 from svcnet.model.frontend import Frontend
+from svcnet.model.terms import USUAL, Terms
 from svcnet.proxy.row import Backend, Rule, Service
 from svcnet.proxy.userspace import Userspace
 
 NETWORK = IPv4Network("127.1.0.0/24")
-DEAD, SILENT = 711, 712
-"""Frontends with SHORT and one more endpoint: a port where nobody listens, an address that never answers."""
+DEAD, SILENT, HEDGED = 711, 712, 713
+"""Frontends with SHORT and one more endpoint: a port where nobody listens, an address that never answers, the same
+where ours may dial a second one beside the first."""
+HEDGE_SECONDS = 0.05
 NOBODY, HOLE = Backend(SERVER, 9), Backend("192.0.2.1", 9)
 TO = {
     ("tcp", ECHO): (Backend(SERVER, ECHO),),
@@ -32,6 +35,7 @@ TO = {
     ("udp", UDP): (Backend(SERVER, UDP),),
     ("tcp", DEAD): (NOBODY, Backend(SERVER, SHORT)),
     ("tcp", SILENT): (HOLE, Backend(SERVER, SHORT)),
+    ("tcp", HEDGED): (HOLE, Backend(SERVER, SHORT)),
 }
 Start = Callable[[str, str, int, Path], AbstractContextManager["Proxy"]]
 """name, address, CPU, a directory for files → it runs."""
@@ -134,7 +138,9 @@ def _ours(name: str, address: str, cpu: int, _root: Path) -> Iterator[Proxy]:
     proxy = Userspace([NETWORK], 1)
     try:
         rows = {Frontend(4, address, protocol, port): to for (protocol, port), to in TO.items()}
-        proxy.sync({front: Rule(Service(str(front), dict.fromkeys(to, 1))) for front, to in rows.items()})
+        terms = {HEDGED: Terms(hedge_seconds=HEDGE_SECONDS)}
+        services = {f: Service(str(f), dict.fromkeys(to, 1), terms=terms.get(f.port, USUAL)) for f, to in rows.items()}
+        proxy.sync({front: Rule(service) for front, service in services.items()})
         _wait(address, lambda: True)
         pids = [worker.pid for worker in proxy.workers]
         for pid in pids:

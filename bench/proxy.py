@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from svcnet.bench import load
 from svcnet.bench.far import ECHO, IN, OUT, SHORT, UDP, Far
-from svcnet.bench.proxies import DEAD, HOLE, PROXIES, SILENT, Proxy, address
+from svcnet.bench.proxies import DEAD, HEDGED, HOLE, PROXIES, SILENT, Proxy, address
 from svcnet.model.errors import SvcnetError
 from svcnet.proxy.listening import raise_limit
 
@@ -57,6 +57,7 @@ FIGURES = {
     "udp1": Figure("UDP, 1 flow x 8 ahead", "udp", UDP, 1, "1/s"),
     "dead": Figure("connect, one of two endpoints refuses", "conn", DEAD, 1, "1/s", late=True),
     "silent": Figure("connect, one of two endpoints is silent", "conn", SILENT, 8, "1/s", late=True),
+    "hedged": Figure("connect, one of two is silent, ours with hedge: 50ms", "conn", HEDGED, 8, "1/s", late=True),
 }
 
 

@@ -23,6 +23,8 @@ class Dialling(Protocol):
     """The connection."""
 
     session: Session
+    server: End | None
+    """Of the first dial."""
 
     def tally(self, backend: Backend) -> Tally:
         """Where what happens with a backend is counted."""
@@ -102,9 +104,12 @@ class Hedge:
         if of is None or self._end is not end:
             return
         if not events & LOST and events & select.EPOLLOUT:
+            first, beaten, watch = of.server, of.session.backend, of.session.watch
             of.session.rival_connected()
             server, began, _ = self.release()
             of.win(server, began)
+            if first is not None and beaten is not None:
+                Loser(self._place, first, watch.ladder[0], partial(watch.failed, beaten))
         elif error := end.sock.getsockopt(SOL_SOCKET, SO_ERROR):
             self._refused(end, error)
 
@@ -129,3 +134,34 @@ class Hedge:
         if end is not None:
             self._place.loop.bury(end.sock)
             self._place.budget.give(1)
+
+
+class Loser:
+    """A first dial whose rival answered before. It has failed if it stays without an answer for so long, else not."""
+
+    __slots__ = ("_end", "_on_silent", "_place", "_timer")
+
+    def __init__(self, place: Place, end: End, seconds: float, on_silent: Callable[[], None]) -> None:
+        self._place, self._end, self._on_silent = place, end, on_silent
+        place.loop.remove(end.sock.fileno())
+        self._timer: Timer | None = None
+        if not place.budget.take(1):
+            place.loop.bury(end.sock)
+            return
+        self._timer = place.loop.later(seconds, self._silent)
+        place.loop.add(end.sock.fileno(), self._on_event)
+
+    def _on_event(self, _events: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._end_it()
+
+    def _silent(self) -> None:
+        self._end_it()
+        if self._end.tally is not None:
+            self._end.tally.add(TIMED_OUT)
+        self._on_silent()
+
+    def _end_it(self) -> None:
+        self._place.loop.bury(self._end.sock)
+        self._place.budget.give(1)

@@ -275,9 +275,8 @@ class Relay:
             tally.add(kind)
 
     def win(self, server: End, began: float) -> None:
-        """The rival, whose dial began then, answered first."""
+        """The rival, whose dial began then, answered first. The first one's socket is the caller's."""
         self._stop_timer()
-        self._drop_server()
         self._adopt(server)
         self.hedge = None
         self.dial_seconds = took = self._place.loop.now - began

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from svcnet.model.terms import Eject, Terms
-from svcnet.proxy.counts import AT_LIMIT
+from svcnet.proxy.counts import AT_LIMIT, EJECTIONS, TIMED_OUT
 from svcnet.proxy.row import Backend, Choice, Rule, Service
 from tests.harness.until import until
 from tests.proxy.stage import HOST, Stage, read_all, reset
@@ -97,6 +97,16 @@ def test_a_silent_backend_costs_as_long_as_the_hedge_says_and_has_not_failed(sta
     for _ in range(8):
         talk(stage, front, server)
     assert stage.happened("dial_failures") == 0
+
+
+def test_a_silent_backend_that_always_loses_is_found_out(stage: Stage) -> None:
+    server, live = stage.server()
+    terms = Terms(connect_seconds=(0.05, 20.0), hedge_seconds=0.01)
+    front = stage.frontend(stage.silent(), live, terms=terms)
+    for _ in range(3):
+        talk(stage, front, server)
+    until(lambda: stage.counted(front, EJECTIONS) == 1)
+    assert stage.counted(front, TIMED_OUT) == 3
 
 
 def test_a_rival_that_refuses_makes_room_for_the_next(stage: Stage) -> None:

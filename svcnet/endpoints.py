@@ -5,12 +5,12 @@ uses is `topology`'s business, who belongs to a service the tracker's: this know
 """
 
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network
 from types import MappingProxyType
 from typing import NamedTuple
 
-from svcnet.health import checks_of, named
+from svcnet.health import probes_of
 from svcnet.model.check import Probe
 from svcnet.model.endpoint import Endpoints, EndpointSlice, SliceEndpoint
 from svcnet.model.meta import Pairs, pair_get
@@ -29,6 +29,9 @@ Source = EndpointSlice | Endpoints
 Failing = Mapping[tuple[str, int], str]
 """(address, port) of endpoints that fail their health checks → why."""
 NONE_FAILS: Failing = MappingProxyType({})
+FailingElsewhere = Mapping[tuple[str, int, str], str]
+"""(address, port, minion): the same of others' checks, each of its own endpoints."""
+NONE_FAILS_ELSEWHERE: FailingElsewhere = MappingProxyType({})
 
 
 class Networks:
@@ -131,13 +134,14 @@ def endpoints_of(
     pods: Iterable[Pod],
     site: Site,
     failing: Failing = NONE_FAILS,
+    elsewhere: FailingElsewhere = NONE_FAILS_ELSEWHERE,
 ) -> Found:
-    """Work out one port in one family; arguments as of `candidates_of`, and who fails its health check."""
+    """Work out one port in one family; arguments as of `candidates_of`, and who fails health checks."""
     sources = tuple(sources)
     whole, hints, _, left_out = candidates_of(service, port, family, sources, pods, site)
-    checks = checks_of(service, port.protocol, whole, pods, site.place.node)
-    if failing and checks:
-        whole = _passing(service, whole, {where: failing[where] for where in failing.keys() & checks.keys()}, left_out)
+    probes = probes_of(service, port.protocol, whole, pods, site.place.node)
+    if failing or elsewhere:
+        whole = _passing(service, whole, _out(service, whole, failing, probes, elsewhere), left_out)
     if service.headless:
         # A set of names (DNS specification 1.1.0 §2.4): of all that are ready, wherever they are, and no others.
         published = service.publish_not_ready_addresses and bool(sources)
@@ -155,8 +159,25 @@ def endpoints_of(
     if len(chosen) < len(whole) and port.protocol == "UDP":  # the connections of other protocols are left alone anyway
         used = {*chosen, *local}
         lingering = tuple(e for e in whole if e.serving and e not in used)
-    probes = named(checks) if checks else ()
-    return Found(tuple(chosen[:most]), tuple(local[:most]), tuple(dict.fromkeys(left_out)), lingering, probes)
+    asked = tuple(sorted(probes.values()))
+    return Found(tuple(chosen[:most]), tuple(local[:most]), tuple(dict.fromkeys(left_out)), lingering, asked)
+
+
+def _out(
+    service: Service,
+    whole: list[Endpoint],
+    failing: Failing,
+    probes: Container[tuple[str, int]],
+    elsewhere: FailingElsewhere,
+) -> Failing:
+    """Who is out: by our checks, if they are still ours to make; by a minion's checks of its own endpoints."""
+    out = {where: why for where, why in failing.items() if where in probes}
+    if elsewhere and not service.publish_not_ready_addresses:
+        for e in whole:
+            why = elsewhere.get((e.address, e.port, e.node))
+            if why is not None:
+                out[e.address, e.port] = f"{why}, says {e.node}"
+    return out
 
 
 def _passing(service: Service, whole: list[Endpoint], failing: Failing, left_out: list[LeftOut]) -> list[Endpoint]:

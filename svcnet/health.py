@@ -8,7 +8,7 @@ dead. From then on it takes `fall` failures in a row to go and `rise` passes to 
 """
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from typing import Any
 
@@ -43,9 +43,9 @@ def check_of(text: str) -> Check | None:
     return Check(kind.partition(":")[2], **{renamed.get(name, name): value for name, value in found.items()})
 
 
-def checks_of(
+def probes_of(
     service: Service, protocol: str, endpoints: Iterable[Endpoint], pods: Iterable[Pod], node: str
-) -> dict[tuple[str, int], Check]:
+) -> dict[tuple[str, int], Probe]:
     """Which of a port's endpoints the minion `node` checks: its own, and those that no minion has; (address, port).
 
     Only TCP can be asked; endpoints that the records call not ready are out anyway, and a service that publishes them
@@ -55,12 +55,12 @@ def checks_of(
     own = {f"Pod/{pod.meta.namespace}/{pod.meta.name}": pod.meta.annotations for pod in pods if pod.meta.annotations}
     if not (asked or own) or protocol != "TCP" or service.publish_not_ready_addresses:
         return {}
-    found: dict[tuple[str, int], Check] = {}
+    found: dict[tuple[str, int], Probe] = {}
     for e in endpoints:
         if e.ready and e.port and e.node in {"", node}:
             check = check_of(pair_get(own.get(e.target, ()), HEALTH, asked))
             if check is not None:
-                found[e.address, e.port] = check
+                found[e.address, e.port] = Probe(e.address, e.port, check, own=bool(e.node))
     return found
 
 
@@ -168,8 +168,3 @@ class Schedule:
     def _is_wanted(self, entry: tuple[float, int, Probe]) -> bool:
         standing = self._standings.get(entry[2])
         return standing is not None and standing.turn == entry[1]
-
-
-def named(probes: Mapping[tuple[str, int], Check]) -> tuple[Probe, ...]:
-    """As a served port has them."""
-    return tuple(Probe(*where, check) for where, check in sorted(probes.items()))

@@ -10,13 +10,14 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import svcnet
 from svcnet.health import Schedule
 from svcnet.model.check import Probe
+from svcnet.model.errors import SvcnetError
 from svcnet.model.event import Verdict
 from svcnet.model.meta import Key
 from svcnet.model.snapshot import Delta, ServedPort, Snapshot
@@ -26,12 +27,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SPEAK_SECONDS = 10.0
+"""How often other minions hear that this one is alive; its words last three times as long."""
 MOST_AT_ONCE = 100
 """Checks in flight; others wait."""
 PASSING = range(200, 400)
 """As the kubelet has it (Kubernetes, Probe.httpGet)."""
 LINE_BYTES = 16 << 10
 """Of an HTTP answer's head, a line."""
+
+
+class Speaker(Protocol):
+    """Who tells the other minions (svcnet.store.etcd_health.Speaker). Calls block."""
+
+    def say(self, failing: Mapping[tuple[Key, str, int], str]) -> None:
+        """Which of our own endpoints fail, and why."""
+        ...
+
+    def close(self) -> None:
+        """Give the connection up."""
+        ...
 
 
 class Prober:
@@ -42,12 +57,17 @@ class Prober:
         ports_of: Callable[[Key], tuple[ServedPort, ...]],
         tell: Callable[[Iterable[Verdict]], None],
         on_state: Callable[[str], None],
+        speaker: Speaker | None = None,
     ) -> None:
         self._ports_of, self._tell, self._on_state = ports_of, tell, on_state
         self._schedule = Schedule()
         self._chance: Iterator[float] = iter(random.random, None)
         self._wake = asyncio.Event()
         self._session: ClientSession | None = None
+        self._speaker = speaker
+        self._failing: dict[tuple[Key, str, int], str] = {}
+        """What other minions are to know."""
+        self._unsaid = asyncio.Event()
         self.passed = self.failed = 0
         """Checks that were made."""
 
@@ -67,7 +87,7 @@ class Prober:
             probes = frozenset(probe for port in self._ports_of(service) for probe in port.probes)
             known = self._schedule.follow(service, probes, time.monotonic(), self._chance)
             if known:
-                self._tell(known)
+                self._pass_on(known, {(probe.address, probe.port) for probe in probes if probe.own})
         if concerned:
             self._say()
             self._wake.set()
@@ -77,6 +97,8 @@ class Prober:
         room = asyncio.Semaphore(MOST_AT_ONCE)
         try:
             async with asyncio.TaskGroup() as tasks:
+                if self._speaker is not None:
+                    tasks.create_task(self._speak(self._speaker))
                 while True:
                     await self._rest()
                     for probe in self._schedule.due(time.monotonic()):
@@ -85,6 +107,33 @@ class Prober:
         finally:
             if self._session is not None:
                 await self._session.close()
+
+    async def _speak(self, speaker: Speaker) -> None:
+        """Tell the other minions, and that this one is alive."""
+        told = ""
+        try:
+            while True:
+                self._unsaid.clear()
+                try:
+                    await asyncio.to_thread(speaker.say, dict(self._failing))
+                    told = ""
+                except SvcnetError as error:  # tried again
+                    if str(error) != told:
+                        told = str(error)
+                        log.warning("other minions do not hear of failing checks why=%s", told)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._unsaid.wait(), SPEAK_SECONDS)
+        finally:
+            speaker.close()
+
+    def _pass_on(self, verdicts: Sequence[Verdict], own: Container[tuple[str, int]]) -> None:
+        self._tell(verdicts)
+        for service, address, port, why in ((v.service, v.address, v.port, v.why) for v in verdicts):
+            if why and (address, port) in own:
+                self._failing[service, address, port] = why
+            else:
+                self._failing.pop((service, address, port), None)
+        self._unsaid.set()
 
     async def _rest(self) -> None:
         """Until a check is due."""
@@ -107,7 +156,7 @@ class Prober:
         if verdicts:
             log.warning("health %s endpoint=%s:%s %s", "fails" if why else "passes", probe.address, probe.port, why)
             self._say()
-            self._tell(verdicts)
+            self._pass_on(verdicts, {(probe.address, probe.port)} if probe.own else set())
 
     async def _ask(self, probe: Probe) -> str:
         """Why an endpoint fails, or ""."""

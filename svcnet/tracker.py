@@ -6,12 +6,13 @@ nothing else; who holds an address; the brake on lists (architecture, decision 9
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from immutables import MapMutation
 from msgspec import structs
 
 from svcnet.census import Census
-from svcnet.endpoints import NONE_FAILS, Networks, Site, Source, endpoints_of, has_hints
+from svcnet.endpoints import NONE_FAILS, NONE_FAILS_ELSEWHERE, Networks, Site, Source, endpoints_of, has_hints
 from svcnet.membership import Membership
 from svcnet.model.endpoint import Endpoints, EndpointSlice
 from svcnet.model.event import Delete, Event, Put, Synced, Verdict
@@ -29,6 +30,7 @@ BRAKE_LEAST = 10
 
 Address = tuple[str, str, int]
 """(address, protocol, port); a NODE_PORT stands for the addresses of every minion."""
+K = TypeVar("K")
 NODE_PORT = {4: "node port", 6: "IPv6 node port"}
 NOTHING = Networks(())
 
@@ -56,7 +58,9 @@ class Tracker:
         self._left_out: dict[Key, tuple[LeftOut, ...]] = {}
         self._waiting: defaultdict[Address, set[Key]] = defaultdict(set)
         self._failing: dict[Key, dict[tuple[str, int], str]] = {}
-        """Endpoints of a service that fail their health checks, and why."""
+        """Endpoints of a service that fail our health checks, and why."""
+        self._failing_elsewhere: dict[Key, dict[tuple[str, int, str], str]] = {}
+        """(address, port, minion) of those that fail another minion's."""
 
     def fold(self, events: Iterable[Event]) -> Delta:
         """Take events in; return what they changed (perhaps nothing) and move `snapshot` on. O(what they touch)."""
@@ -113,11 +117,13 @@ class Tracker:
         return self._ports.get(service, ())
 
     def _judge(self, verdict: Verdict, dirty: dict[Key, Service | None]) -> None:
-        failing = self._failing.setdefault(verdict.service, {})
-        if verdict.why:
-            failing[verdict.address, verdict.port] = verdict.why
+        if verdict.node and verdict.node == self._site.place.node:
+            return  # our own words, which the store says again
+        where = (verdict.address, verdict.port)
+        if verdict.node:
+            _note(self._failing_elsewhere, verdict.service, (*where, verdict.node), verdict.why)
         else:
-            failing.pop((verdict.address, verdict.port), None)
+            _note(self._failing, verdict.service, where, verdict.why)
         dirty.setdefault(verdict.service, self.snapshot.services.get(verdict.service))
 
     def _listed(self, keys: frozenset[Key], rev: int, dirty: dict[Key, Service | None]) -> None:
@@ -266,6 +272,7 @@ class Tracker:
 
     def _serve(self, key: Key, addresses: MapMutation[Address, PortKey]) -> tuple[ServedPort, ...]:
         service, failing = self._records.get(key), self._failing.pop(key, NONE_FAILS)
+        elsewhere = self._failing_elsewhere.get(key, NONE_FAILS_ELSEWHERE)
         if not isinstance(service, Service) or service.type == "ExternalName":
             return ()
         left_out: list[LeftOut] = []
@@ -275,7 +282,7 @@ class Tracker:
             policy, refused = policy_of(service, family, self._external)
             left_out += refused
             for port in service.served_ports:
-                found = endpoints_of(service, port, family, sources, pods, self._site, failing)
+                found = endpoints_of(service, port, family, sources, pods, self._site, failing, elsewhere)
                 left_out += found.left_out
                 port_key = PortKey(key.namespace, key.name, port.protocol, port.port, family)
                 node_port = port.node_port if service.wants_address else 0
@@ -288,7 +295,9 @@ class Tracker:
         self._ports[key] = tuple(served)
         if failing:  # who is not checked any more has no verdict either
             checked = {(probe.address, probe.port) for port in served for probe in port.probes}
-            self._failing[key] = {where: why for where, why in failing.items() if where in checked}
+            kept = {where: why for where, why in failing.items() if where in checked}
+            if kept:
+                self._failing[key] = kept
         if left_out:
             self._left_out[key] = tuple(dict.fromkeys(left_out))
         return self._ports[key]
@@ -355,3 +364,14 @@ def _store(services: MapMutation[Key, Service], key: Key, record: Record | None)
         services[key] = record
     elif key in services:
         del services[key]
+
+
+def _note(failing: dict[Key, dict[K, str]], service: Key, where: K, why: str) -> None:
+    """Keep why something of a service fails; with "" it does no more."""
+    if why:
+        failing.setdefault(service, {})[where] = why
+        return
+    mine = failing.get(service, {})
+    mine.pop(where, None)
+    if not mine:
+        failing.pop(service, None)

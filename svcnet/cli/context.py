@@ -4,10 +4,15 @@ Owns: `records` URL → store. Stores are imported when they are picked.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from svcnet.config import BY_NAME, Config
 from svcnet.store.protocol import Store
 from svcnet.virtual_ip import Allocation
+
+if TYPE_CHECKING:
+    from svcnet.prober import Speaker
+    from svcnet.store.etcd import EtcdStore
 
 
 def open_store(config: Config, remember: bool = True, make: bool = False) -> Store:
@@ -29,6 +34,17 @@ def open_store(config: Config, remember: bool = True, make: bool = False) -> Sto
         from svcnet.store.memory import MemoryStore  # noqa: PLC0415 - as above
 
         return MemoryStore(allocation)
+    return _etcd(config, allocation)
+
+
+def open_speaker(config: Config) -> "Speaker | None":
+    """Who tells other minions of failing health checks; None where no store leads to them."""
+    if not config.records.startswith("etcd:"):
+        return None
+    return _etcd(config, Allocation(config.service_cidr)).speaker(config.node)
+
+
+def _etcd(config: Config, allocation: Allocation) -> "EtcdStore":
     from svcnet.store.etcd import EtcdStore  # noqa: PLC0415 - as above
     from svcnet.store.etcd_client import Access  # noqa: PLC0415 - as above
 

@@ -23,7 +23,7 @@ import click
 
 from svcnet import __version__, config
 from svcnet.agent import Agent
-from svcnet.cli.context import open_store
+from svcnet.cli.context import open_speaker, open_store
 from svcnet.cli.control import ControlServer, Handler
 from svcnet.cli.data_path import Chosen, remove_all
 from svcnet.cli.in_force import told
@@ -89,7 +89,8 @@ class Daemon:
         self.whereabouts = Whereabouts(options)
         tracker = Tracker(Networks(options.endpoint_deny), options.node, Networks(options.external_ips))
         self.health = HealthPorts(tracker.ports_of, lambda: self.report().healthy, lambda: self.agent.minion.addresses)
-        self.prober = Prober(tracker.ports_of, self._judge, partial(self.parts_state.__setitem__, "health checks"))
+        on_checks = partial(self.parts_state.__setitem__, "health checks")
+        self.prober = Prober(tracker.ports_of, self._judge, on_checks, open_speaker(options))
         self.metrics.checks = self.prober
         self.agent = Agent(
             Parts(

@@ -22,3 +22,5 @@ class Probe(NamedTuple):
     address: str
     port: int
     check: Check
+    own: bool = False
+    """It is on the minion that asks, which tells the others."""

@@ -47,12 +47,16 @@ class Away(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What health checks say of an endpoint of a service: `why` it fails, or "" that it passes."""
+    """What health checks say of an endpoint of a service: `why` it fails, or "" that it passes.
+
+    `node`: the minion that says it, of its own endpoints; "" is this one.
+    """
 
     service: Key
     address: str
     port: int
     why: str
+    node: str = ""
 
 
 Event = Put | Delete | Problem | Synced | Away | Verdict

@@ -23,6 +23,7 @@ from svcnet.model.service import Service
 from svcnet.store.etcd_change import MOST, Change, LostError, commit
 from svcnet.store.etcd_claims import Ledger
 from svcnet.store.etcd_client import Access, CompactedError, EtcdClient, modules
+from svcnet.store.etcd_health import LEASE_SECONDS, Speaker
 from svcnet.store.etcd_keys import Keyspace
 from svcnet.store.etcd_view import EtcdView
 from svcnet.store.etcd_watch import EtcdWatch
@@ -75,6 +76,10 @@ class EtcdStore:
         """Delete records and give up their claims; return the keys that existed."""
         wanted = tuple(dict.fromkeys(keys))
         return self._persist(lambda: self._delete(wanted))
+
+    def speaker(self, node: str, seconds: int = LEASE_SECONDS) -> Speaker:
+        """Who says for a minion which of its endpoints fail; so long after it fell silent that is forgotten."""
+        return Speaker(EtcdClient(self.access), self._space, node, seconds)
 
     def close(self) -> None:
         """Give the connection up."""

@@ -125,6 +125,21 @@ class EtcdClient:
                 return
             start = page.kvs[-1].key + b"\0"
 
+    def grant(self, seconds: int) -> int:
+        """Return a new lease of so many seconds."""
+        request = modules().rpc.LeaseGrantRequest(TTL=seconds)
+        return int(self._call(lambda client: _lease(client).LeaseGrant, request).ID)
+
+    def keep_alive(self, lease: int) -> bool:
+        """Whether a lease is still there; it begins anew then."""
+        request = modules().rpc.LeaseKeepAliveRequest(ID=lease)
+
+        def once(client: Any) -> Any:
+            call = _lease(client).LeaseKeepAlive
+            return lambda asked, timeout, metadata: next(call(iter([asked]), timeout, metadata=metadata))
+
+        return bool(self._call(once, request).TTL > 0)
+
     def watch(self, requests: Iterator[Any]) -> Any:
         """Open a watch stream; iterating over it gives WatchResponses or raises what `error` translates."""
         client = self._connected()
@@ -219,6 +234,10 @@ class EtcdClient:
             self._token = ()
         else:
             self._token = (("token", answer.token),)
+
+
+def _lease(client: Any) -> Any:
+    return modules().rpc.LeaseStub(client.channel)
 
 
 def _target(access: Access) -> str:

@@ -1,7 +1,8 @@
-"""The names of keys in etcd: PREFIX/records/KIND/NAMESPACE/NAME and PREFIX/claims/….
+"""The names of keys in etcd: PREFIX/records/KIND/NAMESPACE/NAME, PREFIX/claims/… and PREFIX/health/….
 
 Owns: key ↔ what it is of. Must not know: values, connections.
 
+    PREFIX/health/m1/default/tomcat/10.1.0.5/8080   why an endpoint fails the health checks of its minion (JSON text)
     PREFIX/records/Service/default/tomcat    a record (JSON); `-` is the namespace of kinds without one
     PREFIX/claims/cidrs                      the service CIDRs that claims come from
     PREFIX/claims/holders/10.0.0.5           who holds an address or node port: NAMESPACE/NAME
@@ -13,6 +14,7 @@ Claims sort before records, so one read in the order of keys knows them when it 
 from typing import NamedTuple
 
 from svcnet.model.claim import Resource
+from svcnet.model.event import Verdict
 from svcnet.model.meta import CLUSTER_SCOPED, Key
 from svcnet.model.record import KINDS
 
@@ -29,6 +31,11 @@ class Keyspace(NamedTuple):
     def claims(self) -> str:
         """Where claims begin."""
         return f"{self.prefix}/claims/"
+
+    @property
+    def health(self) -> str:
+        """Where what health checks say begins: between claims and records, in the order of keys."""
+        return f"{self.prefix}/health/"
 
     @property
     def records(self) -> str:
@@ -52,12 +59,25 @@ class Keyspace(NamedTuple):
 
     @property
     def everything(self) -> tuple[bytes, bytes]:
-        """First key and the key after the last, of claims and records."""
+        """First key and the key after the last, of claims, health and records."""
         return self.claims.encode(), end(self.records)
 
     def record(self, key: Key) -> bytes:
         """The key of a record."""
         return f"{self.records}{key.kind}/{key.namespace or NO_NAMESPACE}/{key.name}".encode()
+
+    def verdict(self, node: str, verdict: Verdict) -> bytes:
+        """The key of what a minion says of one of its endpoints."""
+        _, namespace, name = verdict.service
+        return f"{self.health}{node}/{namespace}/{name}/{verdict.address}/{verdict.port}".encode()
+
+    def verdict_of(self, name: str, why: str) -> Verdict | None:
+        """What a key below `health` says; None for what is no name of one."""
+        parts = name.removeprefix(self.health).split("/")
+        if len(parts) != 5 or not all(parts) or not parts[4].isdecimal():
+            return None
+        node, namespace, service, address, port = parts
+        return Verdict(Key("Service", namespace, service), address, int(port), why, node)
 
     def record_key(self, name: str) -> Key | None:
         """Which record a key is of; None for what is no name of a record."""

@@ -14,6 +14,7 @@ from svcnet.model.event import Delete, Event, Put
 from svcnet.store.etcd_catalog import EtcdCatalog
 from svcnet.store.etcd_claims import Ledger
 from svcnet.store.etcd_client import EtcdClient
+from svcnet.store.etcd_health import Heard
 from svcnet.store.etcd_keys import Keyspace
 from svcnet.store.served import Served
 from svcnet.virtual_ip import Allocation
@@ -37,6 +38,7 @@ class EtcdView:
         """The key that changed last and is there, and its revision."""
         self._client = client
         self._space = space
+        self._heard = Heard(space)
 
     def read(self) -> Iterator[int]:
         """Read everything anew; yield the number of keys of each page, whose records can be served then.
@@ -45,6 +47,7 @@ class EtcdView:
         order of keys.
         """
         there: set[str] = set()
+        self._heard.begin()
         known: Iterable[str] = ()
         ledger, catalog, claims = self.ledger, self.catalog, self._space.claims
         ledger.clear()
@@ -61,6 +64,7 @@ class EtcdView:
                 if name.startswith(claims):
                     ledger.take(name, kv.value, kv.mod_revision)
                     continue
+                self._heard.take(name, kv.value)
                 if in_claims:
                     in_claims, known = False, self._claims_read()
                 if name.startswith(self._space.records):
@@ -72,6 +76,7 @@ class EtcdView:
         if in_claims:
             known = self._claims_read()
         catalog.keep(there)
+        self._heard.end()
         self.served.touch(catalog.take_touched())
         self.served.mark_absent(known)
         self.rev = rev
@@ -90,6 +95,8 @@ class EtcdView:
                     self.catalog.drop(name)
                 else:
                     self.catalog.take(name, value, rev)
+            else:
+                self._heard.take(name, value)
             self.rev = max(self.rev, rev)
         self.served.load()
         self.served.touch(self.catalog.take_touched())
@@ -131,7 +138,7 @@ class EtcdView:
                 events.append(Put(record, self.rev))
             elif deletes:
                 events.append(Delete(key, self.rev))
-        return (*events, *self.catalog.reports.take())
+        return (*events, *self._heard.verdicts(), *self.catalog.reports.take())
 
     def _claims_read(self) -> list[str]:
         self.served.load()

@@ -194,6 +194,24 @@ def test_a_pod_s_annotation_counts_for_a_slice_that_names_it() -> None:
     assert probed(t) == [(A, "/x")]
 
 
+def test_what_another_minion_says_of_its_own_endpoints_counts_and_of_others_does_not() -> None:
+    t = tracker(web(), pod("a", A, "m2"), pod("b", B, "m3"), pod("c", "10.1.0.4", "m1"))
+    t.fold([Verdict(WEB, address, 8080, "HTTP 503", "m2") for address in (A, B, "10.1.0.4")])
+    assert served(t) == [B, "10.1.0.4"]
+    assert t.left_out()[0].reason == "its health check fails: HTTP 503, says m2"
+    t.fold([Verdict(WEB, "10.1.0.4", 8080, "HTTP 503", "m1")])  # our own words, from the store: we know better
+    assert served(t) == [B, "10.1.0.4"]
+    t.fold([Put(web(publish_not_ready_addresses=True), 2)])
+    assert A in served(t)
+    t.fold([Put(web(), 3), Verdict(WEB, A, 8080, "", "m2")])
+    assert served(t) == [A, B, "10.1.0.4"]
+
+
+def test_a_minion_tells_others_of_its_own_endpoints_alone() -> None:
+    t = tracker(web(), pod("a", A, "m1"), pod("b", B))
+    assert [(p.address, p.own) for port in t.ports_of(WEB) for p in port.probes] == [(A, True), (B, False)]
+
+
 def test_only_tcp_is_asked_and_not_where_readiness_is_not_wanted() -> None:
     udp = structs.replace(web(), ports=(ServicePort(53, protocol="UDP", target_port=53),))
     assert probed(tracker(udp, pod("a", A))) == []

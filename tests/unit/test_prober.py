@@ -1,0 +1,100 @@
+"""Health checks as they are made: of real sockets on loopback, told to the loop and to other minions."""
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterable, Mapping
+
+from svcnet.model.check import Check, Probe
+from svcnet.model.errors import StoreError
+from svcnet.model.event import Verdict
+from svcnet.model.meta import Key
+from svcnet.model.snapshot import Delta, PortKey, ServedPort, Snapshot
+from svcnet.prober import Prober
+
+WEB = Key("Service", "default", "web")
+PORT = PortKey("default", "web", "TCP", 80, 4)
+CHECK = Check(interval_seconds=0.1, rise=1, fall=1)
+DEADLINE_SECONDS = 20.0
+
+
+class Board:
+    """What was told, to the loop and to other minions, and the first few times can't be."""
+
+    def __init__(self, refusals: int = 0) -> None:
+        self.failing: set[tuple[str, int]] = set()
+        self.said: dict[tuple[str, int], str] = {}
+        self.state = ""
+        self.closed = False
+        self._refusals = refusals
+
+    def tell(self, verdicts: Iterable[Verdict]) -> None:
+        for verdict in verdicts:
+            change = self.failing.add if verdict.why else self.failing.discard
+            change((verdict.address, verdict.port))
+
+    def say(self, failing: Mapping[tuple[Key, str, int], str]) -> None:
+        if failing and self._refusals:
+            self._refusals -= 1
+            raise StoreError("away")
+        self.said = {where[1:]: why for where, why in failing.items()}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+async def met(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not condition():  # noqa: ASYNC110 - it is several boards that change, from threads too
+            await asyncio.sleep(0.01)
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def served(*probes: Probe) -> ServedPort:
+    return ServedPort(PORT, "", "10.0.0.5", (), probes=probes)
+
+
+def test_a_port_that_closes_and_opens_is_told_to_the_loop_and_if_it_is_our_own_to_other_minions() -> None:
+    async def scenario() -> None:
+        board, number = Board(), closed_port()
+        own, nobodys = Probe("127.0.0.1", number, CHECK, own=True), Probe("127.0.0.2", number, CHECK)
+        port = served(own, nobodys)
+        prober = Prober(lambda _: (port,), board.tell, lambda state: setattr(board, "state", state), board)
+        prober.publish(Snapshot(), Delta(1, added=(port,)))
+        running = asyncio.create_task(prober.run())
+        await met(lambda: board.failing == {("127.0.0.1", number), ("127.0.0.2", number)})
+        await met(lambda: board.said == {("127.0.0.1", number): "connection refused"})
+        assert board.state == "running: 2 checks, 2 failing"
+        with socket.create_server(("127.0.0.1", number)):
+            await met(lambda: board.failing == {("127.0.0.2", number)} and not board.said)
+        await met(lambda: board.said)
+        port = served()
+        prober.publish(Snapshot(), Delta(2, changed=((served(own, nobodys), port),)))
+        await met(lambda: not board.failing and not board.said)
+        assert board.state.startswith("off")
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert board.closed
+
+    asyncio.run(scenario())
+
+
+def test_checks_go_on_while_other_minions_can_not_be_told() -> None:
+    async def scenario() -> None:
+        board, number = Board(refusals=1), closed_port()
+        port = served(Probe("127.0.0.1", number, CHECK, own=True))
+        prober = Prober(lambda _: (port,), board.tell, lambda _: None, board)
+        prober.publish(Snapshot(), Delta(1, added=(port,)))
+        running = asyncio.create_task(prober.run())
+        await met(lambda: board.failing)
+        with socket.create_server(("127.0.0.1", number)):
+            await met(lambda: not board.failing)
+        await met(lambda: board.said)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(scenario())

@@ -13,7 +13,7 @@ import os
 from bisect import bisect_left
 from collections.abc import Iterator
 
-CELLS = 21
+CELLS = 22
 (
     CONNECTIONS,
     BYTES_IN,
@@ -33,6 +33,7 @@ CELLS = 21
     EJECTIONS,
     EJECTED,
     AT_LIMIT,
+    LOG_LOST,
     CARRIED,
     DIAL_MICROSECONDS,
     LIFE_MILLISECONDS,
@@ -41,10 +42,10 @@ CELLS = 21
 Dials after one that failed, to the same backend and to another one. Connections that ended by a reset of one side, by
 silence, by a drain. Clients that nobody answered, that there was no room for, whose PROXY header was bad. How often the
 backend was ejected, and whether it is now, the only cell that falls. How often accepting stopped, as there were as many
-connections as may be. Open connections that came from another slot, less those that went to one. What was spent on
-dials, and between a client's coming and the end of its connection."""
-DIAL_BOUNDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 2.5)
-LIFE_BOUNDS = (0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 10.0, 60.0, 600.0, 3600.0)
+connections as may be. Lines of the log that could not be written. Open connections that came from another slot, less
+those that went to one. What was spent on dials, and between a client's coming and the end of its connection."""
+DIAL_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 2.5)
+LIFE_BOUNDS = (0.01, 0.05, 0.1, 0.5, 1.0, 10.0, 60.0, 600.0, 3600.0)
 """Upper bounds of the buckets, in seconds; there is one more, of what is above."""
 BUCKETS = len(DIAL_BOUNDS) + 1
 FIELDS = 32

@@ -61,6 +61,11 @@ class Lead:
         if self._pool is not None:
             self._pool.show(marks)
 
+    @property
+    def name(self) -> str:
+        """Of the service that it leads to."""
+        return "" if self._pool is None else self._pool.name
+
     def picker(self, client: str) -> Pick:
         """Asked for each try of a connection that a client begins now."""
         if self._pool is None:

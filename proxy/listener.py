@@ -7,20 +7,28 @@ import _socket
 import errno
 import select
 import socket
+from functools import partial
 from typing import Protocol
 
 from svcnet.model.terms import USUAL, Terms
 from svcnet.proxy.admission import admit_all
-from svcnet.proxy.counts import AT_LIMIT
+from svcnet.proxy.connection_log import Entry
+from svcnet.proxy.counts import AT_LIMIT, BAD_HEADERS, LOG_LOST
 from svcnet.proxy.drain import Drain
+from svcnet.proxy.flush import reset_on_close
 from svcnet.proxy.gate import Gate
+from svcnet.proxy.greeting import Greeting, Trusted
+from svcnet.proxy.header import Header
+from svcnet.proxy.header import Place as Address
 from svcnet.proxy.lead import Lead
 from svcnet.proxy.loop import Loop
+from svcnet.proxy.origin import HEADERS, Introduction, Origin, origin
 from svcnet.proxy.patience import HALF_CLOSED_SECONDS, IDLE_SECONDS, Patience
 from svcnet.proxy.place import Place
 from svcnet.proxy.relay import DESCRIPTORS, Relay
 from svcnet.proxy.session import ALONE, Session, Watch
 from svcnet.proxy.tallies import NO_SLOTS, Slots, Tallies
+from svcnet.proxy.why import Why
 
 ACCEPTS_A_TURN = 64
 RETRY_SECONDS = 0.1
@@ -114,10 +122,15 @@ class TcpDoor:
     def __init__(self, place: Place, hall: Hall, sock: socket.socket, lead: Lead, patience: Patience) -> None:
         self._place, self._hall, self._sock = place, hall, sock
         self.lead = lead
+        self.name = ""
         self._family = int(sock.family)
         self._patience = patience
         self._drain = Drain(place, self)
         self._terms = USUAL
+        self._trusted: Trusted | None = None
+        self._asks = place.log is not None
+        """Whether the origin of a connection matters."""
+        self.introduction: Introduction | None = None
         self._pick = lead.everyones_picker
         self.tallies = Tallies(place.counts)
         self.tally, self.own_tally = self.tallies.of, self.tallies.own
@@ -133,6 +146,7 @@ class TcpDoor:
     def update(self, slots: Slots = NO_SLOTS, terms: Terms = USUAL) -> None:
         """New connections go by what the lead says now; those that are open stay where they are."""
         self._pick = self.lead.everyones_picker
+        self.name = self.lead.name
         pool = self.lead.pool
         self._watch = pool or ALONE
         if pool is not None and pool.gate is not self._gate:
@@ -146,6 +160,9 @@ class TcpDoor:
         self._terms = terms
         self.idle_seconds = terms.idle_seconds or IDLE_SECONDS
         self.half_closed_seconds = terms.half_closed_seconds or HALF_CLOSED_SECONDS
+        self._trusted = Trusted(terms.accept_proxy) if terms.accept_proxy else None
+        self.introduction = HEADERS.get(terms.send_proxy)
+        self._asks = self._trusted is not None or self.introduction is not None or self._place.log is not None
         self._patience.mind(self)
         self._drain.begin(self.tallies.gone, terms.drain_seconds)
 
@@ -210,8 +227,49 @@ class TcpDoor:
             client = _socket.socket(self._family, socket.SOCK_STREAM, 0, number)
             if self.lead.is_filtered:
                 admit_all(client)
+            if self._asks:
+                self._greet(client, address[:2], gate)
+                continue
             relay = Relay(place, client, Session(self._pick or self.lead.picker(address[0]), self._watch), self)
             if gate is not None:
                 relay.gate = gate
                 gate.enter()
             relay.begin()
+
+    def _greet(self, client: _socket.socket, peer: Address, gate: Gate | None) -> None:
+        """Take one in whose origin matters."""
+        if gate is not None:
+            gate.enter()
+        if self._trusted is None or not self._trusted.have(peer[0]):
+            self._admit(client, gate, origin(client, peer))
+            return
+        place = self._place
+        place.counters.connections += 1
+        place.counters.active += 1
+        refuse = partial(self._refuse, peer, gate, place.loop.now)
+        Greeting(place, client, partial(self._greeted, peer, gate), refuse)
+
+    def _greeted(self, peer: Address, gate: Gate | None, client: _socket.socket, said: Header) -> None:
+        counters = self._place.counters
+        counters.connections -= 1  # it is counted as every other from now on
+        counters.active -= 1
+        self._admit(client, gate, origin(client, peer, said))
+
+    def _admit(self, client: _socket.socket, gate: Gate | None, whose: Origin) -> None:
+        relay = Relay(self._place, client, Session(self._pick or self.lead.picker(whose.source[0]), self._watch), self)
+        relay.gate, relay.origin = gate, whose
+        relay.begin()
+
+    def _refuse(self, peer: Address, gate: Gate | None, came: float, client: _socket.socket, why: Why) -> None:
+        place, log = self._place, self._place.log
+        self.own_tally.add(BAD_HEADERS)
+        if log is not None and log.is_due():
+            entry = Entry(self.name, origin(client, peer), None, 0, 0, None, place.loop.now - came, 0, why)
+            if not log.note(entry):
+                self.own_tally.add(LOG_LOST)
+        place.counters.active -= 1
+        if gate is not None:
+            gate.leave()
+        reset_on_close(client)
+        place.loop.bury(client)
+        place.budget.give(DESCRIPTORS)

@@ -13,6 +13,7 @@ from svcnet.proxy.counts import Counts
 from svcnet.proxy.loop import Loop
 
 if TYPE_CHECKING:
+    from svcnet.proxy.connection_log import ConnectionLog
     from svcnet.proxy.relay import Relay
 
 BUFFER_BYTES = 256 * 1024
@@ -122,6 +123,8 @@ class Place:
         self.pipes = Pipes(self.budget, max(2, limit // 32))
         self.counters = Counters()
         self.counts = Counts()
+        self.log: ConnectionLog | None = None
+        """Of connections, if anybody wants one."""
         self.relays: set[Relay] = set()
         """Every open TCP connection."""
         self.half_closed: set[Relay] = set()

@@ -221,6 +221,27 @@ def _drain(place: Place, sink: End) -> bool:
     return True
 
 
+def push(place: Place, sink: End, data: bytes, *, more: bool) -> None:
+    """Send what no other end has said, before all else. `more` follows at once: let it be in the same packet."""
+    try:
+        sent = sink.sock.send(data, _socket.MSG_MORE if more else 0)
+    except BlockingIOError:
+        sent = 0
+    except OSError:
+        sink.lose()
+        return
+    if sent < len(data):
+        sink.out = memoryview(data)[sent:]
+        sink.waiting = len(data) - sent
+        place.hold(sink.waiting)
+
+
+def send_now(end: End) -> None:
+    """Wait for nothing more to send with what was pushed (tcp(7), TCP_NODELAY)."""
+    with suppress(OSError):  # it went away meanwhile, which its next read will tell
+        end.sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+
+
 def finish(end: End) -> None:
     """Send a FIN."""
     with suppress(OSError):  # it went away meanwhile, which its next read will tell

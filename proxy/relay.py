@@ -5,21 +5,20 @@ the session does.
 """
 
 import _socket
-import fcntl
 import select
-import struct
-import termios
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from socket import IPPROTO_TCP, SO_ERROR, SO_LINGER, SOL_SOCKET, TCP_KEEPIDLE
+from socket import IPPROTO_TCP, SO_ERROR, SOL_SOCKET, TCP_KEEPIDLE
 from typing import TYPE_CHECKING, Protocol
 
+from svcnet.proxy.connection_log import ConnectionLog, Entry, bytes_sent
 from svcnet.proxy.counts import (
     CLIENT_RESETS,
     DRAINED,
     GIVEN_UP,
     IDLE,
+    LOG_LOST,
     REDISPATCHES,
     RETRIES,
     SERVER_RESETS,
@@ -27,11 +26,13 @@ from svcnet.proxy.counts import (
     Tally,
 )
 from svcnet.proxy.dial import IN_PROGRESS, kind_of, socket_to
+from svcnet.proxy.flush import Flush, reset_on_close
 from svcnet.proxy.hedge import Hedge
 from svcnet.proxy.loop import LOST, Timer
+from svcnet.proxy.origin import Introduction, Origin
 from svcnet.proxy.patience import silent_seconds, watch_for_dead_peer
 from svcnet.proxy.place import Place
-from svcnet.proxy.pump import End, client_end, finish, pump, server_end
+from svcnet.proxy.pump import End, client_end, finish, pump, push, send_now, server_end
 from svcnet.proxy.row import Backend
 from svcnet.proxy.session import Act, Command, Session, Side
 from svcnet.proxy.why import Why
@@ -41,10 +42,6 @@ if TYPE_CHECKING:
 
 DESCRIPTORS = 2
 """Taken of the budget by each connection, from its begin."""
-FLUSH_SECONDS = 30.0
-"""How long a side that is to be reset may take to acknowledge what it was sent before."""
-FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.001, 0.1
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _COUNTED = {
     Why.CLIENT_RESET: CLIENT_RESETS,
     Why.SERVER_RESET: SERVER_RESETS,
@@ -61,8 +58,12 @@ _COUNTED = {
 class Host(Protocol):
     """The frontend that a connection came to."""
 
+    name: str
+    """Of the service."""
     idle_seconds: float
     half_closed_seconds: float
+    introduction: Introduction | None
+    """Of a backend's clients to it; only for relays with an origin."""
 
     def tally(self, backend: Backend) -> Tally:
         """Where what happens with a backend is counted."""
@@ -86,6 +87,7 @@ class Relay:
         "gate",
         "hedge",
         "host",
+        "origin",
         "server",
         "session",
         "timer",
@@ -108,6 +110,8 @@ class Relay:
         """When the last dial began, and when the client came, on the loop's clock."""
         self.dial_seconds = -1.0
         """What the dial took that was answered; below 0 until then."""
+        self.origin: Origin | None = None
+        """Whose connection it is, where that matters."""
         self.watched = False
         """The kernel asks whether its peers are there: from the first look on, as short ones need not pay for it."""
 
@@ -250,8 +254,21 @@ class Relay:
             self.dial_seconds = took = self._place.loop.now - self._at
             if server.tally is not None:
                 server.tally.dialled(took)
+            if self.origin is not None:
+                self._introduce(server, self.origin)
         elif error := server.sock.getsockopt(SOL_SOCKET, SO_ERROR):
             self._fail_dial(self.session.refused, kind_of(error))
+
+    def _introduce(self, server: End, whose: Origin) -> None:
+        """Tell the backend whose connection it is, before all else: in one packet with what the client has said."""
+        introduction = self.host.introduction
+        if introduction is None:
+            return
+        push(self._place, server, introduction(whose), more=self.client.readable)
+        if self.client.readable:
+            self._turn(server)
+            if self.server is server:
+                send_now(server)  # nothing was there after all
 
     def _timed_out(self) -> None:
         self._fail_dial(self.session.timed_out, TIMED_OUT)
@@ -282,6 +299,8 @@ class Relay:
         self.dial_seconds = took = self._place.loop.now - began
         if server.tally is not None:
             server.tally.dialled(took)
+        if self.origin is not None:
+            self._introduce(server, self.origin)
 
     def _swap(self) -> None:
         """The dial failed: that of the rival goes on in its place."""
@@ -331,18 +350,6 @@ class Relay:
         self._leave(keep=None)
 
     def _leave(self, keep: End | None) -> None:
-        for end in (self.client, self.server):
-            if end is not None:
-                end.drop_pipe(self._place)
-                end.drop_out(self._place)
-                if end is not keep:
-                    if keep is not None:  # an end of a broken connection has no more to say
-                        _reset_on_close(end.sock)
-                    self._place.loop.bury(end.sock)
-        self.server = None
-        if self.hedge is not None:
-            self._drop_hedge()
-        self.session.leave()
         place = self._place
         if self in place.relays:
             place.relays.discard(self)
@@ -351,6 +358,18 @@ class Relay:
             if self.gate is not None:
                 self.gate.leave()
             self._account()
+        for end in (self.client, self.server):
+            if end is not None:
+                end.drop_pipe(self._place)
+                end.drop_out(self._place)
+                if end is not keep:
+                    if keep is not None:  # an end of a broken connection has no more to say
+                        reset_on_close(end.sock)
+                    self._place.loop.bury(end.sock)
+        self.server = None
+        if self.hedge is not None:
+            self._drop_hedge()
+        self.session.leave()
         place.budget.give(DESCRIPTORS if keep is None else DESCRIPTORS - 1)
 
     def _account(self) -> None:
@@ -361,38 +380,27 @@ class Relay:
         field = _COUNTED.get(self.session.why)
         if field is not None:
             (tally or self.host.own_tally).add(field)
+        if self._place.log is not None and self.origin is not None:
+            self.log(self._place.log, self.session.why)
 
-
-class Flush:
-    """A socket that is reset as soon as all was acknowledged that it was sent: a reset throws away what is not."""
-
-    __slots__ = ("_delay", "_left", "_place", "_sock")
-
-    def __init__(self, place: Place, sock: _socket.socket) -> None:
-        self._place, self._sock = place, sock
-        self._delay, self._left = FIRST_LOOK_SECONDS, FLUSH_SECONDS
-        self._look()
-
-    def _look(self) -> None:
-        if _unacknowledged(self._sock) and self._left > 0:
-            self._left -= self._delay
-            self._place.loop.later(self._delay, self._look)
-            self._delay = min(LAST_LOOK_SECONDS, self._delay * 2)
+    def log(self, log: ConnectionLog, why: Why) -> None:
+        """Tell of it, if its turn has come."""
+        session, server = self.session, self.server
+        if self.origin is None or not log.is_due():
             return
-        _reset_on_close(self._sock)
-        self._place.loop.bury(self._sock)
-        self._place.budget.give(1)
-
-
-def _unacknowledged(sock: _socket.socket) -> int:
-    """Bytes that were sent and not acknowledged yet (SIOCOUTQ, tcp(7); 0 once it is closed)."""
-    try:
-        answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4)
-    except OSError:
-        return 0
-    return int.from_bytes(answer, "little")
-
-
-def _reset_on_close(sock: _socket.socket) -> None:
-    with suppress(OSError):
-        sock.setsockopt(SOL_SOCKET, SO_LINGER, _RESET_ON_CLOSE)
+        answered = self.dial_seconds >= 0 and server is not None
+        before = len(self.host.introduction(self.origin)) if self.host.introduction is not None else 0
+        to_server = bytes_sent(server.sock) if answered and server is not None else 0
+        entry = Entry(
+            self.host.name,
+            self.origin,
+            session.backend,
+            to_server and max(0, to_server - before),
+            bytes_sent(self.client.sock),
+            self.dial_seconds if answered else None,
+            self._place.loop.now - self._since,
+            session.tries,
+            why,
+        )
+        if not log.note(entry):
+            (self.client.tally or self.host.own_tally).add(LOG_LOST)

@@ -101,7 +101,8 @@ class Rule(NamedTuple):
 def _terms(told: list[Any]) -> Terms:
     terms = Terms(*told)
     eject = Eject(*terms.eject) if terms.eject is not None else None
-    return terms._replace(connect_seconds=tuple(terms.connect_seconds), eject=eject)
+    ladder, trusted = tuple(terms.connect_seconds), tuple(terms.accept_proxy)
+    return terms._replace(connect_seconds=ladder, accept_proxy=trusted, eject=eject)
 
 
 def _encoded(weights: Weights) -> list[list[Any]]:

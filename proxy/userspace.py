@@ -32,9 +32,11 @@ RETRY_SECONDS = 5.0
 
 
 class Userspace:
-    """Nothing happens before the first `sync`. `pods`: networks of clients that have the short way (row.Reach).
+    """Nothing happens before the first `sync`.
 
-    `own`: where frontends outside of the networks may be; None: anywhere. Errors: KernelError, NotPermittedError.
+    `pods`: networks of clients that have the short way (row.Reach). `log_every`: one connection of so many is logged;
+    0: none. `own`: where frontends outside of the networks may be; None: anywhere. Errors: KernelError,
+    NotPermittedError.
     """
 
     def __init__(
@@ -43,9 +45,11 @@ class Userspace:
         workers: int = 1,
         pods: Iterable[str] = (),
         own: frozenset[str] | None = None,
+        log_every: int = 0,
     ) -> None:
         self._networks = networks
         self._pods = tuple(pods)
+        self._log_every = log_every
         self._inside = Networks(networks)
         self._outside = Outside(networks, own)
         self._addresses: Counter[str] = Counter()
@@ -231,7 +235,10 @@ class Userspace:
 
     def _everything(self, number: int) -> Sequence[Message]:
         """What a new worker is told."""
-        first: list[Message] = [({"counts": True}, [self.ledger.block(number)]), ({"pods": self._pods}, ())]
+        first: list[Message] = [
+            ({"counts": True}, [self.ledger.block(number)]),
+            ({"pods": self._pods, "log": self._log_every}, ()),
+        ]
         return [*first, *self._messages(number, [(frontend, True) for frontend in self._open], [])]
 
     def _messages(self, number: int, puts: Sequence[tuple[Frontend, bool]], drops: Sequence[int]) -> list[Message]:

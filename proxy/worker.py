@@ -4,11 +4,12 @@ Owns: the process. FD is its end of the socket to the daemon, from which listene
 that does, or with its parent. Never reads a store, opens no listener of its own.
 
 A message has `counts`: where it counts comes with it (counts.py), first of all; `pods`: the networks of pods, before
-all `put`; `put`, rows of [id, protocol, listener, filtered, rule, slot, slots], where listener says whether its socket
-comes with it, filtered whether that lets in some alone, rule is what `Rule.encoded` gives; slot (of the frontend) and
-slots ([address, port, slot] of each backend) are where is counted; `drop`, ids; and `ack`, a number that comes back
-when all of it is in force. `stay`: outlive the thread that started us; `probe`: let connections that are idle for so
-many seconds send a packet; `drain`: accept no more, and end with the last connection; `alone`: also without the daemon.
+all `put`, as is `log`: one connection of so many is logged; `put`, rows of [id, protocol, listener, filtered, rule,
+slot, slots], where listener says whether its socket comes with it, filtered whether that lets in some alone, rule is
+what `Rule.encoded` gives; slot (of the frontend) and slots ([address, port, slot] of each backend) are where is
+counted; `drop`, ids; and `ack`, a number that comes back when all of it is in force. `stay`: outlive the thread that
+started us; `probe`: let connections that are idle for so many seconds send a packet; `drain`: accept no more, and end
+with the last connection; `alone`: also without the daemon.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+from svcnet.proxy.connection_log import ConnectionLog
 from svcnet.proxy.counts import NOBODY, Counts
 from svcnet.proxy.datagram import UdpDoor
 from svcnet.proxy.lead import Lead, Neighbours
@@ -36,6 +38,7 @@ from svcnet.proxy.relay import DESCRIPTORS
 from svcnet.proxy.row import Backend, Rule
 from svcnet.proxy.tallies import Slots
 from svcnet.proxy.way import Ways
+from svcnet.proxy.why import Why
 from svcnet.proxy.wire import Inbox, send
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
@@ -68,6 +71,11 @@ class Worker:
     def run(self) -> None:
         """Serve until the daemon ends."""
         self._loop.run()
+        log = self._place.log
+        if log is not None:
+            for relay in self._place.relays:
+                relay.log(log, Why.SHUTDOWN)
+            log.close()
 
     def _on_control(self, _events: int) -> None:
         if not self._called:
@@ -93,6 +101,8 @@ class Worker:
         if "counts" in message:
             self._place.counts = Counts(fds[0])
             os.close(fds[0])
+        if message.get("log"):
+            self._place.log = ConnectionLog(message["log"])
         if "pods" in message:
             self._neighbours = Neighbours(message["pods"], self._ways.is_local)
         given = iter(fds)

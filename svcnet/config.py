@@ -82,6 +82,8 @@ class Config:
     """One DNS query of so many is logged; 0: none."""
     dns_workers: int
     proxy_workers: int
+    proxy_log_every: int
+    """One connection of so many through the userspace proxy is logged; 0: none."""
     env_dir: Path | None
     """None is `off`."""
     status_listen: Listen
@@ -194,6 +196,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("dns_log_every", kind.whole(0, 1_000_000), "0", "log one DNS query of so many, as JSON; 0: none", "queries"),
     Option("dns_workers", kind.whole(1, 256), "1", "DNS worker processes", "processes"),
     Option("proxy_workers", kind.whole(1, 256), "1", "proxy worker processes", "processes"),
+    Option(
+        "proxy_log_every",
+        kind.whole(0, 1_000_000),
+        "0",
+        "log one connection of so many, as JSON; 0: none",
+        "connections",
+    ),
     Option("env_dir", kind.PATH_OR_OFF, "/run/svcnet/env", "where NAMESPACE.env files are kept; off: nowhere"),
     Option("status_listen", kind.LISTEN, "127.0.0.1:10256", "status page, health, metrics"),
     Option(

@@ -72,6 +72,7 @@ _FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "drain": ("drain_seconds", seconds),
     "max-connections": ("most_connections", int),
     "send-proxy": ("send_proxy", _off(str, "")),
+    "accept-proxy": ("accept_proxy", _off(lambda text: tuple(text.split(",")), ())),
     "eject": ("eject", _eject),
     "hedge": ("hedge_seconds", _off(seconds, 0.0)),
     "slow-start": ("slow_start_seconds", _off(seconds, 0.0)),

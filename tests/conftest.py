@@ -52,6 +52,7 @@ CAPABILITIES: dict[str, Callable[[], bool]] = {
     "bridge-nf": Path("/proc/sys/net/bridge/bridge-nf-call-iptables").exists,
     "etcd": lambda: shutil.which("etcd") is not None,
     "ipset": lambda: shutil.which("ipset") is not None,
+    "haproxy": lambda: bool(shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")),
     "iptables": lambda: shutil.which("iptables-restore") is not None,
     "ipv6": Path("/proc/sys/net/ipv6").exists,
     "knot": lambda: _which("knotd"),

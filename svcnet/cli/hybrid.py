@@ -40,6 +40,7 @@ UNTOLD = {
     "drain_seconds": "drain",
     "most_connections": "max-connections",
     "send_proxy": "send-proxy",
+    "accept_proxy": "accept-proxy",
     "eject": "eject",
     "hedge_seconds": "hedge",
     "slow_start_seconds": "slow-start",
@@ -73,7 +74,13 @@ class Hybrid:
     """`svcnet.parts.DataPath`. No worker is started, and no route made, before a service asks for the proxy."""
 
     def __init__(
-        self, path: KernelPath, networks: Sequence[Network], workers: int, pods: Iterable[Network], table: Conntrack
+        self,
+        path: KernelPath,
+        networks: Sequence[Network],
+        workers: int,
+        pods: Iterable[Network],
+        table: Conntrack,
+        log_every: int = 0,
     ) -> None:
         self.name = path.name
         self._path = path
@@ -82,7 +89,7 @@ class Hybrid:
         self.addresses = own_addresses(networks)
         """Family → where entrances are."""
         own = frozenset(self.addresses.values())
-        self.proxy = Userspace((), workers, [str(network) for network in pods], own)
+        self.proxy = Userspace((), workers, [str(network) for network in pods], own, log_every)
         self.entrances = Entrances(self.proxy, self.addresses, self._is_needed)
         self._rows: dict[PortKey, Desired] = {}
         """The frontends of every service port that has an entrance, be it about to be closed, as they are asked for."""

@@ -39,10 +39,12 @@ class UserspacePath:
 
     name = "userspace"
 
-    def __init__(self, networks: Sequence[Network], workers: int, pods: Iterable[Network] = ()) -> None:
+    def __init__(
+        self, networks: Sequence[Network], workers: int, pods: Iterable[Network] = (), log_every: int = 0
+    ) -> None:
         self._networks = networks
         self._inside = Networks(networks)
-        self.proxy = Userspace(networks, workers, [str(network) for network in pods])
+        self.proxy = Userspace(networks, workers, [str(network) for network in pods], log_every=log_every)
         self._current: Desired = {}
 
     def look(self, desired: Desired) -> Desired:

@@ -5,6 +5,7 @@ Owns: the table of the contract. Must not know: what the annotations do, files, 
 
 import re
 from collections.abc import Callable, Iterator
+from ipaddress import ip_network
 from typing import NamedTuple
 
 from svcnet.codec.check import FieldError, Path, address, quote
@@ -15,6 +16,7 @@ PREFIX = "svcnet.dev/"
 _PART = r"\d{1,9}(?:\.\d{1,9})?(?:ms|h|m|s|us|µs)"
 _DURATION = re.compile(rf"(?:{_PART}){{1,8}}", re.ASCII).fullmatch
 _NUMBER = re.compile(r"\d{1,9}", re.ASCII).fullmatch
+_MOST_NETWORKS = 64
 _HTTP_PATH = re.compile(r"http:/[^\s,]*", re.ASCII).fullmatch
 
 Test = Callable[[str], bool]
@@ -90,6 +92,19 @@ def _weights(text: str) -> bool:
     return True
 
 
+def _networks(text: str) -> bool:
+    parts = text.split(",")
+    return len(parts) <= _MOST_NETWORKS and all(_is_network(part) for part in parts)
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ip_network(text)
+    except ValueError:
+        return False
+    return "%" not in text
+
+
 class Rule(NamedTuple):
     """One annotation: the kinds that it belongs on, the test of its value, and what an error says is expected."""
 
@@ -114,6 +129,9 @@ RULES: dict[str, Rule] = {
     "drain": Rule(_SERVICE, _duration, "a duration, as in 30s"),
     "max-connections": Rule(_SERVICE, _within(1, 999_999_999), "a number of connections, 1 or more"),
     "send-proxy": Rule(_SERVICE, _word("v1", "v2", "off"), "v1, v2 or off"),
+    "accept-proxy": Rule(
+        _SERVICE, lambda text: text == "off" or _networks(text), "networks, as in 10.0.0.0/8,2001:db8::/32, or off"
+    ),
     "health": Rule(
         ("Service", "Pod"),
         _health,

@@ -41,6 +41,8 @@ class Terms(NamedTuple):
     """An endpoint that is new, or back, gets its share over so long."""
     userspace: bool = False
     """`proxy: userspace`: not by the kernel, whatever the mode."""
+    accept_proxy: tuple[str, ...] = ()
+    """Networks of peers that begin with a PROXY header, which says whose client it is."""
 
     @property
     def needs_userspace(self) -> bool:

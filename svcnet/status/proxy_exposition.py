@@ -23,6 +23,7 @@ from svcnet.proxy.counts import (
     IDLE,
     LIFE_BOUNDS,
     LIFE_MILLISECONDS,
+    LOG_LOST,
     NO_ROOM,
     REDISPATCHES,
     REFUSED,
@@ -77,6 +78,7 @@ FAMILIES = (
         {"": AT_LIMIT},
         by_endpoint=False,
     ),
+    Family("proxy_log_lost", "Lines of the connection log that were lost.", {"": LOG_LOST}, by_endpoint=False),
 )
 Histograms = tuple[tuple[str, str, Sequence[float], int, int, float], ...]
 HISTOGRAMS: Histograms = (

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from svcnet.model.frontend import Frontend
 from svcnet.model.terms import USUAL, Terms
-from svcnet.proxy.child import Child
+from svcnet.proxy.child import Child, Message
 from svcnet.proxy.counts import CELLS
 from svcnet.proxy.ledger import Ledger
 from svcnet.proxy.row import Backend, Choice, Rule, Service
@@ -27,12 +27,15 @@ HOST = "127.0.0.1"
 class Stage:
     """Use as a context."""
 
-    def __init__(self) -> None:
+    def __init__(self, log_every: int = 0) -> None:
         self._stack = ExitStack()
         self._idents = 0
         self.ledger = Ledger(1)
         self._sums: dict[Frontend, list[int]] = {}
-        self.child = Child(0, threading.RLock(), lambda _number: [({"counts": True}, [self.ledger.block(0)])])
+        self.child = Child(0, threading.RLock(), lambda _number: self._greeting(log_every))
+
+    def _greeting(self, log_every: int) -> list[Message]:
+        return [({"counts": True}, [self.ledger.block(0)]), ({"log": log_every}, ())]
 
     def __enter__(self) -> Self:
         self.child.start()
@@ -62,14 +65,16 @@ class Stage:
         weights: Mapping[Backend, int] | None = None,
         choice: Choice = Choice.TURN,
         terms: Terms = USUAL,
+        listener: socket.socket | None = None,
     ) -> int:
         """Open a frontend to these backends; its number. Its address: `self.address(number)`."""
         self._idents += 1
         kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
-        listener = self.keep(socket.socket(socket.AF_INET, kind))
-        listener.bind((HOST, 0))
-        if protocol == "tcp":
-            listener.listen(4096)
+        if listener is None:
+            listener = self.keep(socket.socket(socket.AF_INET, kind))
+            listener.bind((HOST, 0))
+            if protocol == "tcp":
+                listener.listen(4096)
         self.listeners = getattr(self, "listeners", {}) | {self._idents: listener}
         rule = leading_to(self._idents, *backends, weights=weights, choice=choice, terms=terms)
         slots = self._slots(self._idents, backends)

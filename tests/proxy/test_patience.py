@@ -7,10 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from svcnet.proxy.counts import Counts, Tally
+from svcnet.proxy.flush import FLUSH_SECONDS
 from svcnet.proxy.loop import Loop
+from svcnet.proxy.origin import HEADERS
 from svcnet.proxy.patience import LONGEST_ROUND_SECONDS, Patience, silent_seconds
 from svcnet.proxy.place import BUFFER_BYTES, MOST_HELD_BYTES, SMALL_READ_BYTES, Place
-from svcnet.proxy.relay import FLUSH_SECONDS, Relay
+from svcnet.proxy.relay import Relay
 from svcnet.proxy.row import Backend
 from svcnet.proxy.session import Session
 from tests.harness.until import until
@@ -30,6 +32,8 @@ class Host:
     def __init__(self, idle_seconds: float, half_closed_seconds: float) -> None:
         self.idle_seconds, self.half_closed_seconds = idle_seconds, half_closed_seconds
         self.own_tally = Tally(Counts())
+        self.introduction = HEADERS.get("")
+        self.name = "service"
 
     def tally(self, _backend: Backend) -> Tally:
         return Tally(Counts())

@@ -51,6 +51,7 @@ def test_only_the_proxy_takes_turns_and_counts_connections() -> None:
     }
     assert needing == {"roundrobin", "leastconn"}
     assert asked(proxy="userspace").needs_userspace
+    assert asked(send_proxy="off", accept_proxy="off") == USUAL
 
 
 def test_every_annotation_of_a_service_that_is_the_proxy_s_has_a_term() -> None:
@@ -63,6 +64,7 @@ def test_every_annotation_of_a_service_that_is_the_proxy_s_has_a_term() -> None:
         "drain": "1s",
         "max-connections": "1",
         "send-proxy": "v1",
+        "accept-proxy": "10.0.0.0/8",
         "eject": "off",
         "hedge": "1s",
         "slow-start": "1s",
@@ -74,7 +76,9 @@ def test_every_annotation_of_a_service_that_is_the_proxy_s_has_a_term() -> None:
 
 
 def test_terms_reach_the_workers_whole() -> None:
-    terms = Terms("leastconn", (0.25, 0.5), 30, 5, 10, 100, "v2", Eject(5, 1, 60, 10), 0.05, userspace=True)
+    terms = Terms("leastconn", (0.25, 0.5), 30, 5, 10, 100, "v2", Eject(5, 1, 60, 10), 0.05, userspace=True)._replace(
+        accept_proxy=("10.0.0.0/8",)
+    )
     for each in (terms, terms._replace(eject=None), USUAL):
         service = Service("default/web", {Backend("10.1.0.5", 80): 1}, {}, Choice.TURN, 0, each)
         assert Rule.decoded(Rule(service, Reach.ALL).encoded()).service.terms == each

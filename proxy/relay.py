@@ -14,14 +14,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from svcnet.proxy.connection_log import ConnectionLog, Entry, bytes_sent
 from svcnet.proxy.counts import (
-    CLIENT_RESETS,
-    DRAINED,
-    GIVEN_UP,
-    IDLE,
     LOG_LOST,
     REDISPATCHES,
     RETRIES,
-    SERVER_RESETS,
     TIMED_OUT,
     Tally,
 )
@@ -35,24 +30,13 @@ from svcnet.proxy.place import Place
 from svcnet.proxy.pump import End, client_end, finish, pump, push, send_now, server_end
 from svcnet.proxy.row import Backend
 from svcnet.proxy.session import Act, Command, Session, Side
-from svcnet.proxy.why import Why
+from svcnet.proxy.why import COUNTED, Why
 
 if TYPE_CHECKING:
     from svcnet.proxy.gate import Gate
 
 DESCRIPTORS = 2
 """Taken of the budget by each connection, from its begin."""
-_COUNTED = {
-    Why.CLIENT_RESET: CLIENT_RESETS,
-    Why.SERVER_RESET: SERVER_RESETS,
-    Why.IDLE: IDLE,
-    Why.HALF_CLOSED: IDLE,
-    Why.DRAINED: DRAINED,
-    Why.REFUSED: GIVEN_UP,
-    Why.SILENT: GIVEN_UP,
-    Why.NO_ENDPOINT: GIVEN_UP,
-    Why.NO_ROOM: GIVEN_UP,
-}
 
 
 class Host(Protocol):
@@ -377,7 +361,7 @@ class Relay:
         tally = self.client.tally
         if self.dial_seconds >= 0 and tally is not None:
             tally.ended(self._place.loop.now - self._since)
-        field = _COUNTED.get(self.session.why)
+        field = COUNTED.get(self.session.why)
         if field is not None:
             (tally or self.host.own_tally).add(field)
         if self._place.log is not None and self.origin is not None:

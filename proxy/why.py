@@ -5,6 +5,8 @@ Owns: the codes (docs/connections.md lists them). The first letter says who or w
 
 from enum import Enum
 
+from svcnet.proxy.counts import CLIENT_RESETS, DRAINED, GIVEN_UP, IDLE, SERVER_RESETS
+
 
 class Why(Enum):
     """The value is what the log has."""
@@ -39,3 +41,17 @@ class Why(Enum):
     """A client of `accept-proxy` sent something else than a PROXY header, or less."""
     LATE_HEADER = "HT"
     """It sent no whole PROXY header in time."""
+
+
+COUNTED = {
+    Why.CLIENT_RESET: CLIENT_RESETS,
+    Why.SERVER_RESET: SERVER_RESETS,
+    Why.IDLE: IDLE,
+    Why.HALF_CLOSED: IDLE,
+    Why.DRAINED: DRAINED,
+    Why.REFUSED: GIVEN_UP,
+    Why.SILENT: GIVEN_UP,
+    Why.NO_ENDPOINT: GIVEN_UP,
+    Why.NO_ROOM: GIVEN_UP,
+}
+"""The cells in which such ends are counted (counts.py)."""

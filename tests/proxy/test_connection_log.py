@@ -146,6 +146,12 @@ def test_what_ended_it_is_told(
     assert (line["why"], line["bytes_in"], line["bytes_out"]) == (why, 8, 6)
 
 
+def _talk_and_read(client: socket.socket, said: bytes) -> None:
+    if said:
+        client.sendall(said)
+    read_all(client)
+
+
 def test_clients_that_reach_no_endpoint_are_told_too(lines: Lines) -> None:
     with Stage(log_every=1) as stage:
         dead = stage.dead()
@@ -160,9 +166,8 @@ def test_clients_that_reach_no_endpoint_are_told_too(lines: Lines) -> None:
         found = []
         for number, (front, said) in enumerate(((refused, b""), (slow, b""), (strict, b"HELO")), 1):
             client = stage.client(front)
-            client.sendall(said)
             with pytest.raises(ConnectionResetError):
-                read_all(client)
+                _talk_and_read(client, said)
             found.append(lines(number)[-1])
     told = [(line["why"], line["endpoint"], line["tries"], line["dial_ms"], line["bytes_in"]) for line in found]
     assert told == [("NR", str(dead), 1, None, 0), ("NT", str(silent), 2, None, 0), ("HB", None, 0, None, 0)]

@@ -138,9 +138,9 @@ class Upset:
                 self.settle(row.server)
 
     def changes(self, number: int) -> Iterator[bytes]:
-        """Yield frames of one changed service each."""
+        """Yield frames of one changed service each; never the last one, which tells when all are taken in."""
         for _ in range(number):
-            yield self._frame(self._random.randint(1, self._services), self._random.random() < 0.5)
+            yield self._frame(self._random.randint(1, max(self._services - 1, 1)), self._random.random() < 0.5)
 
     def settle(self, server: Server) -> None:
         """Wait until ours has taken in what it was told."""

@@ -1,6 +1,9 @@
 """Which serial each worker of a crew serves, in memory that they share: a number each, no message.
 
 Owns: the block and what is behind. Must not know who is told of it.
+
+The number behind the workers' is the control process': a serial before all that these workers serve, for as long as
+workers of an earlier program answer on the same sockets.
 """
 
 import mmap
@@ -12,9 +15,9 @@ SERIAL_BYTES = 4
 
 
 def block(workers: int) -> int:
-    """Return the descriptor of a block for so many workers, for the caller to close."""
+    """Return the descriptor of a block for so many workers and those before them, for the caller to close."""
     fd = os.memfd_create("svcnet-dns-serials", os.MFD_CLOEXEC)
-    os.ftruncate(fd, SERIAL_BYTES * workers)
+    os.ftruncate(fd, SERIAL_BYTES * (workers + 1))
     return fd
 
 
@@ -29,6 +32,10 @@ class Serials:
     def set(self, serial: int) -> None:
         """What this worker serves. 0: nothing yet; then queries wait in its sockets, and find the newest."""
         self._cells[self._number] = serial
+
+    def before(self, serial: int) -> None:
+        """Somebody serves one before this."""
+        self.set((serial - 1) & 0xFFFFFFFF or 0xFFFFFFFF)
 
     def reached(self, serial: int) -> bool:
         """Whether nobody is asked who would still tell of one before."""

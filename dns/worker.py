@@ -5,6 +5,7 @@ end is this process' end. Must not read a store or the configuration.
 """
 
 import asyncio
+import contextlib
 import ctypes
 import gc
 import logging
@@ -54,7 +55,8 @@ async def work(feed: socket.socket, bound: Sequence[socket.socket], selector: Se
     own = [one.getsockname()[0] for one in bound if one.type == socket.SOCK_DGRAM]
     serials = Serials(told.serials, told.number) if told.serials >= 0 else None
     notifier = Notifier(responder.zone, told.notify if told.number == 0 else (), own, serials)
-    telling = asyncio.create_task(tell(feed, responder, server, forwarder))
+    begun = asyncio.Event()
+    telling = asyncio.create_task(tell(feed, responder, server, forwarder, begun))
 
     def taken(frame: Whole | Change) -> None:
         if isinstance(frame, Whole) and not frame.last:
@@ -69,13 +71,19 @@ async def work(feed: socket.socket, bound: Sequence[socket.socket], selector: Se
     # Until here queries wait in the sockets: of a worker that takes another's place no answer is SERVFAIL.
     for one in () if intake.ended.done() else bound:
         await server.serve(one)
+    begun.set()
     await intake.ended
     await server.finish(FINISH_SECONDS)
     telling.cancel()
 
 
-async def tell(feed: socket.socket, responder: Responder, server: Server, forwarder: Forwarder) -> None:
-    """Say every so often what was counted; nobody need listen."""
+async def tell(
+    feed: socket.socket, responder: Responder, server: Server, forwarder: Forwarder, begun: asyncio.Event
+) -> None:
+    """Say every so often what was counted; nobody need listen. `begun`: it answers, which is said at once.
+
+    Another worker may answer in its place until then, from older records.
+    """
     loop = asyncio.get_running_loop()
     while True:
         levels = {
@@ -89,7 +97,10 @@ async def tell(feed: socket.socket, responder: Responder, server: Server, forwar
             await loop.sock_sendall(feed, framed(msgspec.msgpack.encode(said)))
         except OSError:  # the feed's end: `work` sees it too
             return
-        await asyncio.sleep(TELL_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TELL_SECONDS):
+                await begun.wait()
+        begun.clear()
 
 
 def prepared(settings: Settings, selector: Selector) -> tuple[Responder, Server, Forwarder]:

@@ -17,6 +17,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from socket import SOCK_DGRAM
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -139,11 +140,15 @@ class NameService:
 
         shared = serials.block(self._options.dns_workers)
         try:
-            await self._serve_by(Crew(self._programs(shared), self._tell, self._hear))
+            others = serials.Serials(shared, self._options.dns_workers)
+            if self._left.serves():
+                others.before(self._numbers.last)
+            await self._serve_by(Crew(self._programs(shared), self._tell, self._hear), partial(others.set, 0))
         finally:
             os.close(shared)
 
-    async def _serve_by(self, crew: Crew) -> None:
+    async def _serve_by(self, crew: Crew, alone: Callable[[], None]) -> None:
+        """Serve by these workers; `alone` is called when no others answer any more."""
         if self._snapshot is not None:
             if self._served:  # other addresses are other records: a number stands for one state of the zones alone
                 self._snapshot = structs.replace(self._snapshot, rev=self._number(0))
@@ -152,12 +157,13 @@ class NameService:
         log.info("dns answers at=%s", ",".join(str(bound.listen) for bound in self._bound))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(crew.run())
-            tasks.create_task(self._relieve())
+            tasks.create_task(self._relieve(alone))
 
-    async def _relieve(self) -> None:
+    async def _relieve(self, alone: Callable[[], None]) -> None:
         """See to the end of those who answered before us."""
         while self._left.serves() or self._left.reap():  # noqa: ASYNC110 (they are none of our children by asyncio)
             await asyncio.sleep(REAP_SECONDS)
+        alone()
 
     async def _until_more(self, backoff: Backoff) -> None:
         """Return when an address that lacked is there."""

@@ -1,6 +1,8 @@
 """NSD and Knot as secondaries of a daemon: they transfer its zones, hear of changes, and answer as it does."""
 
 import re
+import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -19,6 +21,7 @@ from tests.dns.servers import knot, nsd
 from tests.harness.daemon import Daemon
 from tests.harness.files import endpoints, service
 from tests.harness.minion import VIP, VIP6, A, B, Minion
+from tests.harness.until import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.kernel
 
@@ -128,3 +131,30 @@ def test_a_secondary_transfers_hears_of_changes_and_answers_as_we_do(
         daemon.until(lambda: asked(minion, SECONDARY, "after.svc.", "A")[1])
         alike(minion, daemon, log)
         assert re.search(difference, log.read_text()), "what came by differences came by few bytes"
+
+
+def test_after_a_reload_a_secondary_is_told_when_none_of_the_workers_before_answers(minion: Minion) -> None:
+    """What has names is another, and whoever asks for the SOA then hears of that alone: else it would not transfer."""
+    minion.put(service("web", VIP), service("db", clusterIP="None"), endpoints("db", A))
+    config = minion.root / "svcnet.toml"
+    config.write_text("")
+    daemon = minion.daemon(*OPTIONS, f"--config={config}").ready()
+    with minion.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as secondary:
+        secondary.bind((SECONDARY, 53))
+        secondary.settimeout(PATIENCE_SECONDS)
+        assert told(secondary, 0)
+        before = serial(minion, PRIMARY, "svc.")
+        config.write_text("dns-endpoints = false")
+        daemon.signal(signal.SIGHUP)
+        now = told(secondary, before)
+        assert {serial(minion, PRIMARY, "svc.") for _ in range(20)} == {now}
+
+
+def told(secondary: socket.socket, before: int) -> int:
+    """Answer NOTIFY until one tells of a serial after this one; return that."""
+    while True:
+        packet, client = secondary.recvfrom(512)
+        notify = dns.message.from_wire(packet)
+        secondary.sendto(dns.message.make_response(notify).to_wire(), client)
+        if str(notify.question[0].name) == "svc." and (serial := int(notify.answer[0][0].serial)) > before:
+            return serial

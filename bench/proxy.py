@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +45,10 @@ class Figure(NamedTuple):
     """Whether latency is what it is about, not the rate."""
 
 
+CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")
+UNPACED = ("cubic", "reno")
+"""What is preferred: bbr paces by timers, which on loopback doubles the CPU a byte of every proxy and has a rate depend
+on who else wants the CPU."""
 GBIT = 1e9 / 8
 FIGURES = {
     "down1": Figure("bulk down, 1 connection", "down", OUT, 1, "Gbit/s", GBIT),
@@ -163,6 +167,10 @@ def _prepare() -> None:
         raise SvcnetError(f"ip: {done.stderr.strip()}")
     for name, value in SETTINGS:
         Path("/proc/sys", name).write_text(value)
+    for name in UNPACED:  # a namespace may have only what net.ipv4.tcp_allowed_congestion_control names
+        with suppress(OSError):
+            CONGESTION.write_text(name)
+            return
 
 
 def run(options: argparse.Namespace) -> None:
@@ -176,7 +184,7 @@ def run(options: argparse.Namespace) -> None:
                 _ask_all(ground, FIGURES[name], results[name], turn, options.seconds)
         print(
             f"medians of {options.rounds} interleaved rounds of {options.seconds:g} s; ratios in the same round "
-            "(lowest-highest); CPU is the proxy process's own"
+            f"(lowest-highest); CPU is the proxy process's own; congestion control: {CONGESTION.read_text().strip()}"
         )
         for name in options.figures:
             print()

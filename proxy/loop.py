@@ -59,6 +59,8 @@ class Loop:
         self._again: deque[Callback] = deque()
         self._graves: list[_socket.socket] = []
         self._running = True
+        self._full = 0
+        """Full batches in a row."""
         self.now = clock()
         """Seconds, as of the last wake-up."""
 
@@ -104,7 +106,11 @@ class Loop:
         self._epoll.close()
 
     def turn(self) -> None:
-        """Wait for something, and do all of it."""
+        """Wait for something, and do a batch of it; timers come when no event that was there is left.
+
+        What is ready stands in a queue, and what comes later behind it. So many full batches as there can be events are
+        all that were there before: those that never cease hold no timer up.
+        """
         ready = self._epoll.poll(self._patience(), BATCH)
         self.now = self._clock()  # before the handlers: a timer of theirs must not begin before the sleep
         find = self._handlers.get
@@ -112,9 +118,11 @@ class Loop:
             handler = find(fd)
             if handler is not None:
                 handler(events)
-        while self._ticks and self._ticks[0] <= self.now * TICKS:
-            for timer in self._wheel.pop(heapq.heappop(self._ticks)):
-                timer.fire()
+        if len(ready) == BATCH and self._full < len(self._handlers) // BATCH:
+            self._full += 1
+        else:
+            self._full = 0
+            self._fire()
         if self._graves:
             for one in self._graves:
                 one.close()
@@ -122,8 +130,13 @@ class Loop:
         for _ in range(len(self._again)):
             self._again.popleft()()
 
+    def _fire(self) -> None:
+        while self._ticks and self._ticks[0] <= self.now * TICKS:
+            for timer in self._wheel.pop(heapq.heappop(self._ticks)):
+                timer.fire()
+
     def _patience(self) -> float:
-        if self._again:
+        if self._again or self._full:
             return 0.0
         if not self._ticks:
             return IDLE_SECONDS

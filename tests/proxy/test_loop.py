@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from svcnet.proxy.loop import Loop
+from svcnet.proxy.loop import BATCH, Loop, Timer
 
 
 class Clock:
@@ -66,6 +66,40 @@ def test_timers_fire_in_their_order_and_once(loop: Loop, clock: Clock) -> None:
     loop.again(lambda: None)
     loop.turn()
     assert fired == ["first", "second"]
+
+
+@pytest.fixture
+def many() -> Iterator[list[int]]:
+    """More events at once than one batch takes."""
+    fds = [os.eventfd(1, os.EFD_NONBLOCK) for _ in range(2 * BATCH + 1)]
+    yield fds
+    for fd in fds:
+        os.close(fd)
+
+
+def test_an_answer_that_is_there_comes_before_the_timer_of_its_dial_however_many_come_at_once(
+    loop: Loop, clock: Clock, many: list[int]
+) -> None:
+    late: list[int] = []
+    timers: dict[int, Timer] = {}
+    for fd in many:
+        timers[fd] = loop.later(0.25, lambda fd=fd: late.append(fd))  # type: ignore[misc]  # it takes no argument
+        loop.add(fd, lambda _events, fd=fd: timers.pop(fd).cancel())  # type: ignore[misc]  # nor one more
+    clock.now += 0.5  # a slow turn
+    while timers and not late:
+        loop.turn()
+    assert not late
+
+
+def test_events_that_never_cease_hold_no_timer_up(loop: Loop, clock: Clock, many: list[int]) -> None:
+    fired: list[float] = []
+    for fd in many:
+        loop.add(fd, lambda _events: None, select.EPOLLIN)  # level-triggered, and never read
+    loop.later(0.25, lambda: fired.append(clock.now))
+    clock.now += 0.5
+    for _ in range(4):
+        loop.turn()
+    assert fired == [1000.5]
 
 
 def test_a_handler_removed_in_the_same_batch_is_not_called(loop: Loop) -> None:

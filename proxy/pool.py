@@ -167,7 +167,7 @@ class Scope:
 
     def __init__(self, room: Room) -> None:
         self.weights: Weights = {}
-        self._picker: Picker = RoundRobin()
+        self._picker: Picker = RoundRobin(BY_LOT)
         self._picked_from: Weights = {}
         self._out: frozenset[Backend] = frozenset()
         self.hashed = Hashed()
@@ -364,7 +364,7 @@ class Pool:
             return Chance(self._chance)
         if choice is Choice.LEAST:
             return LeastLoaded(self._chance, self.load if self.load is not None else {})
-        return RoundRobin()
+        return RoundRobin(self._chance)
 
 
 @lru_cache(maxsize=4096)

@@ -17,50 +17,6 @@ _DRAWS = 4
 """So often is drawn again for one that may be picked, before all of those are looked at."""
 
 
-class RoundRobin(Generic[K]):
-    """Weighted round robin, smooth: each turn goes to the one whose next turn is due first.
-
-    With equal weights this is the plain circle. O(log n) a turn. An update keeps the place of everyone who stays, so
-    that neither the first endpoint nor the last gets a herd whenever one comes or goes.
-    """
-
-    def __init__(self) -> None:
-        self._weights: dict[K, int] = {}
-        self._heap: list[tuple[int, int, K]] = []
-        self._now = 0
-        self._order = count()
-
-    def __len__(self) -> int:
-        """How many there are to pick from."""
-        return len(self._heap)
-
-    def update(self, weights: Mapping[K, int]) -> None:
-        """Pick from these from now on; weight 0 is nobody. O(n)."""
-        due = {key: (at, order) for at, order, key in self._heap}
-        self._weights = {key: weight for key, weight in weights.items() if weight > 0}
-        self._heap = []
-        for key, weight in self._weights.items():
-            at, order = due.get(key) or (self._now + _ROUND // weight, next(self._order))
-            self._heap.append((at, order, key))
-        heapq.heapify(self._heap)
-
-    def pick(self, without: Container[K] = ()) -> K | None:
-        """Whose turn it is, passing over `without`, who keep their turns; None when nobody is left."""
-        passed = []
-        chosen = None
-        while self._heap:
-            at, _, key = self._heap[0]
-            if key not in without:
-                self._now = max(self._now, at)
-                heapq.heapreplace(self._heap, (at + _ROUND // self._weights[key], next(self._order), key))
-                chosen = key
-                break
-            passed.append(heapq.heappop(self._heap))
-        for turn in passed:
-            heapq.heappush(self._heap, turn)
-        return chosen
-
-
 class Chance(Generic[K]):
     """By lot, each as often as it weighs. `chance` gives numbers of [0, 1). O(1), of unequal weights O(log n)."""
 
@@ -107,6 +63,51 @@ class Chance(Generic[K]):
         if self._sums is None:
             return int(self._chance() * len(self._keys))
         return bisect(self._sums, self._chance() * self._sums[-1])
+
+
+class RoundRobin(Generic[K]):
+    """Weighted round robin, smooth: each turn goes to the one whose next turn is due first.
+
+    With equal weights this is the plain circle. O(log n) a turn. An update keeps the place of everyone who stays, so
+    that neither the first endpoint nor the last gets a herd whenever one comes or goes.
+
+    Who comes again, as others failed it, is nobody's turn but goes by lot: were it a turn, the one that stands in for
+    a failed one would lose its own to it, and the failed one of two would come first for everybody; and if it always
+    went to who is next without being a turn, who comes after the failed one would stand in alone.
+    """
+
+    def __init__(self, chance: Callable[[], float]) -> None:
+        self._weights: dict[K, int] = {}
+        self._heap: list[tuple[int, int, K]] = []
+        self._now = 0
+        self._order = count()
+        self._lot: Chance[K] = Chance(chance)
+
+    def __len__(self) -> int:
+        """How many there are to pick from."""
+        return len(self._heap)
+
+    def update(self, weights: Mapping[K, int]) -> None:
+        """Pick from these from now on; weight 0 is nobody. O(n)."""
+        due = {key: (at, order) for at, order, key in self._heap}
+        self._weights = {key: weight for key, weight in weights.items() if weight > 0}
+        self._lot.update(weights)
+        self._heap = []
+        for key, weight in self._weights.items():
+            at, order = due.get(key) or (self._now + _ROUND // weight, next(self._order))
+            self._heap.append((at, order, key))
+        heapq.heapify(self._heap)
+
+    def pick(self, without: Container[K] = ()) -> K | None:
+        """Whose turn it is; with some to pass over any other, whose turn it is not; None when nobody is left."""
+        if without != ():
+            return self._lot.pick(without)
+        if not self._heap:
+            return None
+        at, _, key = self._heap[0]
+        self._now = max(self._now, at)
+        heapq.heapreplace(self._heap, (at + _ROUND // self._weights[key], next(self._order), key))
+        return key
 
 
 class LeastLoaded(Generic[K]):

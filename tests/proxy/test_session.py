@@ -14,7 +14,7 @@ GIVE_UP = Command(Act.RESET, Side.CLIENT)
 
 
 def session(*backends: Backend, watch: Watch = ALONE) -> Session:
-    picker: RoundRobin[Backend] = RoundRobin()
+    picker: RoundRobin[Backend] = RoundRobin(lambda: 0.0)  # a retry goes to the first that is left
     picker.update(dict.fromkeys(backends, 1))
     return Session(picker.pick, watch)
 

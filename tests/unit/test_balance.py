@@ -1,12 +1,15 @@
 """Who gets the next connection."""
 
+import random
 from collections import Counter
+
+import pytest
 
 from svcnet.balance import RoundRobin
 
 
 def robin(**weights: int) -> RoundRobin[str]:
-    made: RoundRobin[str] = RoundRobin()
+    made: RoundRobin[str] = RoundRobin(random.Random(7).random)
     made.update(weights)
     return made
 
@@ -42,10 +45,26 @@ def test_one_that_comes_after_long_gets_no_herd() -> None:
     assert Counter(turns(picker, 300)) == {"a": 100, "b": 100, "c": 100}
 
 
-def test_those_passed_over_keep_their_turn() -> None:
+def test_a_retry_is_nobody_s_turn() -> None:
     picker = robin(a=1, b=1, c=1)
-    assert picker.pick({"a"}) == "b"
-    assert turns(picker, 2) == "ac"
+    assert turns(picker, 1) == "a"
+    assert picker.pick({"a"}) in {"b", "c"}
+    assert turns(picker, 3) == "bca"
+
+
+@pytest.mark.parametrize("number", [2, 3, 5])
+def test_one_that_always_fails_is_tried_in_its_turn_alone_and_the_others_stand_in_for_it_alike(number: int) -> None:
+    live = "bcdef"[: number - 1]
+    picker = robin(a=1, **dict.fromkeys(live, 1))
+    first, answered = Counter[str | None](), Counter[str | None]()
+    for _ in range(600 * number):
+        picked = picker.pick()
+        first[picked] += 1
+        answered[picker.pick({"a"}) if picked == "a" else picked] += 1
+    assert first == dict.fromkeys("a" + live, 600)
+    assert answered.keys() == set(live)
+    for key in live:
+        assert answered[key] == pytest.approx(600 * number / len(live), rel=0.1)
 
 
 def test_nobody_is_left() -> None:

@@ -94,8 +94,8 @@ def resolve(loaded: Loaded, name: str, kind: str | None, namespace: str, at_serv
         what = RCODES.get(wrong[0], str(wrong[0]))
     elif not all(rcodes):
         what = f"no {' or '.join(kinds)} record"
-    elif REFUSED in rcodes:
-        what = f"outside our zones ({ours(loaded.config, bool(address))}): ask a server with --at-server ADDR[:PORT]"
+    elif REFUSED in rcodes:  # it may be meant as a name of ours, short of its end, or as a whole one
+        what = f"not in our zones ({ours(loaded.config, bool(address))}): ask a server with --at-server ADDR[:PORT]"
     else:
         what = "not found"
     click.echo(f"svcnet: {name}: {what}", err=True)

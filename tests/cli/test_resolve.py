@@ -59,12 +59,16 @@ def test_a_name_is_looked_up_in_the_records(tomcat: "Cli", arguments: list[str],
         (["tomcat", "-t", "AAAA"], "svcnet: tomcat: no AAAA record"),
         (
             ["example.org"],
-            "svcnet: example.org: outside our zones (svc, cluster.local): ask a server with --at-server ADDR[:PORT]",
+            "svcnet: example.org: not in our zones (svc, cluster.local): ask a server with --at-server ADDR[:PORT]",
+        ),
+        (
+            ["example.org."],
+            "svcnet: example.org.: not in our zones (svc, cluster.local): ask a server with --at-server ADDR[:PORT]",
         ),
         (["10.0.0.77"], "svcnet: 10.0.0.77: not found"),
         (
             ["192.0.2.7"],
-            "svcnet: 192.0.2.7: outside our zones (10.0.0.0/16): ask a server with --at-server ADDR[:PORT]",
+            "svcnet: 192.0.2.7: not in our zones (10.0.0.0/16): ask a server with --at-server ADDR[:PORT]",
         ),
     ],
 )

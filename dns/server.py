@@ -16,11 +16,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from svcnet.dns.answer import SERVFAIL
 from svcnet.dns.batch import ID_BYTES, Batch, Calls
 from svcnet.dns.crowd import Crowd, Guest
 from svcnet.dns.forward import Forwarder
-from svcnet.dns.query import Query, refusal
+from svcnet.dns.query import Query
 from svcnet.dns.responder import Ask, Pull, Responder
 from svcnet.dns.selector import Selector
 from svcnet.dns.transfer import Transfers
@@ -41,7 +40,7 @@ LAST_SECONDS = 1.0
 BREATH_SECONDS = 0.1
 """Before a connection is accepted again when there was no file descriptor for it."""
 MOST_PIPELINED = 32
-"""Queries of one connection that wait for upstream at a time."""
+"""Queries of one connection that wait for upstream at a time; the next is read when one of them is answered."""
 CONTROL_BYTES = 64
 MOST_TRANSFERS = 8
 """Zones that go out by TCP at a time; each may hold copies of the tables of one serial."""
@@ -267,14 +266,11 @@ class Server:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _respond(self, packet: bytes, allowed: bool, way: int, waiting: int) -> bytes | Ask | Pull | None:
-        """Answer a query of a connection on which so many wait for upstream."""
+    def _respond(self, packet: bytes, allowed: bool, way: int) -> bytes | Ask | Pull | None:
+        """Answer a query of a connection."""
         begin = time.perf_counter()
         self._counts.way = way
         reply = self._responder.respond(packet, True, allowed)
-        if isinstance(reply, Ask) and waiting >= MOST_PIPELINED:
-            query, reply = reply.query, refusal(reply.query, SERVFAIL)
-            self._counts.answered(reply, query.type)
         if isinstance(reply, bytes):
             self._counts.took(time.perf_counter() - begin)
         return reply
@@ -349,6 +345,8 @@ class Server:
             guest.busy -= 1
 
         while True:
+            while len(waiting) >= MOST_PIPELINED:  # TCP holds the client up (RFC 7766 §6.2.1.1 leaves us how many)
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             try:
                 async with asyncio.timeout(IDLE_SECONDS):
                     packet = await reader.readexactly(int.from_bytes(await reader.readexactly(2)))
@@ -358,7 +356,7 @@ class Server:
                     await asyncio.wait(waiting, timeout=IDLE_SECONDS)
                 return
             self._crowd.active(guest)
-            reply = self._respond(packet, allowed, way, len(waiting))
+            reply = self._respond(packet, allowed, way)
             if reply is None:
                 return
             if isinstance(reply, bytes):

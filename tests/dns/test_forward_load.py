@@ -1,11 +1,13 @@
 """A worker whose servers upstream say nothing, or come and go, while many ask: its own names never wait."""
 
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import dns.message
 import dns.rcode
 
+from svcnet.dns.server import MOST_PIPELINED
 from svcnet.dns.settings import Settings
 from svcnet.dns.upstream import MOST_IN_FLIGHT
 from tests.dns.serving import HOST, PATIENCE_SECONDS, Upstream, worker
@@ -67,3 +69,26 @@ def test_what_became_of_questions_is_a_metric() -> None:
         assert f'svcnet_dns_forward_responses_total{{rcode="NOERROR",to="{upstream.address}"}}' in text
         assert f'svcnet_dns_forward_responses_total{{rcode="none",to="{gone}"}}' in text
         assert f'svcnet_dns_forward_healthcheck_failures_total{{to="{gone}"}}' in text
+
+
+def test_a_client_that_asks_much_on_one_connection_waits_and_is_answered() -> None:
+    """No query fails for being one of many: what is above the bound is read later."""
+    count = 3 * MOST_PIPELINED
+    with (
+        Upstream(answers) as upstream,
+        worker(Settings(upstreams=(upstream.address,)), RECORDS) as running,
+        socket.create_connection((HOST, running.port), PATIENCE_SECONDS) as client,
+    ):
+        client.sendall(b"".join(len(query := wire(number)).to_bytes(2) + query for number in range(count)))
+        client.shutdown(socket.SHUT_WR)
+        replies = list(messages(b"".join(iter(lambda: client.recv(65535), b""))))
+        assert {reply.id for reply in replies} == {int.from_bytes(wire(number)[:2]) for number in range(count)}
+        assert {tuple(lines(reply.answer)[0].split()[3:]) for reply in replies} == {("A", "192.0.2.7")}
+
+
+def messages(stream: bytes) -> Iterator[dns.message.Message]:
+    """What came on a connection."""
+    while stream:
+        end = 2 + int.from_bytes(stream[:2])
+        yield dns.message.from_wire(stream[2:end])
+        stream = stream[end:]

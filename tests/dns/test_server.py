@@ -13,12 +13,14 @@ import dns.message
 import dns.rdatatype
 import pytest
 
+import dns.name
 import dns.query
 from svcnet.dns.server import LAST_SECONDS
 from svcnet.dns.settings import Settings
 from svcnet.dns.upstream import Server
 from svcnet.feed import Change, Whole
 from svcnet.model.snapshot import Endpoint
+from tests.dns.secondary import query_for
 from tests.dns.serving import HOST, PATIENCE_SECONDS, Served, bound, worker
 from tests.dns.world import REVERSE, gone, headless, lines, virtual
 from tests.harness.until import until
@@ -103,6 +105,17 @@ def test_only_those_who_may_ask_are_answered() -> None:
         assert until(lambda: running.udp("tomcat.svc.")).rcode().name == "REFUSED"
         assert running.tcp("tomcat.svc.").rcode().name == "REFUSED"
         assert running.udp("tomcat.svc.").rcode().name == "REFUSED"
+
+
+def test_who_may_not_ask_may_not_transfer_either() -> None:
+    settings = Settings(allow=("192.0.2.0/24",), transfer_to=("0.0.0.0/0",), reverse=REVERSE)
+    with worker(settings, RECORDS) as running:
+        until(lambda: running.udp("tomcat.svc."))
+        for kind, serial in ((dns.rdatatype.AXFR, None), (dns.rdatatype.IXFR, 0)):
+            wanted = query_for(dns.name.from_text("svc."), kind, serial)
+            for ask in (dns.query.tcp, dns.query.udp):
+                reply = ask(wanted, HOST, PATIENCE_SECONDS, running.port)
+                assert (reply.rcode().name, reply.answer) == ("REFUSED", [])
 
 
 def test_an_answer_leaves_from_the_address_that_was_asked() -> None:

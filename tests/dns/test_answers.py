@@ -5,7 +5,6 @@ import dns.message
 import dns.reversename
 import pytest
 
-from svcnet.dns.answer import LONGEST_CHAIN
 from svcnet.dns.zone import Shape
 from svcnet.feed import Whole
 from svcnet.model.snapshot import Endpoint
@@ -326,7 +325,7 @@ def test_aliases_in_a_circle_are_an_error(target: str) -> None:
 
 
 def test_a_row_of_aliases_that_is_too_long_is_an_error() -> None:
-    row = [external(f"a{number}", f"a{number + 1}.svc") for number in range(LONGEST_CHAIN + 1)]
+    row = [external(f"a{number}", f"a{number + 1}.svc") for number in range(9)]
     asked = Asked(*row, TOMCAT)
     assert asked.text("a0.svc.") == ["SERVFAIL"]
     assert asked.text("a1.svc.")[-1].startswith("a8.svc. 5 IN CNAME")
@@ -372,6 +371,24 @@ def test_glue_is_left_out_before_an_answer_is_cut() -> None:
     assert not message.flags & dns.flags.TC
     assert (len(lines(message.answer)), message.additional) == (8, [])
     assert len(lines(asked.ask("_http._tcp.db.svc.", "SRV", payload=1232).additional)) == 8
+
+
+@pytest.mark.parametrize(("name", "kind"), [("many.svc.", "A"), ("_http._tcp.db.svc.", "SRV")])
+def test_what_just_fits_is_whole_and_with_room_for_a_byte_less_it_is_not(name: str, kind: str) -> None:
+    those = [Endpoint(f"10.1.1.{i}", 80) for i in range(1, 41)]
+    asked = Asked(headless("many", *those), headless("db", *those[:8]))
+    whole = size(asked, name, kind, 1232)
+    assert 512 < whole < 1232
+    assert size(asked, name, kind, whole) == whole
+    assert size(asked, name, kind, whole - 1) < whole
+
+
+def size(asked: Asked, name: str, kind: str, payload: int) -> int:
+    """Bytes of the answer."""
+    query = dns.message.make_query(name, kind, use_edns=True, payload=payload)
+    reply = asked.responder.respond(query.to_wire(), False)
+    assert isinstance(reply, bytes)
+    return len(reply)
 
 
 def test_names_too_long_for_dns_are_left_out_and_the_rest_is_served() -> None:

@@ -97,6 +97,22 @@ def test_a_client_that_wants_no_recursion_is_refused() -> None:
         assert upstream.asked == []
 
 
+def test_checking_disabled_goes_back_as_it_came_and_is_clear_where_we_are_the_authority() -> None:
+    """RFC 4035 §3.2.2 and §3.1.6."""
+
+    def behave(query: dns.message.Message, stream: bool) -> dns.message.Message | bytes | None:
+        how: dict[str, Behaviour] = {"bad.example.": says(dns.rcode.SERVFAIL), "long.example.": cuts_by_udp}
+        return how.get(str(query.question[0].name), answers)(query, stream)
+
+    with upstreams(behave) as (served, _):
+        theirs = ("good.example.", "bad.example.", "long.example.")
+        for name, kept in (*((name, True) for name in theirs), ("tomcat.svc.", False)):
+            for flags in (dns.flags.RD, dns.flags.RD | dns.flags.CD):
+                query = dns.message.make_query(name, "A", flags=flags)
+                reply = dns.query.udp(query, HOST, PATIENCE_SECONDS, served.port)
+                assert bool(reply.flags & dns.flags.CD) == (kept and bool(flags & dns.flags.CD))
+
+
 def test_a_cut_reply_is_asked_for_again_by_tcp() -> None:
     with upstreams(cuts_by_udp) as (served, (upstream,)):
         assert len(lines(served.tcp("example.org.").answer)) == 100

@@ -42,6 +42,7 @@ def served() -> Iterator[Served]:
 HEAD = b"\x12\x34\1\0\0\1\0\0\0\0\0\0"
 QUESTION = b"\6tomcat\3svc\0\0\1\0\1"
 OPT = b"\0\0\x29\x10\0\0\0\0\0\0\0"
+IXFR = HEAD[:9] + b"\1" + HEAD[10:] + QUESTION[:-4] + b"\0\xfb\0\1" + QUESTION[:-4] + b"\0\6\0\1\0\0\0\0"
 MALFORMED = {
     "no question": (HEAD[:4] + bytes(8), "FORMERR"),
     "a question that isn't there": (HEAD, "FORMERR"),
@@ -102,6 +103,15 @@ MALFORMED = {
     "class ANY": (HEAD + QUESTION[:-1] + b"\xff", "REFUSED"),
     "type MAILB": (HEAD + QUESTION[:-4] + b"\0\xfd\0\1", "REFUSED"),
     "AXFR of what is no zone": (HEAD + QUESTION[:-4] + b"\0\xfc\0\1", "NOTAUTH"),
+    "IXFR with an SOA that says that it is longer": (IXFR + b"\0\x17\0\0" + bytes(21), "FORMERR"),
+    "IXFR with an SOA that says that it is shorter": (IXFR + b"\0\x15\0\0" + bytes(20), "FORMERR"),
+    "IXFR with an SOA that is cut": (IXFR + b"\0\x16\0\0" + bytes(19), "FORMERR"),
+    "IXFR with a name of 256 bytes in its SOA": (
+        IXFR + b"\1\x16" + (b"\x3f" + b"a" * 63) * 4 + b"\0\0" + bytes(20),
+        "FORMERR",
+    ),
+    "IXFR with a name in its SOA that runs off": (IXFR + b"\0\x16\0\x3fab", "FORMERR"),
+    "IXFR with what it needs": (IXFR + b"\0\x16\0\0" + bytes(20), "NOTAUTH"),
     "IXFR without a serial": (HEAD + QUESTION[:-4] + b"\0\xfb\0\1", "FORMERR"),
 }
 

@@ -206,6 +206,36 @@ def test_while_everything_is_told_again_transfers_are_of_the_last_serial() -> No
     assert "tomcat.svc. 5 IN A 10.0.0.77" in secondary.records()
 
 
+def test_secondaries_follow_when_the_serial_begins_again_at_0() -> None:
+    primary = Primary(*RECORDS)
+    primary.asked.rev = 5 + (1 << 31)
+    primary.asked.change(virtual("early", "10.0.0.8"))  # as far as a serial may go in one step (RFC 1982 §3.1)
+    primary.asked.rev = (1 << 32) - 3
+    primary.asked.change(virtual("late", "10.0.0.9"))
+    old, reverse = primary.copy("svc."), primary.copy("1.10.in-addr.arpa.")
+    assert old.serial == (1 << 32) - 2
+    for number in range(4):
+        primary.asked.change(virtual("tomcat", f"10.0.0.{number + 20}"))
+    for secondary, apex in ((old, "svc."), (reverse, "1.10.in-addr.arpa.")):
+        secondary.ixfr(primary.ask)
+        assert (secondary.serial, secondary.incremental) == (2, 1)
+        assert secondary.records() == primary.copy(apex).records()
+    (wire,) = primary.ask(query_for(dns.name.from_text("svc."), dns.rdatatype.IXFR, 3))
+    assert [line.split()[3] for line in lines(dns.message.from_wire(wire).answer)] == ["SOA"], "it is ahead of us"
+    wires = primary.ask(query_for(dns.name.from_text("svc."), dns.rdatatype.IXFR, (1 << 32) - 9))
+    assert len(dns.message.from_wire(wires[0]).answer) > 2, "it is behind us, from where we don't know: all"
+
+
+def test_no_record_is_told_twice() -> None:
+    named = Endpoint("10.1.0.9", 80, hostname="a")
+    primary = Primary(headless("db", named, named._replace(port=81)), virtual("a", "10.0.0.5", namespace="db"))
+    (wire,) = primary.ask(query_for(dns.name.from_text("svc."), dns.rdatatype.AXFR))
+    told = lines(dns.message.from_wire(wire, one_rr_per_rrset=True).answer)
+    assert told.count("db.svc. 5 IN A 10.1.0.9") == 1
+    assert told.count("a.db.svc. 5 IN A 10.0.0.5") == 1, "a service, not the endpoint of one without its namespace"
+    assert len(told) == len(set(told)) + 1, "the SOA alone is there twice"
+
+
 def test_by_udp_a_difference_comes_whole_or_the_soa_alone() -> None:
     primary = Primary(*(virtual(f"s{i}", f"10.0.0.{i + 1}") for i in range(200)))
     query = query_for(dns.name.from_text("svc."), dns.rdatatype.IXFR, 7)

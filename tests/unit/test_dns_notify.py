@@ -66,6 +66,16 @@ def test_without_an_answer_it_goes_again_ever_later_and_then_no_more() -> None:
     assert line.wait(GATHER_SECONDS)
 
 
+def test_a_change_while_nobody_answers_is_told_as_often_as_any() -> None:
+    line = Line()
+    line.changed(SVC)
+    sent = 0
+    while sent < MOST_TRIES - 1:
+        sent += len(line.wait(0.05))
+    line.changed(SVC)
+    assert len(line.wait(2 * MOST_TRIES * LONGEST_SECONDS)) == MOST_TRIES
+
+
 def test_one_that_is_silent_is_told_no_more_often_because_more_changes() -> None:
     line = Line()
     sent = 0

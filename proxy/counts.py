@@ -152,19 +152,19 @@ class Tally:
 
     def dialled(self, seconds: float) -> None:
         """The same, after a dial of so long."""
-        self.began()
-        self._observe(DIALS + bisect_left(DIAL_BOUNDS, seconds))
-        self.cells[self.at + DIAL_MICROSECONDS] += int(seconds * 1e6)
+        self.open += 1
+        cells, at = self.cells, self.at
+        cells[at + CONNECTIONS] += 1
+        cells[at + DIAL_MICROSECONDS] += int(seconds * 1e6)
+        bucket = 2 * at + DIALS + bisect_left(DIAL_BOUNDS, seconds)
+        self.small[bucket] = (self.small[bucket] + 1) & _WORD
 
     def ended(self, seconds: float) -> None:
         """One ends that lived for so long."""
         self.open -= 1
-        self._observe(LIVES + bisect_left(LIFE_BOUNDS, seconds))
         self.cells[self.at + LIFE_MILLISECONDS] += int(seconds * 1e3)
-
-    def _observe(self, bucket: int) -> None:
-        place = 2 * self.at + bucket
-        self.small[place] = (self.small[place] + 1) & _WORD
+        bucket = 2 * self.at + LIVES + bisect_left(LIFE_BOUNDS, seconds)
+        self.small[bucket] = (self.small[bucket] + 1) & _WORD
 
     def _go(self, cells: memoryview, small: memoryview, at: int) -> None:
         if self.open:

@@ -63,7 +63,7 @@ class End:
         """The memory that this takes, until all of it is written."""
         self.pipe: Pipe | None = None
         self.held = 0
-        """Bytes in the pipe, on their way to this end."""
+        """Bytes in the pipe, on their way to this end; they or `out` wait to be written, never both."""
         self.bulk = False
         """What comes for this end is spliced."""
 
@@ -74,14 +74,16 @@ class End:
             if events & _MORE_THAN_DATA:
                 self.hung_up = True
 
-    @property
-    def pending(self) -> bool:
-        """Whether something waits to be written."""
-        return self.out is not None or self.held > 0
-
     def lose(self) -> None:
         """Writing failed. What it said before can still be read."""
         self.deaf = self.lost = self.readable = self.hung_up = True
+
+    def drop(self, place: Place) -> None:
+        """Nothing more comes for it: give back what it has of others."""
+        if self.out is not None:
+            self.drop_out(place)
+        if self.pipe is not None:
+            self.drop_pipe(place)
 
     def drop_out(self, place: Place) -> None:
         """Give back the memory of what waits."""
@@ -125,6 +127,8 @@ def _copy(place: Place, source: End, sink: End) -> bool:
         number = source.sock.recv_into(place.buffer, place.read_bytes)
     except BlockingIOError:
         source.readable = False
+        if source.hung_up:
+            send_now(sink)
         return False
     except OSError:
         source.ended = source.lost = True
@@ -140,7 +144,8 @@ def _copy(place: Place, source: End, sink: End) -> bool:
     if tally is not None:
         tally.cells[tally.at + source.field] += number
     try:
-        sent = sink.sock.send(place.view[:number])
+        # What comes before a FIN goes into one packet with it; before a reset, `send_now`.
+        sent = sink.sock.send(place.view[:number], _socket.MSG_MORE if source.hung_up else 0)
     except BlockingIOError:
         sent = 0
     except OSError:
@@ -244,5 +249,7 @@ def send_now(end: End) -> None:
 
 def finish(end: End) -> None:
     """Send a FIN."""
-    with suppress(OSError):  # it went away meanwhile, which its next read will tell
+    try:  # noqa: SIM105  # suppress() makes four calls, for each connection
         end.sock.shutdown(_socket.SHUT_WR)
+    except OSError:  # it went away meanwhile, which its next read will tell
+        pass

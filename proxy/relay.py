@@ -5,10 +5,10 @@ the session does.
 """
 
 import _socket
-import select
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from select import EPOLLOUT
 from socket import IPPROTO_TCP, SO_ERROR, SOL_SOCKET, TCP_KEEPIDLE
 from typing import TYPE_CHECKING, Protocol
 
@@ -156,13 +156,17 @@ class Relay:
     def _turn(self, server: End) -> None:
         """Move what can be moved, and pass ends on."""
         client = self.client
-        more = (client.readable or server.pending) and pump(self._place, client, server)
-        if (server.readable or client.pending) and pump(self._place, server, client):
+        more = False
+        if client.readable or server.held or server.out is not None:
+            more = pump(self._place, client, server)
+        if (server.readable or client.held or client.out is not None) and pump(self._place, server, client):
             more = True
         if client.lost and client.readable and not client.ended:
             more = True  # writing to it failed just now: what it said before that is still to be read
-        if client.ended or server.ended:
-            self._pass_ends(client, server)
+        if client.ended and not server.held and server.out is None:
+            self._pass_end(Side.CLIENT, client)
+        if server.ended and not client.held and client.out is None and self.server is server:
+            self._pass_end(Side.SERVER, server)
         if more and self.server is server:
             self._place.loop.again(self._again)
 
@@ -170,10 +174,9 @@ class Relay:
         if self.server is not None and self.timer is None:
             self._turn(self.server)
 
-    def _pass_ends(self, client: End, server: End) -> None:
-        for side, source, sink in ((Side.CLIENT, client, server), (Side.SERVER, server, client)):
-            if self.server is server and source.ended and not sink.pending:
-                self._obey(self.session.broken(side) if source.lost else self.session.finished(side))
+    def _pass_end(self, side: Side, source: End) -> None:
+        """All that it said was passed on."""
+        self._obey(self.session.broken(side) if source.lost else self.session.finished(side))
 
     def _obey(self, command: Command) -> None:
         match command.act:
@@ -201,7 +204,8 @@ class Relay:
         return self.server
 
     def _dial(self, backend: Backend, seconds: float) -> None:
-        self._drop_server()
+        if self.server is not None:
+            self._drop_server()
         before, tally = self.client.tally, self.host.tally(backend)
         if before is not None:
             tally.add(RETRIES if before is tally else REDISPATCHES)
@@ -230,7 +234,7 @@ class Relay:
 
     def _dialled(self, server: End, events: int) -> None:
         """Something happened to the socket that is being connected: room to write is there once it is."""
-        if not events & LOST and events & select.EPOLLOUT:
+        if not events & LOST and events & EPOLLOUT:
             self._stop_timer()
             self.session.connected()
             if self.hedge is not None:
@@ -317,20 +321,21 @@ class Relay:
     def _drop_server(self) -> None:
         server, self.server = self.server, None
         if server is not None:
-            server.drop_pipe(self._place)
-            server.drop_out(self._place)
+            server.drop(self._place)
             self._place.loop.bury(server.sock)
 
     def _reset(self, side: Side) -> None:
         """Close all but `side`, and that one by a reset once it has all that it was sent."""
         self._stop_timer()
         target = self._end(side)
+        send_now(target)
         self._place.loop.remove(target.sock.fileno())
         Flush(self._place, target.sock)
         self._leave(keep=target)
 
     def _close(self) -> None:
-        self._stop_timer()
+        if self.timer is not None:
+            self._stop_timer()
         self._leave(keep=None)
 
     def _leave(self, keep: End | None) -> None:
@@ -344,12 +349,11 @@ class Relay:
             self._account()
         for end in (self.client, self.server):
             if end is not None:
-                end.drop_pipe(self._place)
-                end.drop_out(self._place)
+                end.drop(place)
                 if end is not keep:
                     if keep is not None:  # an end of a broken connection has no more to say
                         reset_on_close(end.sock)
-                    self._place.loop.bury(end.sock)
+                    place.loop.bury(end.sock)
         self.server = None
         if self.hedge is not None:
             self._drop_hedge()

@@ -25,6 +25,7 @@ from svcnet.proxy.why import Why
 class Side(Enum):
     """One end of a connection."""
 
+    __hash__ = object.__hash__  # that of Enum is a call in Python
     CLIENT = auto()
     SERVER = auto()
 
@@ -66,6 +67,11 @@ class Command(NamedTuple):
     side: Side = Side.CLIENT
     backend: Backend | None = None
     seconds: float = 0.0
+
+
+_RELAY, _NOTHING, _CLOSE = Command(Act.RELAY), Command(Act.NOTHING), Command(Act.CLOSE)
+_FINISH = {side: Command(Act.FINISH, side.other) for side in Side}
+"""By the side that finished. Made once: to make one takes as long as a step of the state machine."""
 
 
 class State(Enum):
@@ -221,10 +227,10 @@ class Session:
     def slow(self) -> Command:
         """The dial takes long."""
         if self.state is not State.DIALLING or self.backend is None or self.rival is not None:
-            return Command(Act.NOTHING)
+            return _NOTHING
         backend = self._pick((*self._refused, *self._silent, self.backend))
         if backend is None or self._step >= len(self.watch.ladder) or not self.watch.may_retry():
-            return Command(Act.NOTHING)
+            return _NOTHING
         self.tries += 1
         self.rival = backend
         self._take(backend)
@@ -243,7 +249,7 @@ class Session:
         if self.rival is not None:
             self._give(self.rival)
             self.rival = None
-        return Command(Act.NOTHING)
+        return _NOTHING
 
     def rival_connected(self) -> Command:
         """The rival answered first: SWAP, then RELAY."""
@@ -269,16 +275,16 @@ class Session:
 
     def client_lost(self) -> Command:
         """The client went away before a backend answered."""
-        return self._end(Command(Act.CLOSE), Why.CLIENT_LEFT)
+        return self._end(_CLOSE, Why.CLIENT_LEFT)
 
     def finished(self, side: Side) -> Command:
         """All that `side` had to say was delivered, and its FIN came."""
         if self.state is State.ENDED or self._finished is side:
-            return Command(Act.NOTHING)
+            return _NOTHING
         if self._finished is not None:
-            return self._end(Command(Act.CLOSE), Why.SERVER_FINISHED if side is Side.CLIENT else Why.CLIENT_FINISHED)
+            return self._end(_CLOSE, Why.SERVER_FINISHED if side is Side.CLIENT else Why.CLIENT_FINISHED)
         self._finished = side
-        return Command(Act.FINISH, side.other)
+        return _FINISH[side]
 
     def abandoned(self) -> Command:
         """Nothing was said for too long: the client learns that it was not an end."""
@@ -288,7 +294,7 @@ class Session:
     def drained(self) -> Command:
         """Its endpoint is gone for too long, whether or not it has answered."""
         if self.state is State.ENDED:
-            return Command(Act.NOTHING)
+            return _NOTHING
         return self._end(Command(Act.RESET, Side.CLIENT), Why.DRAINED)
 
     def stuck(self) -> Command:
@@ -298,7 +304,7 @@ class Session:
     def broken(self, side: Side) -> Command:
         """`side` was reset, and what it said before was passed on."""
         if self.state is State.ENDED:
-            return Command(Act.NOTHING)
+            return _NOTHING
         why = Why.CLIENT_RESET if side is Side.CLIENT else Why.SERVER_RESET
         return self._end(Command(Act.RESET, side.other), why)
 
@@ -306,7 +312,7 @@ class Session:
         self.state = State.RELAYING
         if self.watch.alert and self.backend is not None:
             self.watch.answered(self.backend)
-        return Command(Act.RELAY)
+        return _RELAY
 
     def _go_on(self, *, paid: bool = False) -> Command:
         """After a failed dial; `paid`: the next one is allowed."""

@@ -11,6 +11,8 @@ from svcnet.proxy.counts import CLIENT_RESETS, DRAINED, GIVEN_UP, IDLE, SERVER_R
 class Why(Enum):
     """The value is what the log has."""
 
+    __hash__ = object.__hash__  # that of Enum is a call in Python, for each connection
+
     UNKNOWN = "--"
     """It goes on."""
     CLIENT_FINISHED = "CF"

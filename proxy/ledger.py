@@ -79,6 +79,11 @@ class Ledger:
         self._leaving: list[int] = []
         self._free: list[int] = []
         self._news: list[Counted] = []
+        self._is_read = True
+
+    def forgo(self) -> None:
+        """Nobody will `take`: keep nothing for it."""
+        self._is_read = False
 
     def block(self, number: int) -> int:
         """The file descriptor of a worker's block."""
@@ -108,7 +113,7 @@ class Ledger:
         """The workers know by now who is gone: nobody counts there any more."""
         with self._lock:
             if self._leaving:
-                self._news += self._read()
+                self._news += self._read() if self._is_read else ()
                 for slot in self._leaving:
                     self._owners[slot] = None
                 self._free += self._leaving

@@ -164,6 +164,8 @@ def _iptables(config: Config, left: Left, reason: str) -> Chosen:
 def _userspace(config: Config, left: Left, reason: str) -> Chosen:
     route.require(config.service_cidr)
     path = UserspacePath(config.service_cidr, config.proxy_workers, config.cluster_cidr, config.proxy_log_every)
+    if not config.traffic_series:
+        path.proxy.ledger.forgo()
     return Chosen(
         Mode("userspace", f"{reason}; at most {path.proxy.most_frontends} ports, by ulimit -Hn"),
         Succession(path, _predecessors("userspace", partial(_flows, config)), left.end),  # its listeners hold the ports
@@ -179,9 +181,12 @@ def _userspace(config: Config, left: Left, reason: str) -> Chosen:
 
 
 def _hybrid(config: Config, path: KernelPath) -> Hybrid:
-    return Hybrid(
+    beside = Hybrid(
         path, config.service_cidr, config.proxy_workers, config.cluster_cidr, _flows(config), config.proxy_log_every
     )
+    if not config.traffic_series:
+        beside.proxy.ledger.forgo()
+    return beside
 
 
 def _beside(path: Hybrid, chosen: Chosen, left: Left) -> Chosen:

@@ -137,3 +137,20 @@ def test_slots_that_nobody_wrote_to_take_no_memory(ledger: Ledger) -> None:
     tallies.update(ledger.assign(WEB, [B]))
     assert len(list(written(ledger.block(0)))) == 1
     assert os.fstat(ledger.block(0)).st_blocks * 512 <= 2 * 4096
+
+
+@pytest.mark.parametrize(("forgone", "kept"), [(False, [(WEB, A, 1, 0, 0)] * 3), (True, [])])
+def test_what_nobody_will_take_is_not_kept_for_him(
+    ledger: Ledger, forgone: bool, kept: list[tuple[Frontend, Backend | None, int, int, int]]
+) -> None:
+    if forgone:
+        ledger.forgo()
+    tallies = Tallies(worker(ledger))
+    for _ in range(3):
+        tallies.update(ledger.assign(WEB, [A]))
+        tallies.of(A).add(CONNECTIONS)
+        ledger.assign(WEB, [])
+        ledger.settle()
+    ledger.forget(WEB)
+    ledger.settle()
+    assert told(ledger) == kept

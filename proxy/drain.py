@@ -3,6 +3,7 @@
 Owns: when that is. Endpoints that come back in time keep theirs.
 """
 
+import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ class Drain:
     """Of one frontend."""
 
     def __init__(self, place: Place, host: "Host") -> None:
-        self._place, self._host = place, host
+        self._place, self._host = place, weakref.ref(host)  # no cycle: there is no collector
         self._timer: Timer | None = None
         self._tallies: tuple[Tally, ...] = ()
         self._seconds = 0.0
@@ -41,9 +42,9 @@ class Drain:
     def _end(self) -> None:
         """Time is up for some: one walk over all connections, whatever their number."""
         self._timer = None
-        due = {tally for tally in self._tallies if self._is_due(tally)}
+        due, host = {tally for tally in self._tallies if self._is_due(tally)}, self._host()
         for relay in tuple(self._place.relays) if due else ():
-            if relay.host is self._host and relay.client.tally in due:
+            if relay.host is host and relay.client.tally in due:
                 relay.drain()
         self._wait()
 

@@ -120,10 +120,9 @@ class TcpDoor:
     """One TCP frontend."""
 
     def __init__(self, place: Place, hall: Hall, sock: socket.socket, lead: Lead, patience: Patience) -> None:
-        self._place, self._hall, self._sock = place, hall, sock
+        self._place, self._hall = place, hall
         self.lead = lead
         self.name = ""
-        self._family = int(sock.family)
         self._patience = patience
         self._drain = Drain(place, self)
         self._terms = USUAL
@@ -137,11 +136,16 @@ class TcpDoor:
         self.idle_seconds, self.half_closed_seconds = IDLE_SECONDS, HALF_CLOSED_SECONDS
         self._watch: Watch = lead.pool or ALONE
         self._gate: Gate | None = None
+        self.open(sock)
+
+    def open(self, sock: socket.socket) -> None:
+        """Accept, also after `close`."""
+        self._sock, self._family, self.fd = sock, int(sock.family), sock.fileno()
         self.rests = False
         """As its service has as many connections as it may."""
-        self.fd = sock.fileno()
+        self.address: Address = sock.getsockname()[:2]
         sock.setblocking(False)
-        hall.add(self)
+        self._hall.add(self)
 
     def update(self, slots: Slots = NO_SLOTS, terms: Terms = USUAL) -> None:
         """New connections go by what the lead says now; those that are open stay where they are."""
@@ -167,10 +171,14 @@ class TcpDoor:
         self._drain.begin(self.tallies.gone, terms.drain_seconds)
 
     def _count_at(self, gate: Gate | None) -> None:
-        """There is a limit from now on: those who are here count."""
+        """There is a limit from now on: those who are here count, and nowhere else."""
         self._gate = gate
+        if gate is None:
+            return
         for relay in self._place.relays:
-            if gate is not None and relay.host is self and relay.gate is None:
+            if relay.host is self and relay.gate is not gate:
+                if relay.gate is not None:
+                    relay.gate.leave()
                 relay.gate = gate
                 gate.enter()
 
@@ -253,6 +261,9 @@ class TcpDoor:
         counters = self._place.counters
         counters.connections -= 1  # it is counted as every other from now on
         counters.active -= 1
+        if gate is None and self._gate is not None:  # the limit came meanwhile
+            gate = self._gate
+            gate.enter()
         self._admit(client, gate, origin(client, peer, said))
 
     def _admit(self, client: _socket.socket, gate: Gate | None, whose: Origin) -> None:

@@ -24,6 +24,7 @@ import sys
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 from svcnet.proxy.connection_log import ConnectionLog
 from svcnet.proxy.counts import NOBODY, Counts
@@ -59,6 +60,8 @@ class Worker:
         self._patience = Patience(self._place)
         self._patience.start()
         self._doors: dict[int, Door] = {}
+        self._closed: WeakValueDictionary[tuple[str, tuple[str, int]], TcpDoor] = WeakValueDictionary()
+        """By service and address, as long as connections of theirs are open."""
         self._pools: dict[str, Pool] = {}
         self._room = Room()
         self._ways = Ways()
@@ -96,6 +99,8 @@ class Worker:
         for ident in message.get("drop", ()):
             door = self._doors.pop(ident, None)
             if door is not None:
+                if isinstance(door, TcpDoor):
+                    self._closed[door.name, door.address] = door
                 self._forget(door.lead.follow(None))
                 door.close()
         if "counts" in message:
@@ -106,11 +111,12 @@ class Worker:
         if "pods" in message:
             self._neighbours = Neighbours(message["pods"], self._ways.is_local)
         given = iter(fds)
-        for ident, protocol, listener, filtered, rule, *slots in message.get("put", ()):
+        for ident, protocol, listener, filtered, told, *slots in message.get("put", ()):
+            rule = Rule.decoded(told)
             if listener:
-                self._open(ident, protocol, socket.socket(fileno=next(given)))
+                self._open(ident, protocol, socket.socket(fileno=next(given)), rule.service.name)
             self._doors[ident].lead.is_filtered = filtered
-            self._follow(self._doors[ident], Rule.decoded(rule), _slots(*slots))
+            self._follow(self._doors[ident], rule, _slots(*slots))
         if "stay" in message:
             end_with_parent(0)
         for relay in self._place.relays if "probe" in message else ():
@@ -154,12 +160,15 @@ class Worker:
             limit = {"most_connections": self._place.budget.total // DESCRIPTORS}
             send(self._control, {"ack": number, **limit, **self._place.counters.as_dict()})
 
-    def _open(self, ident: int, protocol: str, sock: socket.socket) -> None:
+    def _open(self, ident: int, protocol: str, sock: socket.socket, service: str) -> None:
         # A listener always gets its place: the daemon keeps their number below what a worker can have.
         self._place.budget.used += 1
         place, lead = self._place, Lead(self._neighbours, lambda: self._loop.now)
         if protocol == "udp":
             self._doors[ident] = UdpDoor(place, sock, lead)
+        elif (closed := self._closed.pop((service, sock.getsockname()[:2]), None)) is not None:
+            closed.open(sock)  # its endpoints, those that are back, keep their connections
+            self._doors[ident] = closed
         else:
             self._doors[ident] = TcpDoor(place, self._hall, sock, lead, self._patience)
 

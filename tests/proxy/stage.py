@@ -71,15 +71,21 @@ class Stage:
         self._idents += 1
         kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
         if listener is None:
-            listener = self.keep(socket.socket(socket.AF_INET, kind))
-            listener.bind((HOST, 0))
-            if protocol == "tcp":
-                listener.listen(4096)
+            listener = self._listener(kind, (HOST, 0))
         self.listeners = getattr(self, "listeners", {}) | {self._idents: listener}
         rule = leading_to(self._idents, *backends, weights=weights, choice=choice, terms=terms)
         slots = self._slots(self._idents, backends)
         self.tell({"put": [[self._idents, protocol, True, False, rule, *slots]]}, [listener.fileno()])
         return self._idents
+
+    def _listener(self, kind: int, where: tuple[str, int]) -> socket.socket:
+        listener = self.keep(socket.socket(socket.AF_INET, kind))
+        if kind == socket.SOCK_STREAM:  # others may still be connected from there
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+        if kind == socket.SOCK_STREAM:
+            listener.listen(4096)
+        return listener
 
     def update(self, ident: int, *backends: Backend, protocol: str = "tcp", terms: Terms = USUAL) -> None:
         """Other backends, or other terms."""
@@ -105,6 +111,15 @@ class Stage:
         """Close a frontend, in both processes."""
         self.listeners[ident].close()
         self.tell({"drop": [ident]})
+
+    def reopen(self, ident: int, *backends: Backend, terms: Terms = USUAL) -> None:
+        """Close a frontend and open it again, as when its last backend goes and others come."""
+        where = self.address(ident)
+        self.drop(ident)
+        self.listeners[ident] = listener = self._listener(socket.SOCK_STREAM, where)
+        rule = leading_to(ident, *backends, terms=terms)
+        row = [ident, "tcp", True, False, rule, *self._slots(ident, backends)]
+        self.tell({"put": [row]}, [listener.fileno()])
 
     def happened(self, what: str) -> int:
         """What the worker counted for all frontends together."""

@@ -147,6 +147,20 @@ def test_an_endpoint_that_comes_back_in_time_keeps_its_connections(stage: Stage)
     assert first[1].recv(5) == b"still"
 
 
+def test_the_last_endpoint_that_comes_back_in_time_keeps_its_connections_too(stage: Stage) -> None:
+    (one, a), (two, b) = stage.server(), stage.server()
+    terms = Terms(drain_seconds=SOON)
+    front = stage.frontend(a, b, terms=terms)
+    first, second = talking(stage, front, one), talking(stage, front, two)
+    stage.reopen(front, a, terms=terms)
+    assert_reset(*second)
+    for end in (first, talking(stage, front, one)):
+        end[0].sendall(b"still")
+        assert end[1].recv(5) == b"still"
+    stage.update(front, terms=terms)
+    assert_reset(*first)
+
+
 def test_a_drain_that_is_asked_for_later_holds_for_what_is_gone(stage: Stage) -> None:
     (one, a), (_, b) = stage.server(), stage.server()
     front = stage.frontend(a, b)

@@ -1,11 +1,13 @@
 """A worker process that is killed, that has few file descriptors, that loses its parent."""
 
+import gc
 import os
 import resource
 import signal
 import socket
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +15,13 @@ from typing import NamedTuple
 import pytest
 
 from svcnet.model.frontend import Frontend
+from svcnet.model.terms import Terms
 from svcnet.proxy import child
+from svcnet.proxy.lead import Lead, Neighbours
+from svcnet.proxy.listener import Hall, TcpDoor
+from svcnet.proxy.loop import Loop
+from svcnet.proxy.patience import Patience
+from svcnet.proxy.place import Place
 from svcnet.proxy.wire import Inbox, encode, send
 from tests.harness.until import until
 from tests.proxy.stage import Stage
@@ -173,3 +181,19 @@ def spares_of(pid: int) -> set[int]:
     lists = [file.read_text().split() for file in Path(f"/proc/{pid}/task").glob("*/children")]
     found = {int(child) for some in lists for child in some}
     return {child for child in found if Path(f"/proc/{child}/comm").read_text() == "proxy-spare\n"}
+
+
+def test_a_frontend_that_is_closed_leaves_nothing_behind() -> None:
+    place = Place(Loop(), 1000)
+    lead = Lead(Neighbours((), lambda _: False), lambda: 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        door = TcpDoor(place, Hall(place), listener, lead, Patience(place))
+        door.update(terms=Terms(drain_seconds=60.0, idle_seconds=5.0))
+        door.close()
+        there = weakref.ref(door)
+        gc.disable()  # as in a worker
+        try:
+            del door
+            assert there() is None
+        finally:
+            gc.enable()

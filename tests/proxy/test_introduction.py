@@ -12,7 +12,7 @@ import pytest
 
 from svcnet.model.terms import Terms
 from svcnet.proxy import header
-from svcnet.proxy.counts import BAD_HEADERS, BYTES_IN
+from svcnet.proxy.counts import AT_LIMIT, BAD_HEADERS, BYTES_IN
 from svcnet.proxy.greeting import GREETING_SECONDS, Greeting
 from svcnet.proxy.header import LOCAL, Header
 from svcnet.proxy.loop import Loop
@@ -120,6 +120,21 @@ def test_the_next_backend_is_told_too_where_one_refuses(stage: Stage) -> None:
         assert introduced(stage.accept(server))[0].source == client.getsockname()
 
 
+def test_the_second_backend_that_answers_first_is_told_too(stage: Stage) -> None:
+    server, backend = stage.server()
+    terms = Terms(send_proxy="v2", connect_seconds=(20.0,), hedge_seconds=0.01)
+    front = stage.frontend(stage.silent(), backend, terms=terms)
+    for said in (b"", b"ping"):  # a server that speaks first waits for nothing
+        client = stage.client(front)
+        client.sendall(said)
+        inner = stage.accept(server)
+        told, rest = introduced(inner)
+        assert told == Header(client.getsockname(), client.getpeername())
+        assert rest + (inner.recv(4) if said and not rest else b"") == said
+        inner.sendall(b"hello")
+        assert client.recv(5) == b"hello"
+
+
 def test_ipv6_clients_too(stage: Stage) -> None:
     listener = stage.keep(socket.create_server(("::1", 0), family=socket.AF_INET6))
     server, backend = stage.server()
@@ -214,6 +229,37 @@ def test_a_trusted_peer_that_finishes_in_the_middle_is_reset(stage: Stage) -> No
     client.shutdown(socket.SHUT_WR)
     with pytest.raises(ConnectionResetError):
         read_all(client)
+
+
+def test_peers_count_from_when_they_come_and_no_more_once_they_are_refused(stage: Stage) -> None:
+    server, backend = stage.server()
+    front = trusting(stage, backend, most_connections=2)
+    peers = [stage.client(front) for _ in range(2)]
+    until(lambda: stage.happened("active") == len(peers))
+    waiting = stage.client(front)
+    waiting.sendall(header.v1(CLIENT, DIALLED) + b"third")
+    until(lambda: stage.counted(front, AT_LIMIT) == 1)
+    assert not _waits(server)
+    peers[0].sendall(b"GET / HTTP/1.1\r\n")
+    assert stage.accept(server).recv(10) == b"third"
+    peers[1].sendall(header.v1(CLIENT, DIALLED) + b"second")
+    assert stage.accept(server).recv(10) == b"second"
+
+
+def test_a_limit_that_comes_while_a_peer_introduces_itself_counts_it(stage: Stage) -> None:
+    server, backend = stage.server()
+    front = trusting(stage, backend)
+    peer = stage.client(front)
+    until(lambda: stage.happened("active") == 1)
+    stage.update(front, backend, terms=Terms(accept_proxy=(HERE,), most_connections=1))
+    peer.sendall(header.v1(CLIENT, DIALLED) + b"first")
+    inner = stage.accept(server)
+    assert inner.recv(10) == b"first"
+    stage.client(front).sendall(header.v1(CLIENT, DIALLED) + b"second")
+    until(lambda: stage.counted(front, AT_LIMIT) == 1)
+    peer.close()
+    inner.close()
+    assert stage.accept(server).recv(10) == b"second"
 
 
 def test_one_that_keeps_its_header_to_itself_is_refused_in_the_end() -> None:

@@ -119,6 +119,19 @@ def test_half_closed_ones_have_a_time_of_their_own(talk: Talk) -> None:
     assert not talk.place.half_closed
 
 
+def test_the_kernel_looks_for_peers_that_are_gone_from_the_first_round_on(talk: Talk) -> None:
+    talk.begin(Host(3600.0, 3600.0))
+    (relay,) = talk.place.relays
+    assert relay.server is not None
+    ends = relay.client.sock, relay.server.sock
+    assert not any(end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) for end in ends), "short ones pay nothing"
+    talk.wait(LONGEST_ROUND_SECONDS)
+    for end in ends:
+        assert end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        found = [end.getsockopt(socket.IPPROTO_TCP, o) for o in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL)]
+        assert [*found, end.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT)] == [60, 15, 4], "two minutes in all"
+
+
 def test_the_kernel_says_how_long_nothing_was_said(talk: Talk) -> None:
     talk.begin(Host(3600.0, 3600.0))
     assert 0 <= silent_seconds(talk.client) < PATIENCE_SECONDS

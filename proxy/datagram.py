@@ -66,9 +66,6 @@ class Flow:
         """From the client to the backend."""
         self.last = self.door.place.loop.now
         self._unanswered = data
-        self._send(data)
-
-    def _send(self, data: bytes) -> None:
         while self.sock is not None or self._connect():
             assert self.sock is not None
             try:
@@ -136,26 +133,29 @@ class Flow:
         self._disconnect()
 
     def _on_reply(self, _events: int) -> None:
-        place, door, sock = self.door.place, self.door, self.sock
+        sock, tally, client = self.sock, self._tally, self.client
+        if sock is None or tally is None:
+            return
+        place = self.door.place
+        take, reply, buffer, view = sock.recv_into, self.door.reply, place.buffer, place.view
+        self.last = place.loop.now
         for _ in range(DATAGRAMS_A_TURN):
-            if sock is None or self.sock is not sock:
-                return
             try:
-                number = sock.recv_into(place.buffer, LARGEST_BYTES)
+                number = take(buffer, LARGEST_BYTES)
             except BlockingIOError:
                 return
             except OSError:
                 self._fail()
                 if self._unanswered is not None:
-                    self._send(self._unanswered)
+                    self.send(self._unanswered)
                 return
             if self._unanswered is not None:
                 self._answer()
-            self.last = place.loop.now
-            tally = self._tally
-            if tally is not None:
-                tally.cells[tally.at + BYTES_OUT] += number
-            door.reply(self.client, place.view[:number])
+            tally.cells[tally.at + BYTES_OUT] += number
+            try:
+                reply(view[:number], client)
+            except OSError:
+                continue  # no room, no way: as if it was lost
         place.loop.again(self._more)
 
     def _answer(self) -> None:
@@ -185,6 +185,8 @@ class UdpDoor:
         self.family = sock.family
         self.idle_seconds = IDLE_SECONDS
         self._sock = sock
+        self.reply = sock.sendto
+        """From the virtual IP to a client."""
         self._flows: dict[Client, Flow] = {}
         sock.setblocking(False)
         for option in (socket.SO_RCVBUF, SO_RCVBUFFORCE):  # the second is not held to rmem_max, and needs CAP_NET_ADMIN
@@ -217,26 +219,19 @@ class UdpDoor:
             self.place.budget.give(1)
             self.place.counters.flows -= 1
 
-    def reply(self, client: Client, data: memoryview) -> None:
-        """From the virtual IP to a client."""
-        try:
-            self._sock.sendto(data, client)
-        except OSError:  # no room, no way: as if it was lost
-            return
-
     def _on_datagram(self, _events: int) -> None:
-        place, find, take = self.place, self._flows.get, self._sock.recvfrom_into
+        find, take, buffer, view = self._flows.get, self._sock.recvfrom_into, self.place.buffer, self.place.view
         for _ in range(DATAGRAMS_A_TURN):
             try:
-                number, client = take(place.buffer, LARGEST_BYTES)
+                number, client = take(buffer, LARGEST_BYTES)
             except BlockingIOError:
                 return
             except OSError:
                 continue  # an ICMP error about a reply of ours: the client is gone
             flow = find(client) or self._new_flow(client)
             if flow is not None:
-                flow.send(bytes(place.view[:number]))
-        place.loop.again(self._more)
+                flow.send(view[:number].tobytes())
+        self.place.loop.again(self._more)
 
     def _more(self) -> None:
         if self._sock.fileno() >= 0:

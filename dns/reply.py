@@ -14,7 +14,7 @@ from typing import NamedTuple
 from svcnet.dns.answer import HEADER_BYTES, NOERROR, NXDOMAIN
 from svcnet.dns.edns import OPT
 from svcnet.dns.private import is_private, of_service_binding
-from svcnet.dns.query import RCODE
+from svcnet.dns.query import RCODE, TC
 from svcnet.dns.records import AAAA, SOA, A
 
 AD = 0x0020
@@ -71,6 +71,8 @@ class _Record(NamedTuple):
 def read(packet: bytes, question_bytes: int) -> Reply:
     """Read a reply whose question is known to be the one that was asked. ValueError: not readable."""
     flags = int.from_bytes(packet[2:4])
+    if flags & TC:  # by UDP it would have been asked for again: its server can't tell the whole at all
+        raise ValueError("cut short by stream")
     begin = HEADER_BYTES + question_bytes
     if packet[4:6] == b"\0\0":  # an error without the question has nothing else either
         return Reply(flags & RCODE)

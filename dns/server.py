@@ -185,7 +185,8 @@ class Server:
         return DRAIN
 
     def _send(self, guest: Caller, way: int, data: bytes) -> None:
-        guest.connection.write(len(data).to_bytes(2) + data)
+        if not guest.connection.is_closing():  # the client may be gone: asyncio would log each write
+            guest.connection.write(len(data).to_bytes(2) + data)
         self._note(guest.address, way, data)
 
     def _note(self, client: str, way: int, reply: bytes) -> None:

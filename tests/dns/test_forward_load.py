@@ -1,11 +1,14 @@
 """A worker whose servers upstream say nothing, or come and go, while many ask: its own names never wait."""
 
 import socket
+import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import dns.message
 import dns.rcode
+import pytest
 
 from svcnet.dns.server import MOST_PIPELINED
 from svcnet.dns.settings import Settings
@@ -92,3 +95,23 @@ def messages(stream: bytes) -> Iterator[dns.message.Message]:
         end = 2 + int.from_bytes(stream[:2])
         yield dns.message.from_wire(stream[2:end])
         stream = stream[end:]
+
+
+def test_a_client_that_goes_before_its_answers_come_is_no_word_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    may_answer = threading.Event()
+
+    def waits(query: dns.message.Message, stream: bool) -> dns.message.Message:
+        assert may_answer.wait(PATIENCE_SECONDS)
+        return answers(query, stream)
+
+    with Upstream(waits) as upstream, worker(Settings(upstreams=(upstream.address,)), RECORDS) as running:
+        until(lambda: running.udp("tomcat.svc.").answer)
+        with socket.create_connection((HOST, running.port), PATIENCE_SECONDS) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset at its end
+            client.sendall(b"".join(len(query := wire(n)).to_bytes(2) + query for n in range(2 * MOST_PIPELINED)))
+            until(lambda: upstream.asked)
+        assert running.tcp("tomcat.svc.").answer
+        may_answer.set()
+        until(lambda: len(set(upstream.asked)) >= MOST_PIPELINED)
+        assert running.udp("other.example.").answer
+    assert "socket.send" not in capfd.readouterr().err

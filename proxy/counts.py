@@ -13,7 +13,7 @@ import os
 from bisect import bisect_left
 from collections.abc import Iterator
 
-CELLS = 22
+CELLS = 23
 (
     CONNECTIONS,
     BYTES_IN,
@@ -31,8 +31,9 @@ CELLS = 22
     NO_ROOM,
     BAD_HEADERS,
     EJECTIONS,
-    EJECTED,
+    NOW,
     AT_LIMIT,
+    QUEUE_TIMEOUTS,
     LOG_LOST,
     CARRIED,
     DIAL_MICROSECONDS,
@@ -41,11 +42,15 @@ CELLS = 22
 """Connections that a backend has taken (of UDP: flows); bytes from clients; bytes to them. Dials that failed, by kind.
 Dials after one that failed, to the same backend and to another one. Connections that ended by a reset of one side, by
 silence, by a drain. Clients that nobody answered, that there was no room for, whose PROXY header was bad. How often the
-backend was ejected, and whether it is now, the only cell that falls. How often accepting stopped, as there were as many
-connections as may be. Lines of the log that could not be written. Open connections that came from another slot, less
-those that went to one. What was spent on dials, and between a client's coming and the end of its connection."""
-DIAL_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 2.5)
-LIFE_BOUNDS = (0.01, 0.05, 0.1, 0.5, 1.0, 10.0, 60.0, 600.0, 3600.0)
+backend was ejected. What is so now (below), the only cell that falls. How often accepting stopped, as there were as
+many connections as may be. Clients that waited too long for a backend with room. Lines of the log that could not be
+written. Open connections that came from another slot, less those that went to one. What was spent on dials, and between
+a client's coming and the end of its connection."""
+EJECTED_NOW, LIMITED_NOW, QUEUED_NOW = (0, 24), (24, 16), (40, 24)
+"""What is in NOW: the first bit of each, and how many bits it has in a slot. Whether the backend is ejected; whether
+accepting has stopped; how many clients wait."""
+DIAL_BOUNDS = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.25, 1.0, 2.5)
+LIFE_BOUNDS = (0.01, 0.1, 0.5, 1.0, 10.0, 60.0, 600.0, 3600.0)
 """Upper bounds of the buckets, in seconds; there is one more, of what is above."""
 BUCKETS = len(DIAL_BOUNDS) + 1
 FIELDS = 32
@@ -102,12 +107,18 @@ class Counts:
                 at = slot * FIELDS
                 left = still_open(self.cells[at : at + CELLS].tolist(), self.small[2 * at : 2 * at + 2 * FIELDS])
                 self.cells[at + CARRIED] = (self.cells[at + CARRIED] - left) & _LONG
-                self.cells[at + EJECTED] = 0
+                self.cells[at + NOW] = 0
 
 
 def still_open(cells: list[int], small: memoryview) -> int:
     """How many connections a slot has now."""
     return (cells[CONNECTIONS] + cells[CARRIED] - sum(small[LIVES : LIVES + BUCKETS])) & _WORD
+
+
+def part_of(now: int, part: tuple[int, int]) -> int:
+    """How many are so, of what is in NOW; sums of several slots may have it too."""
+    first, bits = part
+    return now >> first & (1 << bits) - 1
 
 
 class Tally:
@@ -126,7 +137,7 @@ class Tally:
     @property
     def is_out(self) -> bool:
         """What was marked last."""
-        return bool(self.cells[self.at + EJECTED])
+        return part_of(self.cells[self.at + NOW], EJECTED_NOW) > 0
 
     def move(self, counts: Counts, slot: int) -> None:
         """Count there from now on, also for connections that are open."""
@@ -138,12 +149,16 @@ class Tally:
 
     def mark(self, *, out: bool, news: bool = True) -> None:
         """It is out from now on, or no more; `news`: since this moment."""
-        self.cells[self.at + EJECTED] = out
+        self.now(EJECTED_NOW, out - self.is_out)
         self.cells[self.at + EJECTIONS] += out and news
 
     def add(self, field: int, number: int = 1) -> None:
         """Count."""
         self.cells[self.at + field] += number
+
+    def now(self, part: tuple[int, int], more: int) -> None:
+        """So many more, or less, are so now."""
+        self.cells[self.at + NOW] = (self.cells[self.at + NOW] + (more << part[0])) & _LONG
 
     def began(self) -> None:
         """A backend has taken a connection, or a flow leads to it."""

@@ -11,8 +11,8 @@ from svcnet.proxy.counts import Tally
 from svcnet.proxy.place import Place
 
 if TYPE_CHECKING:
+    from svcnet.proxy.host import Host
     from svcnet.proxy.loop import Timer
-    from svcnet.proxy.relay import Host
 
 
 class Drain:

@@ -13,7 +13,7 @@ from typing import Protocol
 from svcnet.model.terms import USUAL, Terms
 from svcnet.proxy.admission import admit_all
 from svcnet.proxy.connection_log import Entry
-from svcnet.proxy.counts import AT_LIMIT, BAD_HEADERS, LOG_LOST
+from svcnet.proxy.counts import AT_LIMIT, BAD_HEADERS, LIMITED_NOW, LOG_LOST
 from svcnet.proxy.drain import Drain
 from svcnet.proxy.flush import reset_on_close
 from svcnet.proxy.gate import Gate
@@ -26,8 +26,9 @@ from svcnet.proxy.origin import HEADERS, Introduction, Origin, origin
 from svcnet.proxy.patience import HALF_CLOSED_SECONDS, IDLE_SECONDS, Patience
 from svcnet.proxy.place import Place
 from svcnet.proxy.relay import DESCRIPTORS, Relay
-from svcnet.proxy.session import ALONE, Session, Watch
+from svcnet.proxy.session import Session
 from svcnet.proxy.tallies import NO_SLOTS, Slots, Tallies
+from svcnet.proxy.watch import ALONE, Watch
 from svcnet.proxy.why import Why
 
 ACCEPTS_A_TURN = 64
@@ -136,6 +137,7 @@ class TcpDoor:
         self.idle_seconds, self.half_closed_seconds = IDLE_SECONDS, HALF_CLOSED_SECONDS
         self._watch: Watch = lead.pool or ALONE
         self._gate: Gate | None = None
+        self._load: object = None
         self.open(sock)
 
     def open(self, sock: socket.socket) -> None:
@@ -155,6 +157,10 @@ class TcpDoor:
         self._watch = pool or ALONE
         if pool is not None and pool.gate is not self._gate:
             self._count_at(pool.gate)
+        if pool is not None and pool.load is not self._load:
+            self._load = pool.load
+            for relay in [relay for relay in self._place.relays if relay.host is self]:
+                relay.session.join(pool)
         self.tallies.update(slots, self._place.loop.now)
         self.lead.show(self.tallies)
         if terms is not USUAL or self._terms is not USUAL:
@@ -186,7 +192,12 @@ class TcpDoor:
         """Let clients wait in the kernel's queue until others have gone."""
         self._hall.rest(self)
         self.tallies.own.add(AT_LIMIT)
-        gate.wait(lambda: self._hall.wake(self))
+        self.tallies.own.now(LIMITED_NOW, 1)
+        gate.wait(self._wake)
+
+    def _wake(self) -> None:
+        self.tallies.own.now(LIMITED_NOW, -1)
+        self._hall.wake(self)
 
     def let_in(self) -> None:
         """Take all clients from the queue."""

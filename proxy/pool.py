@@ -15,20 +15,20 @@ from typing import Protocol
 
 from svcnet.balance import Chance, LeastLoaded, RoundRobin
 from svcnet.jhash import jhash, scaled
+from svcnet.model.terms import EndpointLimit
 from svcnet.proxy.gate import Gate
+from svcnet.proxy.notes import Notes, Room
 from svcnet.proxy.outliers import Outliers
 from svcnet.proxy.ramp import Ramp
 from svcnet.proxy.retries import Retries
 from svcnet.proxy.row import Backend, Choice, Service, Weights
+from svcnet.proxy.seats import Seats
+from svcnet.proxy.without import Both
 from svcnet.rendezvous import Rendezvous
 
-MOST_NOTES = 1 << 18
-"""Clients with a note, in one worker, over all services. Beyond it the client of a service that was away longest is
-forgotten for the newest; it goes on by source hash."""
 HASH_SEED = 1
 """The kernel paths have the same: a client has one endpoint in every mode."""
 _PORT = struct.Struct(">H2x")
-_EXPIRED_AT_ONCE = 2
 LADDER_SECONDS: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
 """How long each try of a connection waits (contract, `connect-timeouts`)."""
 BY_LOT = Random().random
@@ -46,6 +46,10 @@ class Clock(Protocol):
 
     def later(self, seconds: float, callback: Callable[[], None]) -> object:
         """Call once."""
+        ...
+
+    def again(self, callback: Callable[[], None]) -> None:
+        """Call in the next turn."""
         ...
 
 
@@ -95,68 +99,6 @@ class Hashed:
             return slots[at]
         after = (slots[number % len(slots)] for number in range(at + 1, at + len(slots)))
         return next((backend for backend in after if backend not in without), None)
-
-
-class Room:
-    """How many notes there may be."""
-
-    def __init__(self, most: int = MOST_NOTES) -> None:
-        self.most = most
-        self.used = 0
-
-
-class Notes:
-    """Client → where it was last, and when; those that were away longest come first."""
-
-    def __init__(self, room: Room) -> None:
-        self._room = room
-        self._found: dict[str, tuple[Backend, float]] = {}
-
-    def __len__(self) -> int:
-        """How many clients."""
-        return len(self._found)
-
-    def of(self, client: str, seconds: int, now: float) -> Backend | None:
-        """Where a client stays. `seconds` 0: for ever."""
-        note = self._found.get(client)
-        return note[0] if note is not None and (not seconds or now - note[1] < seconds) else None
-
-    def write(self, client: str, backend: Backend, seconds: int, now: float) -> None:
-        """It stays there, from now on."""
-        found = self._found
-        self.forget(client)
-        for _ in range(_EXPIRED_AT_ONCE):  # twice as fast as they come
-            oldest = next(iter(found), None)
-            if oldest is None or not (
-                (seconds and now - found[oldest][1] >= seconds) or self._room.used >= self._room.most
-            ):
-                break
-            self.forget(oldest)
-        if self._room.used < self._room.most:
-            found[client] = (backend, now)
-            self._room.used += 1
-
-    def forget(self, client: str) -> None:
-        """It stays nowhere."""
-        if self._found.pop(client, None) is not None:
-            self._room.used -= 1
-
-    def clear(self) -> None:
-        """Nobody stays."""
-        self._room.used -= len(self._found)
-        self._found.clear()
-
-
-class Both:
-    """Who is in one of two."""
-
-    __slots__ = ("_one", "_other")
-
-    def __init__(self, one: Container[Backend], other: Container[Backend]) -> None:
-        self._one, self._other = one, other
-
-    def __contains__(self, backend: object) -> bool:
-        return backend in self._one or backend in self._other
 
 
 class Scope:
@@ -236,6 +178,8 @@ class Pool:
         self.ramp = Ramp()
         self.gate: Gate | None = None
         """Of TCP connections, from when there is a limit on."""
+        self.seats: Seats | None = None
+        """Of TCP connections to one endpoint each, from when there is a limit on."""
         self._marks: set[Marks] = set()
         self._out: frozenset[Backend] = frozenset()
         self._is_ramping = False
@@ -244,6 +188,16 @@ class Pool:
     def is_sticky(self) -> bool:
         """Whether clients have notes."""
         return self.choice is Choice.AFFINITY
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether it depends on who comes where he belongs."""
+        return self.choice in BY_CLIENT
+
+    @property
+    def out(self) -> frozenset[Backend]:
+        """Who is left alone now."""
+        return self._out
 
     def update(self, service: Service) -> None:
         """What the daemon says of the service now."""
@@ -254,12 +208,13 @@ class Pool:
             self.gate = Gate()
         if self.gate is not None:
             self.gate.limit(terms.most_connections)
+        if self.load is None and (service.choice is Choice.LEAST or terms.endpoint_limit is not None):
+            self.load = {}  # for good: who was counted once must be given back
         self.scopes[False].update(service.targets)
         self.scopes[True].update(service.local)
         if service.choice is not Choice.AFFINITY:
             self.forget()
         if service.choice is not self.choice:
-            self.load = {} if service.choice is Choice.LEAST else None
             for scope in self.scopes.values():
                 scope.pick_by(self._picker(service.choice))
         self.choice, self._seconds = service.choice, service.seconds
@@ -267,6 +222,7 @@ class Pool:
         for new in service.targets.keys() - before.keys() if before else ():
             self.ramp.begin(new, self._clock.now)
         self._decide()
+        self._limit(terms.endpoint_limit)
 
     def forget(self) -> None:
         """No client stays where it is."""
@@ -294,9 +250,13 @@ class Pool:
 
     def give(self, backend: Backend) -> None:
         """One that was taken ended."""
-        left = self.load.pop(backend, 0) - 1 if self.load is not None else 0
-        if self.load is not None and left > 0:
+        if self.load is None:
+            return
+        left = self.load.pop(backend, 0) - 1
+        if left > 0:
             self.load[backend] = left
+        if self.seats is not None:
+            self.seats.freed(backend)
 
     def may_retry(self) -> bool:
         """Whether a connection may have another dial, which is paid for then."""
@@ -330,6 +290,12 @@ class Pool:
         """There no more."""
         self._marks.discard(marks)
 
+    def _limit(self, limit: EndpointLimit | None) -> None:
+        if limit is not None and self.seats is None and self.load is not None:
+            self.seats = Seats(self.load, self._clock.again)
+        if self.seats is not None:
+            self.seats.limit(limit)
+
     def _look(self) -> None:
         """The time of somebody who was out is over."""
         self.outliers.look(self._clock.now)
@@ -345,6 +311,8 @@ class Pool:
             for number, marks in enumerate(self._marks):
                 marks.mark(backend, out=backend in out, news=not number)  # it is one, however many frontends there are
         self._lead()
+        if self.seats is not None:
+            self.seats.stir()
 
     def _lead(self) -> None:
         now = self._clock.now

@@ -10,26 +10,22 @@ from contextlib import suppress
 from functools import partial
 from select import EPOLLOUT
 from socket import IPPROTO_TCP, SO_ERROR, SOL_SOCKET, TCP_KEEPIDLE
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from svcnet.proxy.connection_log import ConnectionLog, Entry, bytes_sent
-from svcnet.proxy.counts import (
-    LOG_LOST,
-    REDISPATCHES,
-    RETRIES,
-    TIMED_OUT,
-    Tally,
-)
+from svcnet.proxy.counts import LOG_LOST, REDISPATCHES, RETRIES, TIMED_OUT, Tally
 from svcnet.proxy.dial import IN_PROGRESS, kind_of, socket_to
 from svcnet.proxy.flush import Flush, reset_on_close
 from svcnet.proxy.hedge import Hedge
+from svcnet.proxy.host import Host
 from svcnet.proxy.loop import LOST, Timer
-from svcnet.proxy.origin import Introduction, Origin
+from svcnet.proxy.origin import Origin
 from svcnet.proxy.patience import silent_seconds, watch_for_dead_peer
 from svcnet.proxy.place import Place
 from svcnet.proxy.pump import End, client_end, finish, pump, push, send_now, server_end
 from svcnet.proxy.row import Backend
 from svcnet.proxy.session import Act, Command, Session, Side
+from svcnet.proxy.wait import Wait
 from svcnet.proxy.why import COUNTED, Why
 
 if TYPE_CHECKING:
@@ -37,26 +33,6 @@ if TYPE_CHECKING:
 
 DESCRIPTORS = 2
 """Taken of the budget by each connection, from its begin."""
-
-
-class Host(Protocol):
-    """The frontend that a connection came to."""
-
-    name: str
-    """Of the service."""
-    idle_seconds: float
-    half_closed_seconds: float
-    introduction: Introduction | None
-    """Of a backend's clients to it; only for relays with an origin."""
-
-    def tally(self, backend: Backend) -> Tally:
-        """Where what happens with a backend is counted."""
-        ...
-
-    @property
-    def own_tally(self) -> Tally:
-        """Where what happens without one is."""
-        ...
 
 
 class Relay:
@@ -75,6 +51,7 @@ class Relay:
         "server",
         "session",
         "timer",
+        "wait",
         "watched",
     )
 
@@ -87,6 +64,8 @@ class Relay:
         """Of the dial; None while bytes are moved."""
         self.hedge: Hedge | None = None
         """What may become a second dial."""
+        self.wait: Wait | None = None
+        """For a backend with room."""
         self.gate: Gate | None = None
         """Where it is counted."""
         self.host = host
@@ -194,6 +173,8 @@ class Relay:
                 self.timer = self._place.loop.later(command.seconds, self._timed_out)
             case Act.SWAP:
                 self._swap()
+            case Act.QUEUE:
+                self._queue(command.seconds)
             case _:
                 pass
 
@@ -227,6 +208,27 @@ class Relay:
             self._place.loop.add(sock.fileno(), self._on_server)
         else:  # in a turn of its own: hundreds that refuse at once would be hundreds of calls deep
             self._place.loop.again(partial(self._refused, server, error))
+
+    def _queue(self, seconds: float) -> None:
+        """Wait until the ticket is called."""
+        self._drop_server()
+        self._drop_hedge()
+        self.wait = Wait(self._place.loop, self.host.own_tally, seconds, lambda: self._obey(self.session.waited()))
+        assert self.session.ticket is not None
+        self.session.ticket.call = self._seated
+
+    def _seated(self) -> bool:
+        command = self.session.seated()
+        if command.act is Act.NOTHING:
+            return False
+        self._stop_waiting()
+        self._obey(command)
+        return True
+
+    def _stop_waiting(self) -> None:
+        if self.wait is not None:
+            self.wait.leave()
+            self.wait = None
 
     def _refused(self, server: End, error: int) -> None:
         if self.server is server and self.timer is not None:
@@ -357,6 +359,8 @@ class Relay:
         self.server = None
         if self.hedge is not None:
             self._drop_hedge()
+        if self.wait is not None:
+            self._stop_waiting()
         self.session.leave()
         place.budget.give(DESCRIPTORS if keep is None else DESCRIPTORS - 1)
 

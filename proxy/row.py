@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, NamedTuple
 
-from svcnet.model.terms import USUAL, Eject, Terms
+from svcnet.model.terms import USUAL, Eject, EndpointLimit, Terms
 
 
 class Backend(NamedTuple):
@@ -78,11 +78,17 @@ class Rule(NamedTuple):
 
     def share(self, number: int, workers: int) -> "Rule":
         """What one of several workers obeys: limits are shared out, at least 1 for each."""
-        terms = self.service.terms
-        if not terms.most_connections or workers == 1:
+        terms, limit = self.service.terms, self.service.terms.endpoint_limit
+        if workers == 1 or (not terms.most_connections and limit is None):
             return self
-        mine = max(1, terms.most_connections // workers + (number < terms.most_connections % workers))
-        return self._replace(service=self.service._replace(terms=terms._replace(most_connections=mine)))
+
+        def mine(most: int) -> int:
+            return max(1, most // workers + (number < most % workers)) if most else 0
+
+        if limit is not None:
+            limit = limit._replace(connections=mine(limit.connections), queue=mine(limit.queue))
+        terms = terms._replace(most_connections=mine(terms.most_connections), endpoint_limit=limit)
+        return self._replace(service=self.service._replace(terms=terms))
 
     def encoded(self) -> list[Any]:
         """As JSON; without the ranges, which the daemon sees to."""
@@ -101,8 +107,9 @@ class Rule(NamedTuple):
 def _terms(told: list[Any]) -> Terms:
     terms = Terms(*told)
     eject = Eject(*terms.eject) if terms.eject is not None else None
+    limit = EndpointLimit(*terms.endpoint_limit) if terms.endpoint_limit is not None else None
     ladder, trusted = tuple(terms.connect_seconds), tuple(terms.accept_proxy)
-    return terms._replace(connect_seconds=ladder, accept_proxy=trusted, eject=eject)
+    return terms._replace(connect_seconds=ladder, accept_proxy=trusted, eject=eject, endpoint_limit=limit)
 
 
 def _encoded(weights: Weights) -> list[list[Any]]:

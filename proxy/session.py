@@ -9,17 +9,20 @@ affects these decisions lives here; moving bytes does not. The rules:
   one. Afterwards those that did not answer are tried again, as the packet may have been lost.
 * Each further dial must be allowed. If it is not, a silent one is waited for as long as the rest of the ladder takes.
 * Where that is asked for, a dial that takes long gets a rival. Who answers first is it, and the other has not failed.
+* An endpoint that has as many connections as it may is passed over. When all have, the client waits for one, unread; a
+  client that belongs to one waits for that, and goes to another only when too many wait.
 * The end of one direction is passed on and leaves the other open. A reset stays a reset, both ways.
 """
 
-from collections.abc import Sequence
 from enum import Enum, auto
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from svcnet.proxy.lead import Pick
-from svcnet.proxy.pool import LADDER_SECONDS
 from svcnet.proxy.row import Backend
+from svcnet.proxy.seats import Seats, Ticket
+from svcnet.proxy.watch import ALONE, Watch
 from svcnet.proxy.why import Why
+from svcnet.proxy.without import Both, But
 
 
 class Side(Enum):
@@ -48,6 +51,8 @@ class Act(Enum):
     """Give the rival up."""
     SWAP = auto()
     """Give up the dial; that of the rival takes its place."""
+    QUEUE = auto()
+    """Wait, `seconds` at most, until the ticket is called; any earlier dial is to be given up."""
     RELAY = auto()
     """Move bytes both ways."""
     FINISH = auto()
@@ -82,88 +87,6 @@ class State(Enum):
     ENDED = auto()
 
 
-class Watch(Protocol):
-    """What all connections to the same backends share."""
-
-    @property
-    def ladder(self) -> Sequence[float]:
-        """How long each try waits, in seconds."""
-        ...
-
-    @property
-    def hedge_seconds(self) -> float:
-        """How long the first dial has no rival; 0: it never gets one."""
-        ...
-
-    @property
-    def alert(self) -> bool:
-        """Whether `answered` is to be told."""
-        ...
-
-    @property
-    def is_sticky(self) -> bool:
-        """Whether the client stays with whom it was picked for last."""
-        ...
-
-    @property
-    def load(self) -> object:
-        """None: `take` and `give` need not be told."""
-        ...
-
-    def may_retry(self) -> bool:
-        """Whether there may be another dial; then it is counted."""
-        ...
-
-    def failed(self, backend: Backend) -> None:
-        """A dial failed."""
-        ...
-
-    def answered(self, backend: Backend) -> None:
-        """A dial was answered."""
-        ...
-
-    def take(self, backend: Backend) -> None:
-        """A dial begins."""
-        ...
-
-    def give(self, backend: Backend) -> None:
-        """It failed, or the connection that it led to ended."""
-        ...
-
-
-class Unwatched:
-    """Nobody shares anything."""
-
-    ladder: Sequence[float] = LADDER_SECONDS
-    hedge_seconds = 0.0
-    alert = is_sticky = False
-    load: object = None
-
-    def may_retry(self) -> bool:
-        """Always."""
-        return True
-
-    def failed(self, backend: Backend) -> None:
-        """Nobody minds."""
-
-    answered = take = give = failed
-
-
-ALONE = Unwatched()
-
-
-class But:
-    """Everybody but one."""
-
-    __slots__ = ("_one",)
-
-    def __init__(self, one: Backend) -> None:
-        self._one = one
-
-    def __contains__(self, backend: object) -> bool:
-        return backend != self._one
-
-
 class Session:
     """Tell it what happened; do what it answers. After its end `leave` it."""
 
@@ -177,6 +100,7 @@ class Session:
         "backend",
         "rival",
         "state",
+        "ticket",
         "tries",
         "watch",
         "why",
@@ -194,6 +118,8 @@ class Session:
         self.backend: Backend | None = None
         self.rival: Backend | None = None
         """Dialled beside it."""
+        self.ticket: Ticket | None = None
+        """While it waits for a backend with room."""
         self.state = State.DIALLING
         self.tries = 0
         """Dials so far."""
@@ -224,11 +150,34 @@ class Session:
             self._give(self.backend)
         return self._go_on(paid=True)
 
+    def seated(self) -> Command:
+        """Its ticket was called. NOTHING: there is no room for this one, and it waits on."""
+        command = self._dial()
+        if command.act is not Act.NOTHING:
+            self._stop_waiting()
+        return command
+
+    def waited(self) -> Command:
+        """It waited for as long as it may."""
+        return self._give_up(Why.QUEUE_TIMEOUT)
+
+    def join(self, watch: Watch) -> None:
+        """From now on these count it, beside others; nobody else does."""
+        if self.ticket is not None or self.state is State.ENDED:
+            return
+        if watch is not self.watch:
+            self.leave()
+            self.watch = watch
+        for backend in (self.backend, self.rival):
+            if backend is not None and backend not in self._taken:
+                self._take(backend)
+
     def slow(self) -> Command:
         """The dial takes long."""
-        if self.state is not State.DIALLING or self.backend is None or self.rival is not None:
+        if self.state is not State.DIALLING or self.backend is None or (self.rival or self.ticket) is not None:
             return _NOTHING
-        backend = self._pick((*self._refused, *self._silent, self.backend))
+        tried, seats = (*self._refused, *self._silent, self.backend), self.watch.seats
+        backend = self._pick(tried) if seats is None else self._elsewhere(seats, tried)
         if backend is None or self._step >= len(self.watch.ladder) or not self.watch.may_retry():
             return _NOTHING
         self.tries += 1
@@ -269,6 +218,7 @@ class Session:
 
     def leave(self) -> None:
         """It has ended, however that came."""
+        self._stop_waiting()
         for backend in self._taken:
             self.watch.give(backend)
         self._taken = ()
@@ -331,11 +281,44 @@ class Session:
             backend = self._pick(self._refused)
         if backend is None or not (paid or self.watch.may_retry()):
             return self._give_up(Why.REFUSED if self.tries else Why.NO_ENDPOINT)
+        seats = self.watch.seats
+        if seats is not None and (seats.is_due or backend in seats):
+            room = self._with_room(seats, backend)
+            if not isinstance(room, Backend):
+                return room
+            backend = room
         self.tries += 1
         self.backend = backend
         if self.watch.load is not None:
             self._take(backend)
         return Command(Act.DIAL, Side.SERVER, backend, ladder[self._step])
+
+    def _with_room(self, seats: Seats, backend: Backend) -> Backend | Command:
+        """Instead of one that is full, or that others wait for: another one, or to wait."""
+        tried, is_personal = (*self._refused, *self._silent), self.watch.is_personal
+        other = None if is_personal else self._elsewhere(seats, tried)
+        if other is not None:
+            return other
+        line = backend if is_personal else self._pick
+        if self.ticket is not None:
+            if self.ticket.line == line:
+                return _NOTHING
+            self._stop_waiting()
+        self.ticket = seats.wait(line, is_choosy=bool(tried))
+        if self.ticket is not None:
+            return Command(Act.QUEUE, Side.SERVER, None, seats.seconds)
+        other = self._elsewhere(seats, tried) if is_personal else None
+        return other or self._give_up(Why.QUEUE_FULL)
+
+    def _elsewhere(self, seats: Seats, tried: tuple[Backend, ...]) -> Backend | None:
+        """One with room."""
+        other = None if seats.is_due else self._pick(Both(tried, seats))
+        return None if other in self.watch.out else other
+
+    def _stop_waiting(self) -> None:
+        if self.ticket is not None and self.watch.seats is not None:
+            self.watch.seats.leave(self.ticket)
+            self.ticket = None
 
     def _lose_rival(self, *, silent: bool) -> Command:
         if self.rival is not None:

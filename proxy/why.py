@@ -5,7 +5,7 @@ Owns: the codes (docs/connections.md lists them). The first letter says who or w
 
 from enum import Enum
 
-from svcnet.proxy.counts import CLIENT_RESETS, DRAINED, GIVEN_UP, IDLE, SERVER_RESETS
+from svcnet.proxy.counts import CLIENT_RESETS, DRAINED, GIVEN_UP, IDLE, NO_ROOM, QUEUE_TIMEOUTS, SERVER_RESETS
 
 
 class Why(Enum):
@@ -35,6 +35,10 @@ class Why(Enum):
     """There was none to try."""
     NO_ROOM = "NF"
     """No file descriptor, or no memory, was left for a dial."""
+    QUEUE_FULL = "QF"
+    """All endpoints had as many connections as they may, and too many clients waited."""
+    QUEUE_TIMEOUT = "QT"
+    """It waited too long for one with room."""
     DRAINED = "KD"
     """Its endpoint, or its service, was gone for longer than `drain`."""
     SHUTDOWN = "KS"
@@ -55,5 +59,7 @@ COUNTED = {
     Why.SILENT: GIVEN_UP,
     Why.NO_ENDPOINT: GIVEN_UP,
     Why.NO_ROOM: GIVEN_UP,
+    Why.QUEUE_FULL: NO_ROOM,
+    Why.QUEUE_TIMEOUT: QUEUE_TIMEOUTS,
 }
 """The cells in which such ends are counted (counts.py)."""

@@ -32,11 +32,12 @@ from svcnet.proxy.datagram import UdpDoor
 from svcnet.proxy.lead import Lead, Neighbours
 from svcnet.proxy.listener import Door, Hall, TcpDoor
 from svcnet.proxy.loop import Loop
+from svcnet.proxy.notes import Room
 from svcnet.proxy.patience import Patience
 from svcnet.proxy.place import Place
-from svcnet.proxy.pool import Pool, Room
+from svcnet.proxy.pool import Pool
 from svcnet.proxy.relay import DESCRIPTORS
-from svcnet.proxy.row import Backend, Rule
+from svcnet.proxy.row import Backend, Rule, Service
 from svcnet.proxy.tallies import Slots
 from svcnet.proxy.way import Ways
 from svcnet.proxy.why import Why
@@ -138,7 +139,7 @@ class Worker:
     def _forget(self, idle: Pool | None) -> None:
         """A pool that no frontend leads to."""
         if idle is not None:
-            idle.forget()
+            idle.update(Service(idle.name, {}))  # nowhere: who waits for an endpoint is told so
             del self._pools[idle.name]
 
     def _close_all(self) -> None:

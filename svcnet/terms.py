@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from svcnet.model.meta import Pairs
-from svcnet.model.terms import USUAL, Eject, Terms
+from svcnet.model.terms import USUAL, Eject, EndpointLimit, Terms
 
 PREFIX = "svcnet.dev/"
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|h|m|s)", re.ASCII)
@@ -55,6 +55,12 @@ def _eject(text: str) -> Eject | None:
     return Eject(**{renamed.get(name, name): value for name, value in found.items()})
 
 
+def _endpoint_limit(text: str) -> EndpointLimit:
+    number, _, rest = text.partition(",")
+    found = options(rest, {"queue": int, "timeout": seconds}) if rest else {}
+    return EndpointLimit(int(number), **{"seconds" if name == "timeout" else name: v for name, v in found.items()})
+
+
 def _off(read: Callable[[str], Any], nothing: object) -> Callable[[str], Any]:
     return lambda text: nothing if text == "off" else read(text)
 
@@ -71,6 +77,7 @@ _FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "half-closed-timeout": ("half_closed_seconds", seconds),
     "drain": ("drain_seconds", seconds),
     "max-connections": ("most_connections", int),
+    "max-connections-per-endpoint": ("endpoint_limit", _endpoint_limit),
     "send-proxy": ("send_proxy", _off(str, "")),
     "accept-proxy": ("accept_proxy", _off(lambda text: tuple(text.split(",")), ())),
     "eject": ("eject", _eject),

@@ -39,6 +39,7 @@ UNTOLD = {
     "half_closed_seconds": "half-closed-timeout",
     "drain_seconds": "drain",
     "most_connections": "max-connections",
+    "endpoint_limit": "max-connections-per-endpoint",
     "send_proxy": "send-proxy",
     "accept_proxy": "accept-proxy",
     "eject": "eject",

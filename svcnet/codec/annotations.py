@@ -54,6 +54,8 @@ def _options(parts: list[str], known: dict[str, Test]) -> bool:
 
 
 _COUNT = _within(1, 1000)
+_CONNECTIONS = _within(1, 999_999_999)
+_QUEUE: dict[str, Test] = {"queue": _within(0, 1_000_000), "timeout": _positive_duration}
 _HEALTH: dict[str, Test] = {
     "interval": _positive_duration,
     "timeout": _positive_duration,
@@ -71,6 +73,11 @@ _EJECT: dict[str, Test] = {
 def _health(text: str) -> bool:
     probe, *options = text.split(",")
     return (probe in {"tcp", "off"} or _HTTP_PATH(probe) is not None) and _options(options, _HEALTH)
+
+
+def _endpoint_limit(text: str) -> bool:
+    number, *options = text.split(",")
+    return _CONNECTIONS(number) and _options(options, _QUEUE)
 
 
 def _eject(text: str) -> bool:
@@ -127,7 +134,10 @@ RULES: dict[str, Rule] = {
     "idle-timeout": Rule(_SERVICE, _positive_duration, "a duration, as in 30s"),
     "half-closed-timeout": Rule(_SERVICE, _positive_duration, "a duration, as in 30s"),
     "drain": Rule(_SERVICE, _duration, "a duration, as in 30s"),
-    "max-connections": Rule(_SERVICE, _within(1, 999_999_999), "a number of connections, 1 or more"),
+    "max-connections": Rule(_SERVICE, _CONNECTIONS, "a number of connections, 1 or more"),
+    "max-connections-per-endpoint": Rule(
+        _SERVICE, _endpoint_limit, "a number of connections, then options, as in 100,queue=1000,timeout=5s"
+    ),
     "send-proxy": Rule(_SERVICE, _word("v1", "v2", "off"), "v1, v2 or off"),
     "accept-proxy": Rule(
         _SERVICE, lambda text: text == "off" or _networks(text), "networks, as in 10.0.0.0/8,2001:db8::/32, or off"

@@ -18,6 +18,16 @@ class Eject(NamedTuple):
     """Per cent of the endpoints that may be out at a time; beyond it all are used."""
 
 
+class EndpointLimit(NamedTuple):
+    """How many connections an endpoint may have, and who waits beyond (annotation `max-connections-per-endpoint`)."""
+
+    connections: int
+    queue: int = 1000
+    """So many clients may wait."""
+    seconds: float = 5.0
+    """For so long each."""
+
+
 class Terms(NamedTuple):
     """Of one service. 0 and "" stand for what the proxy does without the annotation."""
 
@@ -43,6 +53,8 @@ class Terms(NamedTuple):
     """`proxy: userspace`: not by the kernel, whatever the mode."""
     accept_proxy: tuple[str, ...] = ()
     """Networks of peers that begin with a PROXY header, which says whose client it is."""
+    endpoint_limit: EndpointLimit | None = None
+    """Of each worker's share."""
 
     @property
     def needs_userspace(self) -> bool:

@@ -17,20 +17,25 @@ from svcnet.proxy.counts import (
     DIAL_BOUNDS,
     DIAL_MICROSECONDS,
     DRAINED,
-    EJECTED,
+    EJECTED_NOW,
     EJECTIONS,
     GIVEN_UP,
     IDLE,
     LIFE_BOUNDS,
     LIFE_MILLISECONDS,
+    LIMITED_NOW,
     LOG_LOST,
     NO_ROOM,
+    NOW,
+    QUEUE_TIMEOUTS,
+    QUEUED_NOW,
     REDISPATCHES,
     REFUSED,
     RETRIES,
     SERVER_RESETS,
     TIMED_OUT,
     UNREACHABLE,
+    part_of,
 )
 from svcnet.traffic import OTHER, ServiceId, Total, Traffic
 
@@ -69,7 +74,12 @@ FAMILIES = (
     Family(
         "rejections",
         "Clients that were led to no endpoint.",
-        {"no endpoint answered": GIVEN_UP, "no room": NO_ROOM, "bad PROXY header": BAD_HEADERS},
+        {
+            "no endpoint answered": GIVEN_UP,
+            "no room": NO_ROOM,
+            "queue timeout": QUEUE_TIMEOUTS,
+            "bad PROXY header": BAD_HEADERS,
+        },
         by_endpoint=False,
     ),
     Family(
@@ -102,13 +112,29 @@ def proxy_metrics(traffic: Traffic) -> "Iterator[Metric]":
             if name == "service" or family.by_endpoint:
                 yield _counter(f"{name}_{family.name}", family, labels, rows)
     of = (*SERVICE, ENDPOINT)
+    yield _gauge("service_queued_connections", "Clients that wait for an endpoint now.", SERVICE, services, queued_now)
+    yield _gauge("service_connections_limited", "Whether a worker accepts none now.", SERVICE, services, is_limited)
     yield _gauge("endpoint_ejected", "Whether a worker makes no dials of it now.", of, endpoints, is_ejected)
     yield from _histograms(services)
 
 
 def is_ejected(total: Total) -> bool:
     """Whether any worker leaves an endpoint alone now."""
-    return bool(total.proxied) and total.proxied[0][EJECTED] > 0
+    return _now(total, EJECTED_NOW) > 0
+
+
+def is_limited(total: Total) -> bool:
+    """Whether any worker has as many connections of a service as it may."""
+    return _now(total, LIMITED_NOW) > 0
+
+
+def queued_now(total: Total) -> int:
+    """How many clients wait for an endpoint with room."""
+    return _now(total, QUEUED_NOW)
+
+
+def _now(total: Total, part: tuple[int, int]) -> int:
+    return part_of(total.proxied[0][NOW], part) if total.proxied else 0
 
 
 def ejected_now(traffic: Traffic | None) -> Iterator[str]:

@@ -5,7 +5,7 @@ from itertools import count
 
 
 class Time:
-    """As a worker's loop: `now`, and `later`. Time passes by `go`."""
+    """As a worker's loop: `now`, `later` and `again`. Time passes by `go`."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -15,6 +15,10 @@ class Time:
     def later(self, seconds: float, callback: Callable[[], None]) -> None:
         """Call once."""
         self._due.append((self.now + seconds, next(self._order), callback))
+
+    def again(self, callback: Callable[[], None]) -> None:
+        """Call once, when time is passed next."""
+        self.later(0.0, callback)
 
     def go(self, seconds: float) -> None:
         """Let so much time pass."""

@@ -8,8 +8,9 @@ import pytest
 from svcnet.proxy.datagram import IDLE_SECONDS, UdpDoor
 from svcnet.proxy.lead import Lead, Neighbours
 from svcnet.proxy.loop import Loop
+from svcnet.proxy.notes import Room
 from svcnet.proxy.place import Place
-from svcnet.proxy.pool import Pool, Room
+from svcnet.proxy.pool import Pool
 from svcnet.proxy.row import Backend, Service
 
 HOST = "127.0.0.1"

@@ -7,7 +7,8 @@ import pytest
 from svcnet.balance import RoundRobin
 from svcnet.proxy.pool import LADDER_SECONDS
 from svcnet.proxy.row import Backend
-from svcnet.proxy.session import ALONE, Act, Command, Session, Side, Unwatched, Watch
+from svcnet.proxy.session import Act, Command, Session, Side
+from svcnet.proxy.watch import ALONE, Unwatched, Watch
 
 A, B, C = (Backend(f"192.0.2.{n}", 80) for n in (1, 2, 3))
 GIVE_UP = Command(Act.RESET, Side.CLIENT)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from svcnet.balance import Chance, LeastLoaded
 from svcnet.model.terms import Eject, Terms
-from svcnet.proxy.pool import Pool, Room
+from svcnet.proxy.notes import Room
+from svcnet.proxy.pool import Pool
 from svcnet.proxy.row import Backend, Choice, Service, Weights
 from tests.harness.time import Time
 

@@ -10,7 +10,8 @@ from svcnet.iptables.elements import target_data
 from svcnet.iptables.held import share_out
 from svcnet.jhash import jhash, scaled
 from svcnet.proxy.lead import Lead, Neighbours
-from svcnet.proxy.pool import HASH_SEED, Pool, Room, packed
+from svcnet.proxy.notes import Room
+from svcnet.proxy.pool import HASH_SEED, Pool, packed
 from svcnet.proxy.row import Backend, Choice, Reach, Rule, Service
 from svcnet.rendezvous import Rendezvous
 from tests.harness.time import Time

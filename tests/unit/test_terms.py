@@ -3,7 +3,7 @@
 import pytest
 
 from svcnet.codec.annotations import RULES
-from svcnet.model.terms import USUAL, Eject, Terms
+from svcnet.model.terms import USUAL, Eject, EndpointLimit, Terms
 from svcnet.proxy.row import Backend, Choice, Reach, Rule, Service
 from svcnet.terms import seconds, terms_of
 
@@ -37,6 +37,8 @@ def test_each_annotation_is_one_term() -> None:
     assert asked(max_connections="100", send_proxy="v2") == Terms(most_connections=100, send_proxy="v2")
     assert asked(eject="failures=5,share=10") == Terms(eject=Eject(failures=5, share=10))
     assert asked(eject="base=1s,max=1m").eject == Eject(base_seconds=1, most_seconds=60)
+    assert asked(max_connections_per_endpoint="7").endpoint_limit == EndpointLimit(7, 1000, 5.0)
+    assert asked(max_connections_per_endpoint="7,timeout=1s,queue=0").endpoint_limit == EndpointLimit(7, 0, 1.0)
     assert asked(hedge="50ms").hedge_seconds == 0.05
     assert asked(eject="off", hedge="off", send_proxy="off") == Terms(eject=None)
 
@@ -63,6 +65,7 @@ def test_every_annotation_of_a_service_that_is_the_proxy_s_has_a_term() -> None:
         "half-closed-timeout": "1s",
         "drain": "1s",
         "max-connections": "1",
+        "max-connections-per-endpoint": "1",
         "send-proxy": "v1",
         "accept-proxy": "10.0.0.0/8",
         "eject": "off",
@@ -77,8 +80,8 @@ def test_every_annotation_of_a_service_that_is_the_proxy_s_has_a_term() -> None:
 
 def test_terms_reach_the_workers_whole() -> None:
     terms = Terms("leastconn", (0.25, 0.5), 30, 5, 10, 100, "v2", Eject(5, 1, 60, 10), 0.05, userspace=True)._replace(
-        accept_proxy=("10.0.0.0/8",)
+        accept_proxy=("10.0.0.0/8",), endpoint_limit=EndpointLimit(3, 2, 1.0)
     )
-    for each in (terms, terms._replace(eject=None), USUAL):
+    for each in (terms, terms._replace(eject=None, endpoint_limit=None), USUAL):
         service = Service("default/web", {Backend("10.1.0.5", 80): 1}, {}, Choice.TURN, 0, each)
         assert Rule.decoded(Rule(service, Reach.ALL).encoded()).service.terms == each

@@ -294,7 +294,7 @@ census = st.one_of(
 steps = st.tuples(st.lists(entries, max_size=3), st.lists(census, max_size=2), st.sets(st.sampled_from(range(8))))
 
 
-@hypothesis.settings(max_examples=150, deadline=None)
+@hypothesis.settings(max_examples=60, deadline=None)
 @hypothesis.given(st.lists(steps, min_size=1, max_size=12), st.sampled_from((SHAPE, NESTED)))
 def test_differences_end_in_what_a_fresh_transfer_gives(
     history: list[tuple[list[Entry], list[Known], set[int]]], shape: Shape

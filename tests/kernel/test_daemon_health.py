@@ -12,6 +12,7 @@ import pytest
 from tests.harness.daemon import Daemon
 from tests.harness.files import Written, endpoints, service
 from tests.harness.minion import A6, B6, VIP, VIP6, A, B, Minion
+from tests.kernel.test_daemon_dns import ask
 
 pytestmark = pytest.mark.kernel
 
@@ -140,3 +141,19 @@ def test_an_http_server_that_answers_nothing_or_nonsense_fails(minion: Minion) -
     assert minion.ask(VIP) == "refused"
     done = minion.svcnet("trace", "192.0.2.1", f"{VIP}:80", *minion.options(), f"--state-dir={minion.state}")
     assert "its health check fails: " in done.stdout, done.stdout + done.stderr
+
+
+def test_an_endpoint_of_a_headless_service_has_names_while_its_check_passes(minion: Minion) -> None:
+    service_, *slices = checked("tcp,interval=100ms,fall=2,rise=2", number=8081)
+    service_["spec"] |= {"clusterIP": "None", "clusterIPs": ["None"]}
+    minion.put(service_, *slices)
+    with websites(minion, 8081) as sites:
+        daemon = minion.daemon("--mode=none", "--dns-listen=127.0.0.1:53", "--dns-upstream=off").ready()
+        daemon.until(lambda: sorted(ask(minion, "web.svc.")) == [A, B])
+        sites.pop(A).close()
+        daemon.until(lambda: ask(minion, "web.svc.") == [B])
+        assert ask(minion, "192-0-2-21.web.svc.") == ["NXDOMAIN"]
+        targets = {line.split()[-1] for line in ask(minion, "_tcp._tcp.web.svc.", "SRV")}
+        assert {target.partition(".")[0] for target in targets} == {"192-0-2-22", "fd00-99--21", "fd00-99--22"}
+        sites[A] = Website(minion, A, 8081)
+        daemon.until(lambda: sorted(ask(minion, "web.svc.")) == [A, B])

@@ -149,8 +149,7 @@ class Schedule:
         if standing is None or standing.turn != ASKED:  # not wanted any more, or asked for anew meanwhile
             return []
         check = probe.check
-        interval = max(LEAST_SECONDS, check.interval_seconds)
-        self._queue_up(probe, standing, now + interval * (1 + JITTER * (2 * next(chance) - 1)))
+        self._ask_again(probe, standing, now, next(chance))
         was_proven, standing.is_proven = standing.is_proven, True
         if bool(why) == bool(standing.why):
             standing.streak = 0
@@ -160,6 +159,16 @@ class Schedule:
             return []
         standing.streak, standing.why = 0, why
         return [Verdict(service, probe.address, probe.port, why) for service in sorted(standing.services)]
+
+    def missed(self, probe: Probe, now: float, chance: Iterator[float]) -> None:
+        """A check could not be made: it says nothing of the endpoint."""
+        standing = self._standings.get(probe)
+        if standing is not None and standing.turn == ASKED:
+            self._ask_again(probe, standing, now, next(chance))
+
+    def _ask_again(self, probe: Probe, standing: _Standing, now: float, chance: float) -> None:
+        interval = max(LEAST_SECONDS, probe.check.interval_seconds)
+        self._queue_up(probe, standing, now + interval * (1 + JITTER * (2 * chance - 1)))
 
     def _queue_up(self, probe: Probe, standing: _Standing, at: float) -> None:
         standing.turn = next(self._order)

@@ -5,6 +5,7 @@ that fails is the tracker's, which hears of it as it hears of records.
 """
 
 import asyncio
+import errno
 import logging
 import os
 import random
@@ -35,6 +36,12 @@ PASSING = range(200, 400)
 """As the kubelet has it (Kubernetes, Probe.httpGet)."""
 LINE_BYTES = 16 << 10
 """Of an HTTP answer's head, a line."""
+OURS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
+"""Errors that say something of this minion, and nothing of who is asked: no descriptor, memory, or port was left."""
+
+
+class UnmadeError(SvcnetError):
+    """A check that could not be made."""
 
 
 class Speaker(Protocol):
@@ -70,6 +77,8 @@ class Prober:
         self._unsaid = asyncio.Event()
         self.passed = self.failed = 0
         """Checks that were made."""
+        self._trouble = ""
+        """Why the last one could not be."""
 
     @property
     def failing(self) -> int:
@@ -145,8 +154,16 @@ class Prober:
     async def _check(self, probe: Probe, room: asyncio.Semaphore) -> None:
         try:
             why = await self._ask(probe)
+        except UnmadeError as error:
+            self._schedule.missed(probe, time.monotonic(), self._chance)
+            self._wake.set()
+            if self._trouble != str(error):
+                self._trouble = str(error)
+                log.warning("health checks can't be made, what they said last stands why=%s", error)
+            return
         finally:
             room.release()
+        self._trouble = ""
         if why:
             self.failed += 1
         else:
@@ -159,14 +176,14 @@ class Prober:
             self._pass_on(verdicts, {(probe.address, probe.port)} if probe.own else set())
 
     async def _ask(self, probe: Probe) -> str:
-        """Why an endpoint fails, or ""."""
+        """Why an endpoint fails, or "". UnmadeError."""
         try:
             async with asyncio.timeout(probe.check.timeout_seconds):
                 return await (self._get(probe) if probe.check.path else _connect(probe))
         except TimeoutError:
             return "no answer in time"
         except OSError as error:
-            return os.strerror(error.errno).lower() if error.errno else str(error)
+            return _reason(error)
 
     async def _get(self, probe: Probe) -> str:
         import aiohttp  # noqa: PLC0415 - heavy, and most minions ask nobody
@@ -187,13 +204,20 @@ class Prober:
             async with self._session.get(url, allow_redirects=False) as answer:
                 return "" if answer.status in PASSING else f"HTTP {answer.status}"
         except aiohttp.ClientOSError as error:
-            return os.strerror(error.errno).lower() if error.errno else str(error)
+            return _reason(error)
         except (aiohttp.ClientError, ValueError) as error:
             return f"no HTTP answer: {error}"
 
     def _say(self) -> None:
         number, out = len(self._schedule), self._schedule.failing
         self._on_state(f"running: {number} checks, {out} failing" if number else "off: no service asks for checks")
+
+
+def _reason(error: OSError) -> str:
+    why = os.strerror(error.errno).lower() if error.errno else str(error)
+    if error.errno in OURS:
+        raise UnmadeError(why) from error
+    return why
 
 
 async def _connect(probe: Probe) -> str:

@@ -1,8 +1,12 @@
 """Health checks as they are made: of real sockets on loopback, told to the loop and to other minions."""
 
 import asyncio
+import resource
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import pytest
 
 from svcnet.model.check import Check, Probe
 from svcnet.model.errors import StoreError
@@ -98,3 +102,41 @@ def test_checks_go_on_while_other_minions_can_not_be_told() -> None:
         await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("path", ["", "/ready"])
+def test_without_a_file_descriptor_left_nothing_is_said_of_an_endpoint(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        board, number = Board(), closed_port()
+        port = served(Probe("127.0.0.1", number, CHECK._replace(path=path)))
+        ports = [port]
+        prober = Prober(lambda _: tuple(ports), board.tell, lambda _: None)
+        prober.publish(Snapshot(), Delta(1, added=(port,)))
+        running = asyncio.create_task(prober.run())
+        await met(lambda: board.failing)  # what it needs is imported and open by then
+        ports.clear()
+        prober.publish(Snapshot(), Delta(2, removed=(port,)))
+        assert not board.failing
+        with no_descriptors():
+            ports.append(port)
+            prober.publish(Snapshot(), Delta(3, added=(port,)))
+            await met(lambda: "too many open files" in caplog.text)
+        assert not board.failing
+        await met(lambda: board.failing)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open("/dev/null", "rb") as first:  # noqa: PTH123 - the lowest number that is free
+        resource.setrlimit(resource.RLIMIT_NOFILE, (first.fileno(), limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)

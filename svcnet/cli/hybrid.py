@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from svcnet.cli.entrances import Entrances, Key, own_addresses
 from svcnet.cli.proxied_flows import ProxiedFlows
+from svcnet.cli.unmet import Unmet, in_kernel, is_proxied
 from svcnet.cli.userspace import REACH, rule, told, worker_states
 from svcnet.iptables.conntrack import Conntrack
 from svcnet.iptables.desired import PROXIED, RANDOM, SERVING, Desired, Target, Treatment
@@ -20,33 +21,19 @@ from svcnet.iptables.ruleset import Class
 from svcnet.model.errors import SvcnetError
 from svcnet.model.frontend import Frontend
 from svcnet.model.snapshot import LeftOut, PortKey
-from svcnet.model.terms import USUAL, Terms
+from svcnet.model.terms import USUAL
 from svcnet.plan import Change, Plan, diff
 from svcnet.proxy.ledger import Counted
 from svcnet.proxy.left import Left
 from svcnet.proxy.listening import connected, listening
 from svcnet.proxy.route import Network
 from svcnet.proxy.row import Reach, Rule
-from svcnet.proxy.userspace import PROTOCOLS, Userspace
+from svcnet.proxy.userspace import Userspace
 
 log = logging.getLogger(__name__)
 
 ORDER = (Reach.ALL, Reach.LOCAL, Reach.BY_SOURCE)
 """Of one service port's entrances: the first is its scope `all` in the kernel, another one its scope `local`."""
-UNTOLD = {
-    "connect_seconds": "connect-timeouts",
-    "idle_seconds": "idle-timeout",
-    "half_closed_seconds": "half-closed-timeout",
-    "drain_seconds": "drain",
-    "most_connections": "max-connections",
-    "endpoint_limit": "max-connections-per-endpoint",
-    "send_proxy": "send-proxy",
-    "accept_proxy": "accept-proxy",
-    "eject": "eject",
-    "hedge_seconds": "hedge",
-    "slow_start_seconds": "slow-start",
-}
-"""Terms that no kernel carries out, and their annotations."""
 
 
 class KernelPath(Protocol):
@@ -100,8 +87,7 @@ class Hybrid:
         """Those of them that lead to an entrance, as the kernel holds them."""
         self._named: dict[Frontend, Frontend] = {}
         """Entrance → a frontend of its service."""
-        self._idle: dict[tuple[str, str], str] = {}
-        """Services with annotations that have no effect."""
+        self._unmet = Unmet(in_kernel)
 
     def look(self, desired: Desired) -> Desired:
         """What is in force, of the rules and as far as another process can see of the proxy; changes nothing."""
@@ -121,8 +107,7 @@ class Hybrid:
 
     def sync(self, desired: Desired) -> Plan[Frontend, Treatment]:
         """Make proxy and kernel equal to `desired`."""
-        self._idle = {}
-        self._notice(desired.values())
+        self._unmet.renew(desired)
         self._rows = _by_owner(desired, {key.owner for key in self.entrances.at})
         self._owners = {front: owner for owner, fronts in self._rows.items() for front in fronts}
         self.entrances.renew()
@@ -134,7 +119,7 @@ class Hybrid:
 
     def apply(self, plan: Plan[Frontend, Treatment]) -> int:
         """Carry out a plan."""
-        self._notice(change.after for change in plan.changes())
+        self._unmet.follow(plan)
         touched = self.touched(plan)
         if not touched:
             return self._path.apply(plan)
@@ -214,10 +199,9 @@ class Hybrid:
 
     def left_out(self) -> tuple[LeftOut, ...]:
         """What services ask for and do not get."""
-        idle = (LeftOut(f"{namespace}/{name}", why) for (namespace, name), why in sorted(self._idle.copy().items()))
         failed = sorted(self.entrances.failed.copy().items(), key=lambda item: str(item[0].owner))
         how = "translated by the kernel, and not through the userspace proxy"
-        return (*(LeftOut(str(key.owner), f"{how}: {why}") for key, why in failed), *idle)
+        return (*(LeftOut(str(key.owner), f"{how}: {why}") for key, why in failed), *self._unmet.left_out())
 
     def states(self) -> dict[str, str]:
         """The state of each worker, once there are any."""
@@ -296,34 +280,6 @@ class Hybrid:
 
     def _places(self, owner: PortKey) -> list[Frontend | None]:
         return [self.entrances.at.get(Key(owner, reach)) for reach in ORDER]
-
-    def _notice(self, treatments: Iterable[Treatment | None]) -> None:
-        """Note which services have annotations that have no effect."""
-        for treatment in treatments:
-            if treatment is None or treatment.owner is None or (treatment.terms is USUAL and not self._idle):
-                continue
-            service = treatment.owner.namespace, treatment.owner.service
-            self._idle.pop(service, None)
-            if treatment.terms.needs_userspace and not is_proxied(treatment):
-                self._idle[service] = f"the userspace proxy has no {treatment.owner.protocol}: the kernel translates it"
-            elif why := idle(treatment.terms):
-                self._idle[service] = why
-
-
-def is_proxied(treatment: Treatment) -> bool:
-    """Whether a frontend is to be led to the proxy."""
-    if treatment.terms is USUAL or treatment.owner is None or not treatment.terms.needs_userspace:
-        return False
-    return treatment.owner.protocol.lower() in PROTOCOLS
-
-
-def idle(terms: Terms) -> str:
-    """Which annotations of a service have no effect in a kernel mode; "" if all have."""
-    if terms.needs_userspace:
-        return ""
-    names = [f"svcnet.dev/{name}" for field, name in UNTOLD.items() if getattr(terms, field) != getattr(USUAL, field)]
-    expected = "no effect in this mode, expected svcnet.dev/proxy: userspace beside"
-    return f"{', '.join(names)}: {expected} {'them' if len(names) > 1 else 'it'}" if names else ""
 
 
 def keys(owner: PortKey, fronts: Desired) -> list[Key]:

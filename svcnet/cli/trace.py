@@ -12,13 +12,13 @@ import click
 
 from svcnet.cli import candidate
 from svcnet.cli.data_path import parameters
-from svcnet.cli.hybrid import is_proxied
 from svcnet.cli.in_force import InForce, in_force
 from svcnet.cli.live import live
 from svcnet.cli.option import with_config
 from svcnet.cli.plan import OPTIONS
 from svcnet.cli.trace_page import Told, as_json, lines
 from svcnet.cli.tracked import Tracked, tracked
+from svcnet.cli.unmet import is_proxied
 from svcnet.config import Config, Loaded
 from svcnet.endpoints import Networks
 from svcnet.iptables.desired import desired

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from ipaddress import ip_network
 from typing import Any
 
+from svcnet.cli.unmet import Unmet, in_userspace
 from svcnet.endpoints import Networks
 from svcnet.iptables.desired import Desired, Target, Treatment
 from svcnet.iptables.ruleset import Class
@@ -46,6 +47,7 @@ class UserspacePath:
         self._inside = Networks(networks)
         self.proxy = Userspace(networks, workers, [str(network) for network in pods], log_every=log_every)
         self._current: Desired = {}
+        self._unmet = Unmet(in_userspace)
 
     def look(self, desired: Desired) -> Desired:
         """What is in force, as far as another process can see: which addresses are local, and who listens there."""
@@ -71,12 +73,14 @@ class UserspacePath:
     def sync(self, desired: Desired) -> Plan[Frontend, Treatment]:
         """Serve exactly these."""
         plan = diff(self._current, desired)
+        self._unmet.renew(desired)
         self.proxy.sync({row: rule(treatment) for row, treatment in desired.items()})
         self._current = dict(desired)
         return plan
 
     def apply(self, plan: Plan[Frontend, Treatment]) -> int:
         """Carry out a plan."""
+        self._unmet.follow(plan)
         changes: dict[Frontend, Rule | None] = {}
         for change in plan.changes():
             changes[change.key] = rule(change.after) if change.after is not None else None
@@ -91,12 +95,12 @@ class UserspacePath:
         return not self.proxy.routes_are_there()
 
     def left_out(self) -> tuple[LeftOut, ...]:
-        """The frontends that are not served, and why."""
+        """The frontends that are not served, and annotations without effect, and why."""
         found = []
         for front, why in sorted(self.proxy.failed.items()):
             treatment = self._current.get(front)
             found.append(LeftOut(f"{front} ({treatment.owner if treatment else 'unknown'})", why))
-        return tuple(found)
+        return (*found, *self._unmet.left_out())
 
     def led(self, address: str, protocol: str, port: int) -> dict[str, Any]:
         """Where a frontend leads: `rule` as `Rule.encoded` has it with its `ranges`, or `why` it is not served.

@@ -174,7 +174,9 @@ def test_each_connection_is_counted_once(minion: Minion) -> None:
 
 def test_what_cannot_be_is_told_and_the_kernel_translates(minion: Minion) -> None:
     minion.put(asking(service("web", VIP, protocols=["TCP"]), proxy="userspace"), endpoints("web", A))
-    minion.put(asking(service("lame", "10.0.0.7"), send_proxy="v2"), endpoints("lame", B))
+    lame = asking(service("lame", "10.0.0.7"), send_proxy="v2")
+    both = asking(service("both", "10.0.0.8"), send_proxy="v2", accept_proxy="192.0.2.0/24", proxy="userspace")
+    minion.put(lame, endpoints("lame", B), both)
     key = Key(PortKey("default", "web", "TCP", 80, 4), Reach.ALL)
     first = PORTS[next(iter(probe(f"{key.owner} {key.reach.value}", len(PORTS), 0)))]
     taken = minion.inside(lambda: socket.create_server(("0.0.0.0", first)))
@@ -183,10 +185,15 @@ def test_what_cannot_be_is_told_and_the_kernel_translates(minion: Minion) -> Non
         assert entrance(daemon, minion) != first
         assert minion.ask(VIP) == A
         assert minion.ask("10.0.0.7") == B
-    left_out = {item["what"]: item["reason"] for item in daemon.status()["left_out"]}
-    assert left_out == {
-        "default/lame": "svcnet.dev/send-proxy: no effect in this mode, expected svcnet.dev/proxy: userspace beside it"
+    named = {
+        "default/lame": "svcnet.dev/send-proxy: no effect in this mode, expected svcnet.dev/proxy: userspace beside it",
+        "default/both": "svcnet.dev/send-proxy, svcnet.dev/accept-proxy: no effect on UDP port 80: "
+        "datagrams have no PROXY header",
     }
+    assert {item["what"]: item["reason"] for item in daemon.status()["left_out"]} == named
+    minion.remove(lame)
+    switch(minion, daemon, asking(both, proxy="userspace"))
+    assert not daemon.status()["left_out"], "they left with what asked for them"
 
 
 def test_policies_lead_by_the_client_and_ranges_stay_in_the_kernel(minion: Minion) -> None:

@@ -18,7 +18,7 @@ from svcnet.bench.far import ECHO, IN, OUT, SERVER, SHORT, UDP
 from svcnet.model.errors import SvcnetError
 from svcnet.model.frontend import Frontend
 from svcnet.model.terms import USUAL, Terms
-from svcnet.proxy.row import Backend, Rule, Service
+from svcnet.proxy.row import Backend, Choice, Rule, Service
 from svcnet.proxy.userspace import Userspace
 
 NETWORK = IPv4Network("127.1.0.0/24")
@@ -26,6 +26,19 @@ DEAD, SILENT, HEDGED = 711, 712, 713
 """Frontends with SHORT and one more endpoint: a port where nobody listens, an address that never answers, the same
 where ours may dial a second one beside the first."""
 HEDGE_SECONDS = 0.05
+FULL = Terms(
+    "leastconn",
+    connect_seconds=(0.25, 0.5, 1.0, 2.0),
+    idle_seconds=600.0,
+    half_closed_seconds=20.0,
+    drain_seconds=60.0,
+    most_connections=9000,
+    hedge_seconds=HEDGE_SECONDS,
+    slow_start_seconds=1.0,
+)
+"""All that can be switched on for a service, and leaves the bytes as they are; ejection is on by itself."""
+LOGGED = 100
+"""One connection of so many is in the log then."""
 NOBODY, HOLE = Backend(SERVER, 9), Backend("192.0.2.1", 9)
 TO = {
     ("tcp", ECHO): (Backend(SERVER, ECHO),),
@@ -39,6 +52,7 @@ TO = {
 }
 Start = Callable[[str, str, int, Path], AbstractContextManager["Proxy"]]
 """name, address, CPU, a directory for files → it runs."""
+STDERR = 2
 CONNECT_MS = 250
 MOST = 9500
 """Connections at a time that the others are told to allow: each is two file descriptors of 20,000, a usual limit."""
@@ -133,21 +147,46 @@ def _wait(address: str, alive: Callable[[], bool | str]) -> None:
         time.sleep(LOOK_SECONDS)
 
 
+def rules(address: str, *, full: bool) -> dict[Frontend, Rule]:
+    """What ours is told."""
+    told = {}
+    for (protocol, port), backends in TO.items():
+        terms = Terms(hedge_seconds=HEDGE_SECONDS) if port == HEDGED else USUAL
+        front = Frontend(4, address, protocol, port)
+        service = Service(str(front), dict.fromkeys(backends, 1), terms=terms)
+        told[front] = Rule(service._replace(choice=Choice.LEAST, terms=FULL) if full else service)
+    return told
+
+
+def _ours(*, full: bool = False) -> Start:
+    @contextmanager
+    def start(name: str, address: str, cpu: int, root: Path) -> Iterator[Proxy]:
+        proxy = Userspace([NETWORK], 1, log_every=LOGGED if full else 0)
+        try:
+            with _stderr_to(root / f"{name}.log"):  # the worker keeps it, for its log of connections
+                proxy.sync(rules(address, full=full))
+                _wait(address, lambda: True)
+            pids = [worker.pid for worker in proxy.workers]
+            for pid in pids:
+                os.sched_setaffinity(pid, {cpu})
+            yield Proxy(name, address, pids)
+        finally:
+            proxy.stop()
+
+    return start
+
+
 @contextmanager
-def _ours(name: str, address: str, cpu: int, _root: Path) -> Iterator[Proxy]:
-    proxy = Userspace([NETWORK], 1)
+def _stderr_to(file: Path) -> Iterator[None]:
+    """For the processes that are started meanwhile."""
+    before = os.dup(STDERR)
     try:
-        rows = {Frontend(4, address, protocol, port): to for (protocol, port), to in TO.items()}
-        terms = {HEDGED: Terms(hedge_seconds=HEDGE_SECONDS)}
-        services = {f: Service(str(f), dict.fromkeys(to, 1), terms=terms.get(f.port, USUAL)) for f, to in rows.items()}
-        proxy.sync({front: Rule(service) for front, service in services.items()})
-        _wait(address, lambda: True)
-        pids = [worker.pid for worker in proxy.workers]
-        for pid in pids:
-            os.sched_setaffinity(pid, {cpu})
-        yield Proxy(name, address, pids)
+        with file.open("wb") as out:
+            os.dup2(out.fileno(), STDERR)
+        yield
     finally:
-        proxy.stop()
+        os.dup2(before, STDERR)
+        os.close(before)
 
 
 def _haproxy(*options: str) -> Start:
@@ -171,7 +210,8 @@ def _nginx(name: str, address: str, cpu: int, root: Path) -> Iterator[Proxy]:
 
 
 PROXIES: Mapping[str, Start] = {
-    "svcnet": _ours,
+    "svcnet": _ours(),
+    "svcnet-full": _ours(full=True),
     "haproxy": _haproxy(),
     "haproxy-splice": _haproxy("splice-request", "splice-response"),
     "nginx": _nginx,

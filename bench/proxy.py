@@ -25,7 +25,7 @@ from svcnet.proxy.listening import raise_limit
 
 GIB = 1 << 30
 IDLE, SCALE = 8000, 10_000
-BASES = ("haproxy", "haproxy-splice", "nginx")
+OURS, BASES = ("svcnet", "svcnet-full"), ("haproxy", "haproxy-splice", "nginx")
 SETTLE_SECONDS = 0.3
 ASKER = "192.0.2.2"
 SETTINGS = (("net/ipv4/ip_local_port_range", "1024 65535"), ("net/ipv4/tcp_tw_reuse", "1"))
@@ -114,13 +114,12 @@ def table(figure: Figure, rounds: Mapping[str, Sequence[Measured]]) -> Iterator[
         yield f"  {name:16}{''.join(cells)}{sum(m.failures for m in each):>8}"
     if figure.late:
         yield "  (ratios are those of p99)"
-    ours = rounds.get("svcnet")
-    others = [base for base in bases if base in rounds] if ours else []
     also: dict[str, Callable[[Measured], float]] = {"CPU": lambda m: m.cpu}
     if figure.kind in {"conn", "keep"} and not figure.late:
         also["p99"] = lambda m: m.p99
     for what, read in also.items():
-        yield f"  {what} of svcnet to " + ", ".join(f"{b}: {ratio(ours or (), rounds[b], read)}" for b in others)
+        for name in (one for one in OURS if one in rounds):
+            yield f"  {what} of {name} to " + ", ".join(f"{b}: {ratio(rounds[name], rounds[b], read)}" for b in bases)
 
 
 def _percentiles(each: Sequence[Measured]) -> tuple[list[float], list[float]]:

@@ -128,8 +128,8 @@ class TcpDoor:
         self._drain = Drain(place, self)
         self._terms = USUAL
         self._trusted: Trusted | None = None
-        self._asks = place.log is not None
-        """Whether the origin of a connection matters."""
+        self._asks = False
+        """Whether the origin of a connection matters from its begin."""
         self.introduction: Introduction | None = None
         self._pick = lead.everyones_picker
         self.tallies = Tallies(place.counts)
@@ -172,7 +172,7 @@ class TcpDoor:
         self.half_closed_seconds = terms.half_closed_seconds or HALF_CLOSED_SECONDS
         self._trusted = Trusted(terms.accept_proxy) if terms.accept_proxy else None
         self.introduction = HEADERS.get(terms.send_proxy)
-        self._asks = self._trusted is not None or self.introduction is not None or self._place.log is not None
+        self._asks = self._trusted is not None or self.introduction is not None
         self._patience.mind(self)
         self._drain.begin(self.tallies.gone, terms.drain_seconds)
 
@@ -250,6 +250,8 @@ class TcpDoor:
                 self._greet(client, address[:2], gate)
                 continue
             relay = Relay(place, client, Session(self._pick or self.lead.picker(address[0]), self._watch), self)
+            if place.log is not None:
+                relay.peer = address[:2]
             if gate is not None:
                 relay.gate = gate
                 gate.enter()

@@ -18,6 +18,10 @@ _ORIGINAL = 80
 _SOCKADDR4, _SOCKADDR6 = struct.Struct("!2xH4s8x"), struct.Struct("!2xH4x16s4x")
 
 
+NOWHERE: Place = ("0.0.0.0", 0)  # noqa: S104 - nothing is bound to it
+"""Of what is not known."""
+
+
 class Origin(NamedTuple):
     """Of one connection."""
 
@@ -46,7 +50,7 @@ def dialled(sock: _socket.socket) -> Place:
     with suppress(OSError):
         name: Place = sock.getsockname()[:2]
         return name
-    return "::" if six else "0.0.0.0", 0  # noqa: S104 - it is gone already
+    return ("::", 0) if six else NOWHERE  # it is gone already
 
 
 Introduction = Callable[[Origin], bytes]

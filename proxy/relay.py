@@ -19,7 +19,7 @@ from svcnet.proxy.flush import Flush, reset_on_close
 from svcnet.proxy.hedge import Hedge
 from svcnet.proxy.host import Host
 from svcnet.proxy.loop import LOST, Timer
-from svcnet.proxy.origin import Origin
+from svcnet.proxy.origin import NOWHERE, Origin, origin
 from svcnet.proxy.patience import silent_seconds, watch_for_dead_peer
 from svcnet.proxy.place import Place
 from svcnet.proxy.pump import End, client_end, finish, pump, push, send_now, server_end
@@ -30,6 +30,7 @@ from svcnet.proxy.why import COUNTED, Why
 
 if TYPE_CHECKING:
     from svcnet.proxy.gate import Gate
+    from svcnet.proxy.header import Place as Address
 
 DESCRIPTORS = 2
 """Taken of the budget by each connection, from its begin."""
@@ -48,6 +49,7 @@ class Relay:
         "hedge",
         "host",
         "origin",
+        "peer",
         "server",
         "session",
         "timer",
@@ -74,7 +76,9 @@ class Relay:
         self.dial_seconds = -1.0
         """What the dial took that was answered; below 0 until then."""
         self.origin: Origin | None = None
-        """Whose connection it is, where that matters."""
+        """Whose connection it is, where that is known from its begin."""
+        self.peer: Address = NOWHERE
+        """Who came, where that may matter at its end only: most ends are not logged."""
         self.watched = False
         """The kernel asks whether its peers are there: from the first look on, as short ones need not pay for it."""
 
@@ -135,9 +139,7 @@ class Relay:
     def _turn(self, server: End) -> None:
         """Move what can be moved, and pass ends on."""
         client = self.client
-        more = False
-        if client.readable or server.held or server.out is not None:
-            more = pump(self._place, client, server)
+        more = (client.readable or server.held > 0 or server.out is not None) and pump(self._place, client, server)
         if (server.readable or client.held or client.out is not None) and pump(self._place, server, client):
             more = True
         if client.lost and client.readable and not client.ended:
@@ -336,8 +338,7 @@ class Relay:
         self._leave(keep=target)
 
     def _close(self) -> None:
-        if self.timer is not None:
-            self._stop_timer()
+        self._stop_timer()
         self._leave(keep=None)
 
     def _leave(self, keep: End | None) -> None:
@@ -372,20 +373,21 @@ class Relay:
         field = COUNTED.get(self.session.why)
         if field is not None:
             (tally or self.host.own_tally).add(field)
-        if self._place.log is not None and self.origin is not None:
+        if self._place.log is not None:
             self.log(self._place.log, self.session.why)
 
     def log(self, log: ConnectionLog, why: Why) -> None:
         """Tell of it, if its turn has come."""
         session, server = self.session, self.server
-        if self.origin is None or not log.is_due():
+        if not log.is_due():
             return
+        whose = self.origin or origin(self.client.sock, self.peer)
         answered = self.dial_seconds >= 0 and server is not None
-        before = len(self.host.introduction(self.origin)) if self.host.introduction is not None else 0
+        before = len(self.host.introduction(whose)) if self.origin is not None and self.host.introduction else 0
         to_server = bytes_sent(server.sock) if answered and server is not None else 0
         entry = Entry(
             self.host.name,
-            self.origin,
+            whose,
             session.backend,
             to_server and max(0, to_server - before),
             bytes_sent(self.client.sock),

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from svcnet.bench.far import ECHO, SHORT
-from svcnet.bench.proxies import DEAD, haproxy_config, nginx_config
+from svcnet.bench.proxies import DEAD, haproxy_config, nginx_config, rules
 from svcnet.bench.proxy import FIGURES, Measured, table
+from svcnet.model.terms import USUAL
 
 ONE = Measured(rate=1000, cpu=1e-5, p50=0.001, p99=0.002, highest=0.003, failures=0)
 
@@ -26,6 +27,12 @@ def test_what_can_not_be_measured_has_no_column() -> None:
 def test_bulk_is_in_gigabits_and_its_cost_in_seconds_a_gibibyte() -> None:
     lines = list(table(FIGURES["down1"], {"svcnet": [ONE._replace(rate=1.25e9, cpu=1 / (1 << 30))]}))
     assert lines[2].split()[:3] == ["svcnet", "10.0", "1.000"]
+
+
+def test_the_full_set_has_every_term_that_leaves_bytes_alone() -> None:
+    other = {"send_proxy", "accept_proxy", "userspace", "eject"}
+    full = {rule.service.terms for rule in rules("127.1.0.1", full=True).values()}
+    assert {name for terms in full for name in terms._fields if getattr(terms, name) == getattr(USUAL, name)} == other
 
 
 def test_a_dead_endpoint_is_beside_a_living_one_everywhere() -> None:

@@ -17,7 +17,7 @@ from svcnet.bench import client
 from svcnet.bench.far import ECHO, IN, OUT, SERVER, SHORT, UDP
 from svcnet.model.errors import SvcnetError
 from svcnet.model.frontend import Frontend
-from svcnet.model.terms import USUAL, Terms
+from svcnet.model.terms import USUAL, EndpointLimit, Terms
 from svcnet.proxy.row import Backend, Choice, Rule, Service
 from svcnet.proxy.userspace import Userspace
 
@@ -35,6 +35,7 @@ FULL = Terms(
     most_connections=9000,
     hedge_seconds=HEDGE_SECONDS,
     slow_start_seconds=1.0,
+    endpoint_limit=EndpointLimit(9000),
 )
 """All that can be switched on for a service, and leaves the bytes as they are; ejection is on by itself."""
 LOGGED = 100

@@ -68,7 +68,7 @@ class Worker:
         self._ways = Ways()
         self._neighbours = Neighbours((), self._ways.is_local)
         self._inbox = Inbox()
-        self._called = self._alone = False
+        self._called = self._alone = self._is_orphan = False
         # Level-triggered: one read a turn, however much there is.
         self._loop.add(control.fileno(), self._on_control, select.EPOLLIN)
 
@@ -81,6 +81,11 @@ class Worker:
                 relay.log(log, Why.SHUTDOWN)
             log.close()
 
+    def on_term(self, _number: int, _frame: object) -> None:
+        """Service managers send it to all processes at once: as long as the daemon is there, the end is its to say."""
+        if self._is_orphan:
+            self._loop.stop()
+
     def _on_control(self, _events: int) -> None:
         if not self._called:
             self._called = True
@@ -92,6 +97,7 @@ class Worker:
         while (got := self._inbox.take()) is not None:
             self._carry_out(*got)
         if not alive and self._alone:
+            self._is_orphan = True
             self._loop.remove(self._control.fileno())
         elif not alive:
             self._loop.stop()
@@ -197,10 +203,12 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the daemon blocks some while it starts
     for number in (signal.SIGINT, signal.SIGHUP):  # meant for the daemon, which a terminal would not tell apart
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     control = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(control.fileno(), False)
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     worker = Worker(control, limit)
+    signal.signal(signal.SIGTERM, worker.on_term)
     # Connections break their cycles when they end: nothing is left for a collector to find.
     gc.freeze()
     gc.disable()

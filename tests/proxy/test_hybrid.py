@@ -1,6 +1,7 @@
 """Services that ask for the userspace proxy beside a kernel path, as clients and an operator see them."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -114,6 +115,7 @@ def test_when_the_daemon_ends_the_kernel_translates_and_open_connections_go_on(m
         minion.conversation(VIP) as udp,
     ):
         assert udp.say() in {A, B}
+        os.kill(worker, signal.SIGTERM)  # as service managers do: every process of the service gets it
         assert daemon.stop() == 0
         for address, found in ((VIP, (A, B)), (VIP6, (A6, B6))):
             for protocol in ("tcp", "udp"):

@@ -24,7 +24,7 @@ from svcnet.proxy.patience import Patience
 from svcnet.proxy.place import Place
 from svcnet.proxy.wire import Inbox, encode, send
 from tests.harness.until import until
-from tests.proxy.stage import Stage
+from tests.proxy.stage import HOST, Stage, leading_to
 
 FEW = 256
 
@@ -88,6 +88,33 @@ def test_a_killed_worker_is_started_again(stage: Stage) -> None:
     assert stage.child.starts == 2
 
 
+def test_sigterm_ends_a_worker_that_has_no_daemon_and_no_other(stage: Stage) -> None:
+    server, backend = stage.server()
+    listener = stage.keep(socket.create_server((HOST, 0)))
+    process, control = child.start()
+    try:
+        send(control, {"put": [[1, "tcp", True, False, leading_to(1, backend)]]}, [listener.fileno()])
+        client = stage.keep(socket.create_connection(listener.getsockname()))
+        inner = stage.accept(server)
+        send(control, {"drain": True, "alone": True})
+        process.terminate()
+        client.sendall(b"still")
+        assert inner.recv(5) == b"still"
+        control.close()
+
+        def ended() -> bool:
+            process.terminate()
+            return process.poll() is not None
+
+        until(ended)
+        assert process.returncode == 0
+        assert not client.recv(1)
+    finally:
+        control.close()
+        process.kill()
+        process.wait()
+
+
 def test_clients_beyond_the_file_limit_wait_and_are_served_when_there_is_room(crowded: Crowd) -> None:
     stage, server, clients = crowded
     pid = stage.child.pid
@@ -127,11 +154,12 @@ def test_a_worker_that_is_full_of_connections_takes_new_frontends(crowded: Crowd
 
 
 def test_a_worker_that_hangs_is_replaced(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, "CONFIRM_SECONDS", 0.2)
     until(stage.child.confirm)
     before = stage.child.pid
     os.kill(before, signal.SIGSTOP)
-    assert not stage.child.confirm()
+    with monkeypatch.context() as hasty:
+        hasty.setattr(child, "CONFIRM_SECONDS", 0.2)
+        assert not stage.child.confirm()
     until(lambda: stage.child.pid not in {0, before} and stage.child.confirm())
 
 

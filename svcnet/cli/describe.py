@@ -13,6 +13,7 @@ from svcnet.cli import candidate, column
 from svcnet.cli.context import open_store
 from svcnet.cli.kind import key_of, said, targets
 from svcnet.cli.option import STORE, with_config
+from svcnet.cli.status import fetch
 from svcnet.cli.view import View
 from svcnet.codec.writer import to_v1
 from svcnet.config import Config, Loaded
@@ -24,6 +25,8 @@ from svcnet.model.pod import Pod
 from svcnet.model.record import Record
 from svcnet.model.service import Service
 
+DAEMON_SECONDS = 1.0
+"""How long to wait for what the daemon knows: the records are told without."""
 Section = tuple[str, str | list[str]]
 """A title with its text, or with lines below it."""
 
@@ -34,7 +37,7 @@ Section = tuple[str, str | list[str]]
 @click.option(
     "-n", "--namespace", default="default", show_default=True, metavar="NS", shell_complete=candidate.namespaces
 )
-@with_config(*STORE)
+@with_config(*STORE, "status_listen")
 def describe(loaded: Loaded, kind: str, names: tuple[str, ...], namespace: str) -> int:
     """Show records of a KIND with all details: endpoints, variables, names, problems."""
     wanted, names = targets(kind, names)
@@ -96,6 +99,7 @@ def _service(service: Service, view: View, config: Config) -> Iterator[Section]:
     if service.type != "ExternalName":
         yield "Endpoints", _endpoints(service, view) or "none"
         yield "Not served", _not_served(service, view)
+        yield "Ejected", _ejected(service, config)
     affinity = service.session_affinity
     yield "Affinity", f"{affinity}, {service.session_affinity_seconds} s" if affinity != "None" else affinity
     yield "Policies", f"internal {service.internal_traffic_policy}, external {service.external_traffic_policy}"
@@ -132,6 +136,17 @@ def _not_served(service: Service, view: View) -> list[str]:
     served = {e.address for port in view.tracker.ports_of(service.key) for e in port.endpoints}
     idle = (pod for pod in view.pods(service.key) if not served.intersection(pod.ips))
     return [f"pod {pod.meta.name} ({','.join(pod.ips) or 'no address'}): {column.pod_status(pod)}" for pod in idle]
+
+
+def _ejected(service: Service, config: Config) -> list[str]:
+    """Endpoints that the userspace proxy of this machine leaves alone; none where no daemon says so."""
+    try:
+        found = fetch(config.status_listen, DAEMON_SECONDS).get("ejected") or []
+    except SvcnetError:
+        return []
+    of = f" of {service.meta.namespace}/{service.meta.name}:"
+    both = (where.partition(of) for where in found if of in where)
+    return [f"{port} → {endpoint} (too many dials failed: none is made for a while)" for endpoint, _, port in both]
 
 
 def _pod(pod: Pod, view: View) -> Iterator[Section]:

@@ -8,7 +8,7 @@ import click
 from svcnet.cli.data_path import choose
 from svcnet.cli.in_force import in_force
 from svcnet.cli.option import STORE, with_config
-from svcnet.cli.status import LEFT_OUT_SHOWN
+from svcnet.cli.status import MOST_SHOWN
 from svcnet.cli.tracked import tracked
 from svcnet.config import Loaded
 from svcnet.iptables.desired import rows
@@ -45,7 +45,7 @@ def plan(loaded: Loaded) -> None:
     click.echo(diff(chosen.path.look(wanted), wanted).render())
     left_out = [f"{problem.where}: {problem.what}" for problem in listing.problems]
     left_out += [f"{item.what}: {item.reason}" for item in tracker.left_out()]
-    for line in left_out[:LEFT_OUT_SHOWN]:
+    for line in left_out[:MOST_SHOWN]:
         click.echo(f"left out: {line}", err=True)
-    if len(left_out) > LEFT_OUT_SHOWN:
-        click.echo(f"left out: {len(left_out) - LEFT_OUT_SHOWN} more", err=True)
+    if len(left_out) > MOST_SHOWN:
+        click.echo(f"left out: {len(left_out) - MOST_SHOWN} more", err=True)

@@ -21,8 +21,8 @@ from svcnet.option_kind import Listen
 
 ANSWER_SECONDS = 5.0
 POLL_SECONDS = 0.05
-LEFT_OUT_SHOWN = 20
-"""Of what is left out, so that one record with ten thousand bad addresses doesn't scroll the rest away."""
+MOST_SHOWN = 20
+"""Of what is left out, or ejected, so that one record with ten thousand bad addresses doesn't scroll the rest away."""
 
 
 class NotConvergedError(SvcnetError):
@@ -60,11 +60,11 @@ def release(loaded: Loaded) -> None:
     click.echo(ask(loaded.config.state_dir, "release")["message"])
 
 
-def fetch(listen: Listen) -> dict[str, Any]:
-    """Return /status of the daemon. SvcnetError when it doesn't answer, or something else does."""
+def fetch(listen: Listen, seconds: float = ANSWER_SECONDS) -> dict[str, Any]:
+    """Return /status of the daemon. SvcnetError when it doesn't answer so soon, or something else does."""
     # A daemon that listens on every address is asked on loopback.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen.host, listen.host)  # noqa: S104 - compared, not bound
-    connection = HTTPConnection(host, listen.port, timeout=ANSWER_SECONDS)
+    connection = HTTPConnection(host, listen.port, timeout=seconds)
     try:
         connection.request("GET", "/status")
         answer = connection.getresponse()
@@ -140,12 +140,18 @@ def lines(report: dict[str, Any]) -> Iterable[str]:
     if batch := report.get("last_error_batch"):
         yield f"Not done then ({report.get('last_error_changes', len(batch))})"
         yield from (f"  {line}" for line in batch)
+    yield from _listed("Ejected, as dials failed", report.get("ejected") or [])
     left_out = report.get("left_out") or []
-    if left_out:
-        yield f"Left out ({len(left_out)})"
-        yield from (f"  {item.get('what', '-')}: {item.get('reason', '-')}" for item in left_out[:LEFT_OUT_SHOWN])
-        if len(left_out) > LEFT_OUT_SHOWN:
-            yield f"  and {len(left_out) - LEFT_OUT_SHOWN} more: svcnet status -o json has all"
+    yield from _listed("Left out", [f"{item.get('what', '-')}: {item.get('reason', '-')}" for item in left_out])
+
+
+def _listed(title: str, items: list[str]) -> Iterable[str]:
+    """A list under its number, and not more of it than fits on a screen."""
+    if items:
+        yield f"{title} ({len(items)})"
+        yield from (f"  {item}" for item in items[:MOST_SHOWN])
+    if len(items) > MOST_SHOWN:
+        yield f"  and {len(items) - MOST_SHOWN} more: svcnet status -o json has all"
 
 
 def _aside(text: str | None) -> str:

@@ -94,7 +94,11 @@ class Flow:
         while (backend := pick(self._refused)) is not None:
             if pool is None or (self._refused and not pool.may_retry()):
                 return False
-            sock = socket.socket(self.door.family, socket.SOCK_DGRAM)
+            try:
+                sock = socket.socket(self.door.family, socket.SOCK_DGRAM)
+            except OSError:  # no descriptor, no memory: another backend would fare no better
+                self.door.count_no_room()
+                return False
             sock.setblocking(False)
             self.sock, self.backend, self._pool = sock, backend, pool
             pool.take(backend)
@@ -213,6 +217,11 @@ class UdpDoor:
         self.place.loop.bury(self._sock)
         self.place.budget.give(1)
 
+    def count_no_room(self) -> None:
+        """A flow could not be."""
+        self.place.counters.refused_for_room += 1
+        self.tallies.own.add(NO_ROOM)
+
     def forget(self, flow: Flow) -> None:
         """It ended."""
         if self._flows.pop(flow.client, None) is not None:
@@ -239,8 +248,7 @@ class UdpDoor:
 
     def _new_flow(self, client: Client) -> Flow | None:
         if not self.place.budget.take(1):
-            self.place.counters.refused_for_room += 1
-            self.tallies.own.add(NO_ROOM)
+            self.count_no_room()
             return None
         flow = self._flows[client] = Flow(self, client)
         self.place.counters.flows += 1

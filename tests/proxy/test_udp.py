@@ -1,11 +1,14 @@
 """UDP through a worker process, as clients and backends see it."""
 
+import resource
 import socket
 
 import pytest
 
+from svcnet.proxy.counts import NO_ROOM
 from svcnet.proxy.row import Backend
-from tests.proxy.stage import Stage
+from tests.harness.until import until
+from tests.proxy.stage import Stage, file_limit
 
 DGRAM = socket.SOCK_DGRAM
 
@@ -110,3 +113,18 @@ def test_unroutable_backends_are_passed_over(stage: Stage) -> None:
         one = client(stage, front)
         one.send(b"?")
         serve(server, b"?")
+
+
+def test_without_a_descriptor_left_a_datagram_is_lost_and_the_worker_goes_on(stage: Stage) -> None:
+    server, backend = stage.server(DGRAM)
+    front = stage.frontend(backend, protocol="udp")
+    one, pid = client(stage, front), stage.child.pid
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, file_limit()))
+    one.send(b"lost")
+    until(lambda: stage.counted(front, NO_ROOM) == 1)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    one.send(b"found")
+    serve(server, b"found")
+    assert one.recv(100) == b"found"
+    assert stage.child.pid == pid
+    assert stage.happened("flows") == 1

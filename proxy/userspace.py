@@ -72,6 +72,21 @@ class Userspace:
         return self._most
 
     @property
+    def listeners(self) -> int:
+        """How many frontends have one."""
+        return len(self._open)
+
+    @property
+    def most_connections(self) -> int:
+        """How many all workers can have, as far as they have said."""
+        return sum(child.counters.get("most_connections", 0) for child in self._children)
+
+    @property
+    def worker_starts(self) -> int:
+        """How many worker processes began to serve."""
+        return sum(child.starts for child in self._children)
+
+    @property
     def workers(self) -> tuple[Child, ...]:
         """The worker processes."""
         return self._children

@@ -79,6 +79,7 @@ class Daemon:
         if self.names is None:
             names_left.end()
         self.metrics = Metrics()
+        self.metrics.proxy = chosen.proxy
         self.metrics.dns = self.names.ledger if self.names else None
         self.tallies = self._accounts()
         self.ready = asyncio.Event()

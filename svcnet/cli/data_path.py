@@ -29,6 +29,7 @@ from svcnet.plan import Plan
 from svcnet.proxy import route
 from svcnet.proxy.ledger import Counted
 from svcnet.proxy.left import Left
+from svcnet.proxy.userspace import Userspace
 from svcnet.status.gather import Mode
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ class Chosen(NamedTuple):
     """Where an address, protocol and port leads, if only the process itself knows: `targets`, or `why` not."""
     counted: Callable[[], Iterable[Counted]] | None = None
     """What a proxy has carried since the last time, where it is not the kernel that does."""
+    proxy: Userspace | None = None
+    """The userspace proxy, be it alone or beside a kernel path."""
     leave: Callable[[], Left] = Left
     """Instead, before this process becomes another program: those that serve until that does."""
     waits: Callable[[Plan[Frontend, Treatment]], bool] = lambda _plan: False
@@ -176,6 +179,7 @@ def _userspace(config: Config, left: Left, reason: str) -> Chosen:
         stop=path.proxy.stop,
         led=path.led,
         counted=path.proxy.ledger.take,
+        proxy=path.proxy,
         leave=path.proxy.leave,
     )
 
@@ -198,6 +202,7 @@ def _beside(path: Hybrid, chosen: Chosen, left: Left) -> Chosen:
         stop=path.stop,
         led=path.led,
         counted=path.counted,
+        proxy=path.proxy,
         leave=lambda: left.and_also(path.leave()),
         waits=lambda plan: bool(path.touched(plan)),
         own=frozenset(path.addresses.values()),

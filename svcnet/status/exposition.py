@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import svcnet
 from svcnet.status.dns_exposition import dns_metrics
 from svcnet.status.metrics import Metrics
-from svcnet.status.proxy_exposition import proxy_metrics
+from svcnet.status.proxy_exposition import limit_metrics, proxy_metrics
 from svcnet.status.report import RUNNING, Report
 from svcnet.status.traffic_exposition import traffic_metrics
 
@@ -75,6 +75,8 @@ class _Source:
         if metrics.traffic is not None:
             yield from traffic_metrics(metrics.traffic)
             yield from proxy_metrics(metrics.traffic)
+        if metrics.proxy is not None:
+            yield from limit_metrics(metrics.proxy)
         if metrics.dns is not None:
             yield from dns_metrics(metrics.dns)
         yield from _reported(report)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from svcnet.dns.ledger import Ledger
     from svcnet.prober import Prober
+    from svcnet.status.proxy_exposition import Limits
     from svcnet.traffic import Traffic
 
 BUCKETS = tuple(0.001 * 2**power for power in range(15))
@@ -50,6 +51,8 @@ class Metrics:
         self.renders = 0
         self.traffic: Traffic | None = None
         """The accounts, where traffic is counted."""
+        self.proxy: Limits | None = None
+        """The userspace proxy, where it can be asked for."""
         self.checks: Prober | None = None
         """Who makes health checks."""
         self.dns: Ledger | None = None

@@ -5,7 +5,7 @@ Owns: their names and labels (docs/contract.md lists them). Must not know where 
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from svcnet.proxy.counts import (
     AT_LIMIT,
@@ -97,6 +97,45 @@ HISTOGRAMS: Histograms = (
 )
 """Name, text, bounds, which part of Total.proxied has the buckets, the cell with the sum, its unit in seconds. Of
 services alone: with thousands of endpoints they would be most of all series."""
+
+
+class Limits(Protocol):
+    """The userspace proxy as a whole (svcnet.proxy.userspace)."""
+
+    @property
+    def listeners(self) -> int:
+        """Frontends that it listens for."""
+        ...
+
+    @property
+    def most_frontends(self) -> int:
+        """How many those can be."""
+        ...
+
+    @property
+    def most_connections(self) -> int:
+        """How many all workers can have."""
+        ...
+
+    @property
+    def worker_starts(self) -> int:
+        """Worker processes that began to serve."""
+        ...
+
+
+def limit_metrics(proxy: Limits) -> "Iterator[Metric]":
+    """Yield what the proxy has and can have."""
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415 - see metrics.py
+
+    for name, text, value in (
+        ("listeners", "Ports that the userspace proxy listens at.", proxy.listeners),
+        ("most_listeners", "How many those can be.", proxy.most_frontends),
+        ("most_connections", "How many connections all workers can have.", proxy.most_connections),
+    ):
+        yield GaugeMetricFamily(f"svcnet_proxy_{name}", text, value)
+    yield CounterMetricFamily(
+        "svcnet_proxy_worker_starts", "Worker processes that began to serve.", proxy.worker_starts
+    )
 
 
 def proxy_metrics(traffic: Traffic) -> "Iterator[Metric]":

@@ -10,6 +10,7 @@ from svcnet.cli.main import COMMANDS
 from svcnet.config import OPTIONS
 from svcnet.dns.ledger import Ledger
 from svcnet.prober import Prober
+from svcnet.proxy.userspace import Userspace
 from svcnet.status.exposition import Exposition
 from svcnet.status.metrics import Metrics
 from svcnet.status.report import Report
@@ -35,8 +36,10 @@ def metric_names() -> set[str]:
     metrics.traffic = Traffic()
     metrics.traffic.bytes_known = metrics.traffic.is_proxied = True
     metrics.dns = Ledger()
+    metrics.proxy = Userspace(())
     metrics.checks = Prober(lambda _: (), lambda _: None, lambda _: None)
     text = Exposition(metrics, lambda: Report(node="m1", mode="none")).render("")[0].decode()
+    metrics.proxy.stop()
     return {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE svcnet_")}
 
 

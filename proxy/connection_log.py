@@ -62,7 +62,7 @@ class ConnectionLog:
         threading.Thread(target=self._write, daemon=True, name="connection log").start()
 
     def is_due(self) -> bool:
-        """Whether the connection that ends now is one to log. Ask once."""
+        """Whether a connection is one to log. Ask once for each."""
         self._left -= 1
         if self._left:
             return False

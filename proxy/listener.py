@@ -250,7 +250,7 @@ class TcpDoor:
                 self._greet(client, address[:2], gate)
                 continue
             relay = Relay(place, client, Session(self._pick or self.lead.picker(address[0]), self._watch), self)
-            if place.log is not None:
+            if place.log is not None and place.log.is_due():
                 relay.peer = address[:2]
             if gate is not None:
                 relay.gate = gate

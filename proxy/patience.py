@@ -7,7 +7,7 @@ a byte costs nothing here, nor does a connection. Must not know what the end of 
 import _socket
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
@@ -78,7 +78,7 @@ class _Round:
     """Looks at some connections, again and again, by one of their timeouts."""
 
     def __init__(
-        self, place: Place, hosts: set[Limits], relays: Callable[[], "set[Relay]"], name: str, usual: float
+        self, place: Place, hosts: set[Limits], relays: Callable[[], "Iterable[Relay]"], name: str, usual: float
     ) -> None:
         self._place, self._hosts, self._relays, self._name, self._usual = place, hosts, relays, name, usual
         self._timer: Timer | None = None

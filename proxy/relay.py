@@ -78,14 +78,14 @@ class Relay:
         self.origin: Origin | None = None
         """Whose connection it is, where that is known from its begin."""
         self.peer: Address = NOWHERE
-        """Who came, where that may matter at its end only: most ends are not logged."""
+        """Who came, where that matters at its end only: it is one to log."""
         self.watched = False
         """The kernel asks whether its peers are there: from the first look on, as short ones need not pay for it."""
 
     def begin(self) -> None:
         """A client was accepted."""
         place = self._place
-        place.relays.add(self)
+        place.relays[self] = None
         place.counters.connections += 1
         place.counters.active += 1
         sock = self.client.sock
@@ -344,7 +344,7 @@ class Relay:
     def _leave(self, keep: End | None) -> None:
         place = self._place
         if self in place.relays:
-            place.relays.discard(self)
+            del place.relays[self]
             place.half_closed.discard(self)
             place.counters.active -= 1
             if self.gate is not None:
@@ -379,7 +379,7 @@ class Relay:
     def log(self, log: ConnectionLog, why: Why) -> None:
         """Tell of it, if its turn has come."""
         session, server = self.session, self.server
-        if not log.is_due():
+        if self.peer is NOWHERE and (self.origin is None or not log.is_due()):
             return
         whose = self.origin or origin(self.client.sock, self.peer)
         answered = self.dial_seconds >= 0 and server is not None

@@ -15,6 +15,7 @@ affects these decisions lives here; moving bytes does not. The rules:
 """
 
 from enum import Enum, auto
+from functools import lru_cache
 from typing import NamedTuple
 
 from svcnet.proxy.lead import Pick
@@ -85,6 +86,12 @@ class State(Enum):
     DIALLING = auto()
     RELAYING = auto()
     ENDED = auto()
+
+
+@lru_cache(maxsize=4096)
+def _alone(backend: Backend) -> tuple[Backend, ...]:
+    """One for all connections that have it, as there may be very many of them."""
+    return (backend,)
 
 
 class Session:
@@ -337,7 +344,7 @@ class Session:
     def _take(self, backend: Backend) -> None:
         if self.watch.load is not None:
             self.watch.take(backend)
-            self._taken += (backend,)
+            self._taken = (*self._taken, backend) if self._taken else _alone(backend)
 
     def _give(self, backend: Backend) -> None:
         if backend in self._taken:

@@ -124,13 +124,15 @@ def part_of(now: int, part: tuple[int, int]) -> int:
 class Tally:
     """Where what happens between one frontend and one backend is counted. `at` changes when the backend goes."""
 
-    __slots__ = ("__weakref__", "at", "cells", "gone_at", "open", "small")
+    __slots__ = ("__weakref__", "at", "cells", "gone_at", "open", "small", "so_now")
 
     def __init__(self, counts: Counts, slot: int = NOBODY) -> None:
         self.cells, self.small = counts.cells, counts.small
         self.at = counts.at(slot)
         self.open = 0
         """Connections now."""
+        self.so_now = 0
+        """What it put in NOW."""
         self.gone_at: float | None = None
         """Since when the backend is gone, on the loop's clock."""
 
@@ -158,7 +160,9 @@ class Tally:
 
     def now(self, part: tuple[int, int], more: int) -> None:
         """So many more, or less, are so now."""
-        self.cells[self.at + NOW] = (self.cells[self.at + NOW] + (more << part[0])) & _LONG
+        number = more << part[0]
+        self.so_now += number
+        self.cells[self.at + NOW] = (self.cells[self.at + NOW] + number) & _LONG
 
     def began(self) -> None:
         """A backend has taken a connection, or a flow leads to it."""
@@ -182,6 +186,9 @@ class Tally:
         self.small[bucket] = (self.small[bucket] + 1) & _WORD
 
     def _go(self, cells: memoryview, small: memoryview, at: int) -> None:
+        if self.so_now:
+            self.cells[self.at + NOW] = (self.cells[self.at + NOW] - self.so_now) & _LONG
+            cells[at + NOW] = (cells[at + NOW] + self.so_now) & _LONG
         if self.open:
             self.cells[self.at + CARRIED] = (self.cells[self.at + CARRIED] - self.open) & _LONG
             cells[at + CARRIED] = (cells[at + CARRIED] + self.open) & _LONG

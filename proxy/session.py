@@ -225,7 +225,8 @@ class Session:
 
     def leave(self) -> None:
         """It has ended, however that came."""
-        self._stop_waiting()
+        if self.ticket is not None:
+            self._stop_waiting()
         for backend in self._taken:
             self.watch.give(backend)
         self._taken = ()

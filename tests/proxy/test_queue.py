@@ -337,6 +337,7 @@ def test_who_waits_when_the_service_goes_is_reset_at_once_and_who_is_connected_s
     stage.drop(front)
     with pytest.raises(ConnectionResetError):
         waits.recv(1)
+    until(waiting(stage, front, 0))
     first.sendall(b"x")
     assert inner.recv(1) == b"x"
 

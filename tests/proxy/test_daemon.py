@@ -93,6 +93,7 @@ def test_a_killed_worker_fails_no_new_connection(minion: Minion) -> None:
         os.kill(pid, signal.SIGKILL)
         assert minion.inside(lambda: client.ask(VIP, patience_seconds=client.LONG_SECONDS)) in {A, B}
         daemon.until(partial(another_than, pid, daemon))
+    assert "svcnet_proxy_worker_starts_total 4.0" in daemon.get("/metrics")[1]
     minion.put(endpoints("web", C))
     assert minion.reaches(VIP, C)
     assert minion.reaches(VIP, C, protocol="udp")

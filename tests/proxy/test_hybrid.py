@@ -168,6 +168,7 @@ def test_each_connection_is_counted_once(minion: Minion) -> None:
         return f"svcnet_service_connections_total{{{labels}}} {number}.0" in daemon.get("/metrics")[1]
 
     daemon.until(lambda: counted("web", 3) and counted("plain", 3))
+    assert "svcnet_proxy_listeners 2.0" in daemon.get("/metrics")[1], "of TCP and UDP"
     minion.put(service("web", VIP))
     daemon.caught_up()
     assert minion.ask(VIP) == A

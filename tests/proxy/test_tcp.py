@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import signal
 import socket
+import sys
 import threading
 from contextlib import suppress
 
@@ -41,6 +43,24 @@ def test_the_reply_to_a_client_that_half_closed_arrives(stage: Stage) -> None:
     inner.sendall(b"the reply")
     inner.close()
     assert read_all(client) == b"the reply"
+
+
+def test_what_comes_with_an_end_is_passed_on_in_one_packet_with_it(stage: Stage) -> None:
+    server, backend = stage.server()
+    client = stage.client(stage.frontend(backend))
+    inner = stage.accept(server)
+    os.kill(stage.child.pid, signal.SIGSTOP)  # so that it finds both at once
+    client.sendall(b"all of it")
+    client.shutdown(socket.SHUT_WR)
+    before = packets(inner)
+    os.kill(stage.child.pid, signal.SIGCONT)
+    assert read_all(inner) == b"all of it"
+    assert packets(inner) == before + 1
+
+
+def packets(sock: socket.socket) -> int:
+    """How many came so far (linux/tcp.h, tcp_info: tcpi_segs_in)."""
+    return int.from_bytes(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 144)[140:], sys.byteorder)
 
 
 def test_a_client_goes_on_after_the_server_half_closed(stage: Stage) -> None:

@@ -105,9 +105,9 @@ class NameService:
 
     async def run(self, begin: asyncio.Event) -> None:
         """Serve until cancelled, from `begin` on: a start must delay no packet."""
-        await begin.wait()
         backoff = Backoff()
         try:
+            await begin.wait()
             while True:
                 serving = asyncio.create_task(self._serve()) if self._bound else None
                 try:
@@ -120,9 +120,7 @@ class NameService:
                     if self._leaving and crew is not None:
                         self._left.keep((), [Kept(*worker.left) for worker in crew.workers if worker.left])
         finally:
-            if self._leaving:
-                self._left.keep(self._bound, ())
-            else:
+            if not self._leaving:
                 self._left.end()
                 for one in (s for bound in self._bound for sockets in bound.sockets for s in sockets):
                     one.close()
@@ -130,6 +128,7 @@ class NameService:
     def leave(self) -> None:
         """When `run` is cancelled let workers and sockets be, for the next program of this process."""
         self._leaving = True
+        self._left.keep(self._bound, ())  # `run` may not even have begun
         if self._crew is not None:
             self._crew.stay()
 

@@ -354,6 +354,29 @@ def test_a_reload_loses_no_query(minion: Minion, count: int) -> None:
     assert daemon.stop() == 0
 
 
+def test_reloads_in_the_middle_of_the_start_that_the_last_one_asked_for_lose_nothing(minion: Minion) -> None:
+    minion.put(service("web", VIP))
+    config = minion.root / "svcnet.toml"
+    config.write_text('dns-ttl = "5"\n')
+    daemon = minion.daemon(*HERE, f"--config={config}").ready()
+    daemon.until(lambda: ask(minion, "web.svc.") == [VIP])
+    caller = Caller(minion, "web.svc.")
+    caller.start()
+    for ttl in range(6, 11):
+        starts = daemon.log.count("daemon starting node=")
+        config.write_text(f'dns-ttl = "{ttl}"\n')
+        daemon.signal(signal.SIGHUP)
+        daemon.until(lambda s=starts: daemon.log.count("daemon starting node=") > s)  # type: ignore[misc]  # as above
+    try:
+        daemon.until(
+            lambda: minion.run("dig", "@127.0.0.1", "web.svc", "+noall", "+answer").stdout.split()[1:2] == ["10"]
+        )
+        assert says(daemon, lambda state: state == "running")
+    finally:
+        said = caller.said()
+    assert said == {VIP}
+
+
 def test_a_reload_that_needs_other_sockets_gets_them(minion: Minion) -> None:
     minion.put(service("web", VIP))
     config = minion.root / "svcnet.toml"

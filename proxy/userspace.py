@@ -17,7 +17,7 @@ from svcnet.proxy import route
 from svcnet.proxy.child import Child, Message
 from svcnet.proxy.ledger import Ledger
 from svcnet.proxy.left import HANDSHAKE_SECONDS, Left
-from svcnet.proxy.listening import most_listeners, raise_limit, why_not
+from svcnet.proxy.listening import TAKEN, most_listeners, raise_limit, why_not
 from svcnet.proxy.opened import Opened
 from svcnet.proxy.outside import Outside
 from svcnet.proxy.route import Network
@@ -51,6 +51,8 @@ class Userspace:
         self._pods = tuple(pods)
         self._log_every = log_every
         self._inside = Networks(networks)
+        self._is_beside = own is not None
+        """Others choose the ports, and have another one where one is taken."""
         self._outside = Outside(networks, own)
         self._addresses: Counter[str] = Counter()
         """Those outside of the networks, with how many frontends each has."""
@@ -230,7 +232,11 @@ class Userspace:
         return True
 
     def _fail(self, frontend: Frontend, why: str) -> None:
-        if self._failed.get(frontend) != why:
+        if self._failed.get(frontend) == why:
+            return
+        if why == TAKEN and self._is_beside:
+            log.info("another port is tried, as this one is taken frontend=%s", frontend)
+        else:
             log.warning("not served frontend=%s why=%s", frontend, why)
         self._failed[frontend] = why
 

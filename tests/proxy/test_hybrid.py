@@ -188,6 +188,7 @@ def test_what_cannot_be_is_told_and_the_kernel_translates(minion: Minion) -> Non
         assert entrance(daemon, minion) != first
         assert minion.ask(VIP) == A
         assert minion.ask("10.0.0.7") == B
+        assert "not served" not in daemon.log, "it is, at another port"
     named = {
         "default/lame": "svcnet.dev/send-proxy: no effect in this mode, expected svcnet.dev/proxy: userspace beside it",
         "default/both": "svcnet.dev/send-proxy, svcnet.dev/accept-proxy: no effect on UDP port 80: "

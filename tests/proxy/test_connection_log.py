@@ -165,9 +165,8 @@ def test_clients_that_reach_no_endpoint_are_told_too(lines: Lines) -> None:
         strict = stage.frontend(dead, terms=Terms(accept_proxy=("127.0.0.0/8",)))
         found = []
         for number, (front, said) in enumerate(((refused, b""), (slow, b""), (strict, b"HELO")), 1):
-            client = stage.client(front)
-            with pytest.raises(ConnectionResetError):
-                _talk_and_read(client, said)
+            with pytest.raises(ConnectionResetError):  # of the connect itself, where it comes that soon
+                _talk_and_read(stage.client(front), said)
             found.append(lines(number)[-1])
     told = [(line["why"], line["endpoint"], line["tries"], line["dial_ms"], line["bytes_in"]) for line in found]
     assert told == [("NR", str(dead), 1, None, 0), ("NT", str(silent), 2, None, 0), ("HB", None, 0, None, 0)]

@@ -198,6 +198,19 @@ def test_one_endpoint_more_or_a_higher_limit_lets_in_who_waits_and_no_limit_lets
     assert [name for name, _ in talk.go()] == ["c"]
 
 
+def test_hundreds_who_may_come_at_once_come_bit_by_bit_and_nobody_overtakes_them() -> None:
+    talk = Talk(A)
+    talk.come()
+    for number in range(200):
+        talk.come(str(number))
+    talk.lead(A, terms=Terms(endpoint_limit=EndpointLimit(201)))
+    woken = talk.go()
+    assert talk.come("late")[1].act in {Act.QUEUE, Act.RESET}
+    while more := talk.go():
+        woken += more
+    assert [name for name, _ in woken] == [str(number) for number in range(200)]
+
+
 def test_when_no_endpoint_is_left_who_waits_is_reset() -> None:
     talk = Talk(A)
     talk.come()
@@ -281,6 +294,22 @@ def test_a_client_waits_with_its_request_unread_until_an_endpoint_has_room(stage
     later.close()
     assert read_all(second) == b"reply"
     until(waiting(stage, front, 0))
+
+
+def test_what_is_said_while_a_retry_waits_comes_to_the_one_that_has_room(stage: Stage) -> None:
+    server, backend = stage.server()
+    front = stage.frontend(stage.dead(), backend, terms=ONE._replace(eject=None))
+    first = stage.client(front)
+    inner = stage.accept(server)
+    second = stage.client(front)
+    until(waiting(stage, front, 1))
+    second.sendall(b"request")
+    first.close()
+    inner.close()
+    later = stage.accept(server)
+    assert later.recv(100) == b"request"
+    later.sendall(b"reply")
+    assert second.recv(100) == b"reply"
 
 
 def test_a_client_that_resets_leaves_the_line(stage: Stage) -> None:

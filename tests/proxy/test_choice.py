@@ -4,11 +4,12 @@ import socket
 
 import pytest
 
-from svcnet.model.terms import Eject, Terms
+from svcnet.model.terms import Eject, EndpointLimit, Terms
 from svcnet.proxy.counts import AT_LIMIT, EJECTIONS, TIMED_OUT
 from svcnet.proxy.row import Backend, Choice, Rule, Service
+from tests.harness.client import BRIEF_SECONDS
 from tests.harness.until import until
-from tests.proxy.stage import HOST, Stage, read_all, reset
+from tests.proxy.stage import HOST, PATIENCE_SECONDS, Stage, read_all, reset
 
 
 def talk(stage: Stage, front: int, server: socket.socket) -> None:
@@ -188,6 +189,26 @@ def test_a_limit_that_comes_later_counts_who_is_there_and_one_that_goes_lets_all
     until(lambda: stage.counted(front, AT_LIMIT) == 1)
     assert stage.happened("active") == 3
     stage.update(front, backend)
+    assert stage.accept(server).recv(10) == b"waiting"
+
+
+@pytest.mark.parametrize("terms", [Terms(most_connections=1), Terms(endpoint_limit=EndpointLimit(1))])
+def test_connections_of_before_an_endpoint_went_and_came_back_count(stage: Stage, terms: Terms) -> None:
+    server, backend = stage.server()
+    front = stage.frontend(backend, terms=terms)
+    kept, inner = stage.client(front), stage.accept(server)
+    stage.reopen(front, backend, terms=terms)
+    waiting = stage.client(front)
+    waiting.sendall(b"waiting")
+    until(lambda: stage.counted(front, AT_LIMIT) == 2 or stage.happened("active") == 2)
+    kept.sendall(b"still")
+    assert inner.recv(10) == b"still"
+    server.settimeout(BRIEF_SECONDS)
+    with pytest.raises(TimeoutError):
+        server.accept()
+    server.settimeout(PATIENCE_SECONDS)
+    kept.close()
+    inner.close()
     assert stage.accept(server).recv(10) == b"waiting"
 
 

@@ -9,6 +9,7 @@ gets its CPU: paths share the first one, server and client are on the last.
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -262,7 +263,7 @@ class Ground:
 
     def _delete(self) -> None:
         names = [n for site in self._sites.values() for n in (site.minion, site.server)]
-        namespace.delete([n for n in names if namespace.path(n).exists()])
+        _delete(n for n in names if namespace.path(n).exists())
 
 
 def _minion_lines(site: Site) -> Sequence[str]:
@@ -311,9 +312,20 @@ def _last_line(log: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
+def _delete(names: Iterable[str]) -> None:
+    """Delete namespaces, with what runs in them: a daemon's workers outlive it when it is killed."""
+    gone = list(names)
+    for name in gone:
+        found = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False).stdout
+        for pid in map(int, found.split()):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    namespace.delete(gone)
+
+
 def _sweep() -> None:
-    """Delete what an earlier run left that was killed: namespaces, and directories of ours."""
-    namespace.delete([name for name in namespace.existing(OURS) if _abandoned(name)])
+    """Delete what an earlier run left that was killed: processes, namespaces, and directories of ours."""
+    _delete(name for name in namespace.existing(OURS) if _abandoned(name))
     for directory in Path(tempfile.gettempdir()).glob("bench-*"):
         # Whose name it is does not say whose it is: others may write there too.
         if _abandoned(directory.name) and not directory.is_symlink() and directory.stat().st_uid == os.geteuid():

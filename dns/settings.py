@@ -52,6 +52,8 @@ class Settings(msgspec.Struct, frozen=True):
     """The descriptor of the block of svcnet.dns.serials; -1: there is but this worker."""
     log_every: int = 0
     """One query of so many is logged; 0: none."""
+    owner: str = ""
+    """Whose worker it is: the state directory of the daemon."""
 
     @property
     def shape(self) -> Shape:

@@ -1,7 +1,8 @@
 """A process that answers DNS: `python -m svcnet.dns.worker FEED SOCKET…`, all file descriptors.
 
 Owns: this process. Its records come through FEED, a stream socket: Settings first, then the frames of svcnet.feed; its
-end is this process' end. Must not read a store or the configuration.
+end is this process' end until it answers. From then on it goes on without, with the last records, until another daemon
+takes its sockets (heirs.py). Must not read a store or the configuration.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ import msgspec
 
 from svcnet.dns.batch import calls
 from svcnet.dns.forward import Forwarder, Options
+from svcnet.dns.heirs import Heirs
 from svcnet.dns.intake import Intake
 from svcnet.dns.notifier import Notifier
 from svcnet.dns.query_log import QueryLog
@@ -44,7 +46,7 @@ FINISH_SECONDS = 4.5
 
 
 async def work(feed: socket.socket, bound: Sequence[socket.socket], selector: Selector) -> None:
-    """Answer until the feed ends. `selector`: of the loop that runs."""
+    """Answer until the feed ends, or beyond that. `selector`: of the loop that runs."""
     feed.setblocking(False)
     intake = Intake(feed, bound)
     settings = await intake.first()
@@ -68,13 +70,33 @@ async def work(feed: socket.socket, bound: Sequence[socket.socket], selector: Se
 
     intake.begin(responder, taken)
     await intake.known.wait()
+    heirs = Heirs(told.owner, bound)
     # Until here queries wait in the sockets: of a worker that takes another's place no answer is SERVFAIL.
-    for one in () if intake.ended.done() else bound:
-        await server.serve(one)
+    stays = not intake.ended.done() and await begin(server, bound, heirs)
     begun.set()
-    await intake.ended
+    retiring = asyncio.create_task(heirs.retired.wait())
+    await asyncio.wait((intake.ended, retiring), return_when=asyncio.FIRST_COMPLETED)
+    if intake.ended.done() and intake.ended.result() is None and stays and responder.zone.loaded:
+        heirs.is_led = False
+        log.warning("the daemon is gone: answering from the last records until another takes over")
+        await retiring
     await server.finish(FINISH_SECONDS)
     telling.cancel()
+    retiring.cancel()
+    heirs.close()
+
+
+async def begin(server: Server, bound: Sequence[socket.socket], heirs: Heirs) -> bool:
+    """Answer; whether another daemon would find us."""
+    for one in bound:
+        await server.serve(one)
+    try:
+        heirs.listen()
+    except OSError as error:  # nobody could take over: better to end
+        log.warning("ends with its daemon why=%s", error)
+        return False
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0)
+    return True
 
 
 async def tell(

@@ -176,15 +176,16 @@ class Iptables:
             self._watermark = self._tables.watermark()
         return count
 
-    def track(self) -> None:
+    def track(self) -> bool:
         """Where there are no chains, make those that no service changes; nothing leads there before the first sync.
 
-        The kernel tracks connections for their rules.
+        The kernel tracks connections for their rules. Return whether any were missing.
         """
-        for family, parameters in self._parameters.items():
-            if not self._read(family).chains:
-                layout = Layout(parameters, self._tables.lacks(family))
-                self._tables.restore(family, restore_text(layout.everything({}), {}))
+        missing = [(family, own) for family, own in self._parameters.items() if not self._read(family).chains]
+        for family, parameters in missing:
+            layout = Layout(parameters, self._tables.lacks(family))
+            self._tables.restore(family, restore_text(layout.everything({}), {}))
+        return bool(missing)
 
     def silence(self) -> bool:
         """Translate no new connection, and go on with those that are; False where there is nothing of ours.

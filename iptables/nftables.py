@@ -198,14 +198,15 @@ class Nftables:
                 ops.append(op)
         return ops, wrong
 
-    def track(self) -> None:
+    def track(self) -> bool:
         """Where there is no table, make one that drops and translates nothing: the kernel tracks connections for it.
 
-        The first sync replaces it in one commit.
+        The first sync replaces it in one commit. Return whether one was missing.
         """
-        for family in self._parameters:
-            if not self._kernel.chains(family):
-                self._kernel.install(Parameters(family), ())
+        missing = [family for family in self._parameters if not self._kernel.chains(family)]
+        for family in missing:
+            self._kernel.install(Parameters(family), ())
+        return bool(missing)
 
     def silence(self) -> bool:
         """Translate no new connection, and go on with those that are; False where there is no table of ours.

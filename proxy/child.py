@@ -3,8 +3,8 @@
 Owns: the process, its socket, the thread that waits for it, and a spare: a process that has started and knows nothing
 yet, as a start takes longer than clients should wait. Must not know what it is told.
 
-The thread that starts a process stays as long as that lives: the worker asks the kernel to end it with its parent
-(PR_SET_PDEATHSIG), and to the kernel a parent is a thread.
+The thread that starts a process stays as long as that lives: until it is told to stay, the worker asks the kernel to
+end it with its parent (PR_SET_PDEATHSIG), and to the kernel a parent is a thread.
 """
 
 import logging
@@ -19,8 +19,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from svcnet.pacing import Backoff
-from svcnet.proxy.left import Kept
-from svcnet.proxy.wire import Inbox, send
+from svcnet.wire import Inbox, send
 
 log = logging.getLogger(__name__)
 
@@ -99,24 +98,21 @@ class Child:
         self._stopping.set()
         with self._lock:
             if self._socket is not None:
+                self.tell([({"end": True}, ())])
                 self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join()
 
-    def leave(self) -> Kept | None:
-        """Let it serve on for the next program of this process, if it answers; start no other."""
+    def leave(self) -> None:
+        """Start no other. This one serves on when this process ends, or becomes another program."""
         self._stopping.set()
         self._drop_spare()
-        with self._lock:
-            self.tell([({"stay": True}, ())])
-            there = self._socket
-        return Kept(self.pid, there) if self.confirm() and there is not None else None
 
     def drain(self) -> None:
         """Let it serve who is connected, or waits, and nobody else; it ends with the last of them, without us."""
-        if self.leave() is not None:
-            with self._lock:
-                self.tell([({"drain": True, "alone": True}, ())])
-            self.confirm()
+        self.leave()
+        with self._lock:
+            self.tell([({"drain": True}, ())])
+        self.confirm()
 
     def tell(self, messages: Sequence[Message]) -> None:
         """Send messages. One that is just being started gets everything anyway. Call it with the lock held."""

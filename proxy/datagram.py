@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 IDLE_SECONDS = 20.0
 """A flow without a datagram for this long is forgotten (contract, `idle-timeout`)."""
+DRAINED_SECONDS, DRAINED_IDLE_SECONDS = 20.0, 2.0
+"""A flow that is no longer led by its frontend gets so long for replies, and less if there are none."""
 DATAGRAMS_A_TURN = 64
 LARGEST_BYTES = 65535
 RECEIVE_BUFFER_BYTES = 4 << 20
@@ -191,7 +193,11 @@ class UdpDoor:
         self._sock = sock
         self.reply = sock.sendto
         """From the virtual IP to a client."""
+        self.fd = sock.fileno()
+        self.is_open = True
         self._flows: dict[Client, Flow] = {}
+        self._drained: float | None = None
+        """Since when."""
         sock.setblocking(False)
         for option in (socket.SO_RCVBUF, SO_RCVBUFFORCE):  # the second is not held to rmem_max, and needs CAP_NET_ADMIN
             with suppress(OSError):
@@ -206,11 +212,36 @@ class UdpDoor:
         for flow in [f for f in self._flows.values() if f.backend not in self.lead.weights(f.client[0])]:
             flow.end()
 
-    def let_in(self) -> None:
-        """Nobody waits: what came was sent on."""
+    def hold(self) -> None:
+        """Let datagrams wait in the socket; replies go out."""
+        self.place.loop.remove(self.fd)
+
+    def attend(self) -> None:
+        """Take them."""
+        if self._drained is None:
+            self.hold()  # to be told of those that wait
+            self.place.loop.add(self.fd, self._on_datagram, EDGES)
+
+    def drain(self) -> None:
+        """Read no more: who has the socket too does. Replies to what was sent on still go out."""
+        self.hold()
+        self._drained = self.place.loop.now
+        self._end_idle()
+
+    def _end_idle(self) -> None:
+        assert self._drained is not None
+        now = self.place.loop.now
+        patience = DRAINED_IDLE_SECONDS if now - self._drained < DRAINED_SECONDS else 0.0
+        for flow in [f for f in self._flows.values() if now - f.last >= patience]:
+            flow.end()
+        if self._flows:
+            self.place.loop.later(DRAINED_IDLE_SECONDS / 2, self._end_idle)
+        else:
+            self.close()
 
     def close(self) -> None:
         """Serve no more."""
+        self.is_open = False
         for flow in list(self._flows.values()):
             flow.end()
         self.tallies.close()
@@ -243,7 +274,7 @@ class UdpDoor:
         self.place.loop.again(self._more)
 
     def _more(self) -> None:
-        if self._sock.fileno() >= 0:
+        if self.place.loop.hears(self.fd) and self._sock.fileno() >= 0:
             self._on_datagram(0)
 
     def _new_flow(self, client: Client) -> Flow | None:

@@ -48,8 +48,26 @@ class Door(Protocol):
         """The lead has changed; count in these slots, and carry on these terms."""
         ...
 
-    def let_in(self) -> None:
-        """Take who waits."""
+    @property
+    def fd(self) -> int:
+        """Of its listener."""
+        ...
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has that yet."""
+        ...
+
+    def hold(self) -> None:
+        """Take nobody in until `attend`."""
+        ...
+
+    def attend(self) -> None:
+        """Take in who comes."""
+        ...
+
+    def drain(self) -> None:
+        """Take in who waits, and nobody after that."""
         ...
 
     def close(self) -> None:
@@ -74,8 +92,10 @@ class Hall:
 
     def add(self, door: "TcpDoor") -> None:
         """Accept for this one too."""
-        self._doors[door.fd] = door
-        self._epoll.register(door.fd, select.EPOLLIN)
+        if door.fd not in self._doors:
+            self._doors[door.fd] = door
+            door.rests = False
+            self._epoll.register(door.fd, select.EPOLLIN)
 
     def remove(self, door: "TcpDoor") -> None:
         """Accept for it no more."""
@@ -146,6 +166,7 @@ class TcpDoor:
         self.rests = False
         """As its service has as many connections as it may."""
         self.address: Address = sock.getsockname()[:2]
+        self.is_open = True
         sock.setblocking(False)
         self._hall.add(self)
 
@@ -199,16 +220,27 @@ class TcpDoor:
         self.tallies.own.now(LIMITED_NOW, -1)
         self._hall.wake(self)
 
-    def let_in(self) -> None:
-        """Take all clients from the queue."""
+    def hold(self) -> None:
+        """Let clients wait in the kernel's queue."""
+        self._hall.remove(self)
+
+    def attend(self) -> None:
+        """Take them."""
+        if self.is_open:
+            self._hall.add(self)
+
+    def drain(self) -> None:
+        """Take all clients from the queue, and close."""
         self._gate = None  # nobody accepts those who are left
         before = -1
         while before != self._place.counters.connections:
             before = self._place.counters.connections
             self.accept()
+        self.close()
 
     def close(self) -> None:
         """Accept no more; open connections go on."""
+        self.is_open = False
         self._hall.remove(self)
         self._patience.forget(self)
         self.tallies.close(self._place.loop.now)

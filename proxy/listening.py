@@ -48,6 +48,17 @@ def most_listeners(workers: int) -> int:
 
 def open_listener(frontend: Frontend, admission: Admission, *, shared: bool) -> socket.socket:
     """A socket on a frontend. `shared`: one of several, between which the kernel divides the clients. OSError."""
+    sock = prepare_listener(frontend, shared=shared)
+    try:
+        bind_listener(sock, frontend, admission)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def prepare_listener(frontend: Frontend, *, shared: bool) -> socket.socket:
+    """The same, at no address yet: clients don't see it. OSError."""
     tcp = frontend.protocol == "tcp"
     sock = socket.socket(frontend.socket_family, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM)
     try:
@@ -66,14 +77,18 @@ def open_listener(frontend: Frontend, admission: Admission, *, shared: bool) -> 
                 (socket.IPPROTO_TCP, socket.TCP_NODELAY),
             ):
                 sock.setsockopt(level, option, 1)
-        admit(sock, admission, frontend.family)
-        sock.bind((frontend.address, frontend.port))
-        if tcp:
-            sock.listen(BACKLOG)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def bind_listener(sock: socket.socket, frontend: Frontend, admission: Admission) -> None:
+    """Let clients come to it. OSError."""
+    admit(sock, admission, frontend.family)
+    sock.bind((frontend.address, frontend.port))
+    if sock.type == socket.SOCK_STREAM:
+        sock.listen(BACKLOG)
 
 
 def close_listener(sock: socket.socket) -> None:

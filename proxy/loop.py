@@ -74,6 +74,10 @@ class Loop:
         if self._handlers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
+    def hears(self, fd: int) -> bool:
+        """Whether somebody is called with the events of `fd`."""
+        return fd in self._handlers
+
     def bury(self, one: _socket.socket) -> None:
         """Close a socket when the events at hand are through: its number must not mean another until then."""
         self._handlers.pop(one.fileno(), None)  # the kernel forgets it when it is closed

@@ -5,24 +5,25 @@ records or kernel rules; carries no byte.
 """
 
 import logging
+import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from svcnet.endpoints import Networks
 from svcnet.model.frontend import Frontend
 from svcnet.proxy import route
 from svcnet.proxy.child import Child, Message
 from svcnet.proxy.ledger import Ledger
-from svcnet.proxy.left import HANDSHAKE_SECONDS, Left
+from svcnet.proxy.left import HANDSHAKE_SECONDS, Left, Listeners
 from svcnet.proxy.listening import TAKEN, most_listeners, raise_limit, why_not
 from svcnet.proxy.opened import Opened
 from svcnet.proxy.outside import Outside
 from svcnet.proxy.route import Network
 from svcnet.proxy.row import Rule
-from svcnet.proxy.wire import FDS_A_FRAME
+from svcnet.wire import FDS_A_FRAME
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +36,8 @@ class Userspace:
     """Nothing happens before the first `sync`.
 
     `pods`: networks of clients that have the short way (row.Reach). `log_every`: one connection of so many is logged;
-    0: none. `own`: where frontends outside of the networks may be; None: anywhere. Errors: KernelError,
-    NotPermittedError.
+    0: none. `own`: where frontends outside of the networks may be; None: anywhere. `left`: workers whose listeners are
+    taken over; as long as they serve, ours don't, until `begin`. Errors: KernelError, NotPermittedError.
     """
 
     def __init__(
@@ -46,7 +47,11 @@ class Userspace:
         pods: Iterable[str] = (),
         own: frozenset[str] | None = None,
         log_every: int = 0,
+        left: Left | None = None,
     ) -> None:
+        self._left = left or Left()
+        self._taken: Listeners = {}
+        self._begun: Literal["", "waits", "stays"] = ""
         self._networks = networks
         self._pods = tuple(pods)
         self._log_every = log_every
@@ -94,6 +99,16 @@ class Userspace:
         return self._children
 
     @property
+    def follows(self) -> bool:
+        """Whether workers of another program serve, or served until others did."""
+        return self._left.serve()
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether another daemon still leads those whose place ours are to take."""
+        return self._left.is_lent
+
+    @property
     def failed(self) -> Mapping[Frontend, str]:
         """The frontends that are not served, and why."""
         with self._lock:
@@ -134,6 +149,9 @@ class Userspace:
             self._outside.read()
         if self._retrying is None:
             raise_limit()
+            if not self._begun:
+                self._taken = self._left.listeners()
+                self._begun = "waits" if self._left.serve() else ""
             self._retrying = threading.Thread(target=self._retry, name="proxy-retry", daemon=True)
             self._retrying.start()
             for child in self._children:
@@ -149,7 +167,7 @@ class Userspace:
         with self._lock:
             self._count(changes)
             quiet = (f for f, rule in changes.items() if rule is None or not rule.listens)
-            drops = [ident for f in quiet if (ident := self._forget(f)) is not None]
+            drops = [ident for f in quiet for ident in self._forget(f)]
             self._rows |= {f: rule for f, rule in changes.items() if rule is not None}
             puts = [(f, self._keep(f)) for f, rule in changes.items() if rule is not None and rule.listens]
             puts += [(f, True) for f in tuple(self._failed) if f not in changes and self._keep(f)]
@@ -163,11 +181,40 @@ class Userspace:
             self.ledger.settle()
         return len(drops) + len(told)
 
-    def leave(self) -> Left:
-        """Let the workers serve on, with their listeners, for the next program of this process, which comes at once."""
+    def begin(self) -> None:
+        """After the first `sync`: serve, in place of those that were left, and whatever becomes of this process."""
+        if self._open:
+            self._left.pause()
+        with self._lock:
+            for front, opened in self._open.items():
+                try:
+                    opened.settle()
+                except OSError as error:
+                    self._fail(front, why_not(error))
+            self._begun = "stays"
+            for child in self._children:
+                child.tell([({"serve": True, "stay": True}, ())])
+        for child in self._children if self._left.serve() else ():
+            child.confirm()
+
+    def relieve(self) -> bool:
+        """After `begin`, when nobody new is led elsewhere: those that were left serve who is connected, and end then.
+
+        Return whether there were UDP sockets that nobody took over.
+        """
+        self._left.drain(HANDSHAKE_SECONDS if self._taken else 0.0)
+        with self._lock:
+            unused = [sock for socks in self._taken.values() for sock in socks]
+            self._taken = {}
+            for sock in unused:
+                sock.close()
+        return any(sock.type == socket.SOCK_DGRAM for sock in unused)
+
+    def leave(self) -> None:
+        """Let the workers serve on, with their listeners, for the next program: this one ends."""
         self._stopping.set()
-        started = self._children if self._retrying is not None else ()
-        return Left(kept for child in started if (kept := child.leave()) is not None)
+        for child in self._children if self._retrying is not None else ():
+            child.leave()
 
     def drain(self) -> None:
         """Take nobody new in; who is connected is served until that ends, also when this process has ended."""
@@ -176,10 +223,12 @@ class Userspace:
             time.sleep(HANDSHAKE_SECONDS)
             for child in self._children:
                 child.drain()
+        self._left.drain()
 
     def stop(self) -> None:
-        """End the workers and close the listeners; the route stays."""
+        """End the workers, those that were left too, and close the listeners; the route stays."""
         self._stopping.set()
+        self._left.end()
         for child in self._children if self._retrying is not None else ():
             child.stop()
         self.ledger.close()
@@ -212,16 +261,16 @@ class Userspace:
             self._failed.pop(frontend, None)
         return False
 
-    def _forget(self, frontend: Frontend) -> int | None:
-        """Refuse from now on; the number that workers know it by."""
+    def _forget(self, frontend: Frontend) -> Iterable[int]:
+        """Refuse from now on; the numbers that workers know it by."""
         self._rows.pop(frontend, None)
         self._failed.pop(frontend, None)
         opened = self._open.pop(frontend, None)
         if opened is None:
-            return None
+            return ()
         self.ledger.forget(frontend)
         opened.close()
-        return opened.ident
+        return opened.idents
 
     def _try_open(self, frontend: Frontend) -> bool:
         why = self._open_it(frontend)
@@ -247,11 +296,12 @@ class Userspace:
         if len(self._open) >= self._most:
             return f"the limit of {self._most} ports, which follows from that of open files (ulimit -Hn), is reached"
         rule, workers = self._rows[frontend], len(self._children)
+        taken = self._taken.pop(frontend, ())
         try:
-            self._open[frontend] = Opened(self._idents + 1, frontend, workers, rule, self._pods)
+            opened = self._open[frontend] = Opened(self._idents + 1, frontend, workers, rule, self._pods, taken)
         except OSError as error:
             return why_not(error)
-        self._idents += 1
+        self._idents = opened.idents[-1]
         return ""
 
     def _everything(self, number: int) -> Sequence[Message]:
@@ -260,27 +310,27 @@ class Userspace:
             ({"counts": True}, [self.ledger.block(number)]),
             ({"pods": self._pods, "log": self._log_every}, ()),
         ]
+        if self._begun:
+            first.append(({"stay" if self._begun == "stays" else "wait": True}, ()))
         return [*first, *self._messages(number, [(frontend, True) for frontend in self._open], [])]
 
     def _messages(self, number: int, puts: Sequence[tuple[Frontend, bool]], drops: Sequence[int]) -> list[Message]:
         messages: list[Message] = [({"drop": drops}, ())] if drops else []
-        for batch in _batches(puts):
-            fds = [self._open[f].sockets[number].fileno() for f, fresh in batch if fresh]
-            messages.append(({"put": [self._row(number, f, fresh) for f, fresh in batch]}, fds))
+        doors = [(f, fresh, ident, sock) for f, fresh in puts for ident, sock in self._open[f].of(number)]
+        for at in range(0, len(doors), FDS_A_FRAME):
+            batch = doors[at : at + FDS_A_FRAME]
+            fds = [sock.fileno() for _, fresh, _, sock in batch if fresh]
+            messages.append(({"put": [self._row(number, f, ident, fresh) for f, fresh, ident, _ in batch]}, fds))
         return messages
 
-    def _row(self, number: int, frontend: Frontend, fresh: bool) -> list[Any]:
+    def _row(self, number: int, frontend: Frontend, ident: int, fresh: bool) -> list[Any]:
         opened, rule = self._open[frontend], self._rows[frontend]
         slots = self.ledger.assign(frontend, (*rule.service.targets, *rule.service.local))
         own, told = slots.pop(None), rule.share(number, len(self._children)).encoded()
         rows = [[*backend, slot] for backend, slot in slots.items() if backend is not None]
-        return [opened.ident, frontend.protocol, fresh, opened.is_filtered, told, own, rows]
+        return [ident, frontend.protocol, fresh, opened.is_filtered, told, own, rows]
 
     def _retry(self) -> None:
         while not self._stopping.wait(RETRY_SECONDS):
             if self._failed or self._outside.is_busy:
                 self.apply({})
-
-
-def _batches(puts: Sequence[tuple[Frontend, bool]]) -> Iterable[Sequence[tuple[Frontend, bool]]]:
-    return (puts[i : i + FDS_A_FRAME] for i in range(0, len(puts), FDS_A_FRAME))

@@ -1,15 +1,16 @@
 """A worker: moves the bytes of all frontends it is told of. `python -m svcnet.proxy.worker FD`.
 
 Owns: the process. FD is its end of the socket to the daemon, from which listeners and rows come (wire.py); it ends when
-that does, or with its parent. Never reads a store, opens no listener of its own.
+that does, or with its parent, until it is told to `stay`. Never reads a store, opens no listener of its own.
 
 A message has `counts`: where it counts comes with it (counts.py), first of all; `pods`: the networks of pods, before
 all `put`, as is `log`: one connection of so many is logged; `put`, rows of [id, protocol, listener, filtered, rule,
 slot, slots], where listener says whether its socket comes with it, filtered whether that lets in some alone, rule is
 what `Rule.encoded` gives; slot (of the frontend) and slots ([address, port, slot] of each backend) are where is
-counted; `drop`, ids; and `ack`, a number that comes back when all of it is in force. `stay`: outlive the thread that
-started us; `probe`: let connections that are idle for so many seconds send a packet; `drain`: accept no more, and end
-with the last connection; `alone`: also without the daemon.
+counted; `drop`, ids; and `ack`, a number that comes back when all of it is in force. `wait`: accept nothing until
+`serve`; `stay`: when the daemon is gone, serve on, and be found by the next one (heirs.py); `probe`: let connections
+that are idle for so many seconds send a packet; `drain`: accept no more, and end with the last connection; `end`: at
+once.
 """
 
 import contextlib
@@ -29,6 +30,7 @@ from weakref import WeakValueDictionary
 from svcnet.proxy.connection_log import ConnectionLog
 from svcnet.proxy.counts import NOBODY, Counts
 from svcnet.proxy.datagram import UdpDoor
+from svcnet.proxy.heirs import Heirs
 from svcnet.proxy.lead import Lead, Neighbours
 from svcnet.proxy.listener import Door, Hall, TcpDoor
 from svcnet.proxy.loop import Loop
@@ -41,7 +43,7 @@ from svcnet.proxy.row import Backend, Rule, Service
 from svcnet.proxy.tallies import Slots
 from svcnet.proxy.way import Ways
 from svcnet.proxy.why import Why
-from svcnet.proxy.wire import Inbox, send
+from svcnet.wire import Inbox, send
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 SPARE, WORKER = b"proxy-spare", b"proxy-worker"
@@ -68,12 +70,14 @@ class Worker:
         self._ways = Ways()
         self._neighbours = Neighbours((), self._ways.is_local)
         self._inbox = Inbox()
-        self._called = self._alone = self._is_orphan = False
+        self._heirs = Heirs(self._loop, self)
+        self._called = self._waits = self._stays = self._drains = False
+        self.is_led = True
         # Level-triggered: one read a turn, however much there is.
         self._loop.add(control.fileno(), self._on_control, select.EPOLLIN)
 
     def run(self) -> None:
-        """Serve until the daemon ends."""
+        """Serve until the daemon ends, or beyond that."""
         self._loop.run()
         log = self._place.log
         if log is not None:
@@ -82,9 +86,25 @@ class Worker:
             log.close()
 
     def on_term(self, _number: int, _frame: object) -> None:
-        """Service managers send it to all processes at once: as long as the daemon is there, the end is its to say."""
-        if self._is_orphan:
+        """Service managers send it to all processes at once: as long as a daemon is there, the end is its to say."""
+        if not self.is_led and not self._heirs.are_there:
             self._loop.stop()
+
+    def listeners(self) -> Iterable[int]:
+        """File descriptors of what it accepts at."""
+        return [door.fd for door in self._doors.values() if door.is_open]
+
+    def hold(self) -> None:
+        """Accept nothing."""
+        self._waits = True
+        for door in self._doors.values():
+            door.hold()
+
+    def release(self) -> None:
+        """Accept."""
+        self._waits = False
+        for door in self._doors.values():
+            door.attend()
 
     def _on_control(self, _events: int) -> None:
         if not self._called:
@@ -92,17 +112,22 @@ class Worker:
             call_it(WORKER)
         try:
             alive = self._inbox.receive(self._control)
+        except ConnectionError:  # it went without having read all that we said
+            alive = False
         except OSError as error:
             sys.exit(f"proxy worker: {error}")  # the next one is told everything again
         while (got := self._inbox.take()) is not None:
-            self._carry_out(*got)
-        if not alive and self._alone:
-            self._is_orphan = True
-            self._loop.remove(self._control.fileno())
-        elif not alive:
+            self._obey(*got)
+        if not alive:
+            self._lose_daemon()
+
+    def _lose_daemon(self) -> None:
+        self.is_led = False
+        self._loop.bury(self._control)
+        if not (self._stays or self._drains):
             self._loop.stop()
 
-    def _carry_out(self, message: dict[str, Any], fds: list[int]) -> None:
+    def _obey(self, message: dict[str, Any], fds: list[int]) -> None:
         for ident in message.get("drop", ()):
             door = self._doors.pop(ident, None)
             if door is not None:
@@ -125,14 +150,31 @@ class Worker:
             self._doors[ident].lead.is_filtered = filtered
             self._follow(self._doors[ident], rule, _slots(*slots))
         if "stay" in message:
-            end_with_parent(0)
-        for relay in self._place.relays if "probe" in message else ():
-            relay.probe(message["probe"])
-        self._alone |= "alone" in message
-        if "drain" in message:
-            self._close_all()
+            self._stay()
+        if "wait" in message or "serve" in message:
+            (self.hold if "wait" in message else self.release)()
+        self.carry_out(message)
         if "ack" in message:  # when the sockets that were dropped are closed
             self._loop.again(partial(self._confirm, message["ack"]))
+
+    def carry_out(self, message: dict[str, Any]) -> None:
+        """What whoever may tell it anything may ask: `probe`, `drain`, `end`."""
+        for relay in self._place.relays if "probe" in message else ():
+            relay.probe(message["probe"])
+        if "drain" in message and not self._drains:
+            self._drains = True
+            self._drain_all()
+        if "end" in message:
+            self._loop.stop()
+
+    def _stay(self) -> None:
+        try:
+            self._heirs.listen()
+        except OSError as error:  # nobody could take over what it serves: better that it ends
+            sys.stderr.write(f"proxy worker: ends with its daemon: {error}\n")
+            return
+        self._stays = True
+        end_with_parent(0)
 
     def _follow(self, door: Door, rule: Rule, slots: Slots) -> None:
         pool = self._pools.get(rule.service.name)
@@ -148,16 +190,15 @@ class Worker:
             idle.update(Service(idle.name, {}))  # nowhere: who waits for an endpoint is told so
             del self._pools[idle.name]
 
-    def _close_all(self) -> None:
+    def _drain_all(self) -> None:
         """Serve who is here, or waits to be accepted, and nobody else."""
+        end_with_parent(0)
         for door in self._doors.values():
-            door.let_in()
-            door.close()
-        self._doors.clear()
+            door.drain()
         self._end_when_empty()
 
     def _end_when_empty(self) -> None:
-        if self._place.counters.active:
+        if self._place.counters.active or self._place.counters.flows:
             self._loop.later(DRAINED_SECONDS, self._end_when_empty)
         else:
             self._loop.stop()
@@ -172,12 +213,15 @@ class Worker:
         self._place.budget.used += 1
         place, lead = self._place, Lead(self._neighbours, lambda: self._loop.now)
         if protocol == "udp":
-            self._doors[ident] = UdpDoor(place, sock, lead)
+            door: Door = UdpDoor(place, sock, lead)
         elif (closed := self._closed.pop((service, sock.getsockname()[:2]), None)) is not None:
             closed.open(sock)  # its endpoints, those that are back, keep their connections
-            self._doors[ident] = closed
+            door = closed
         else:
-            self._doors[ident] = TcpDoor(place, self._hall, sock, lead, self._patience)
+            door = TcpDoor(place, self._hall, sock, lead, self._patience)
+        self._doors[ident] = door
+        if self._waits:
+            door.hold()
 
 
 def _slots(own: int = NOBODY, others: Iterable[tuple[str, int, int]] = ()) -> Slots:

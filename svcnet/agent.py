@@ -9,7 +9,7 @@ import contextlib
 import errno
 import gc
 import logging
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 
 from svcnet import checkpoint
 from svcnet.iptables.desired import Desired, Treatment, rows
@@ -113,6 +113,13 @@ class Agent:
         """Read the kernel back and mend what differs, soon."""
         self._stale = True
         self._wake.set()
+
+    @contextlib.asynccontextmanager
+    async def at_rest(self) -> AsyncIterator[None]:
+        """The kernel is left alone meanwhile, and compared with what is wanted after that."""
+        async with self._programming:
+            yield
+        self.resync()
 
     async def relocate(self) -> None:
         """The machine has other addresses: what depends on them is planned again. O(services with node ports)."""

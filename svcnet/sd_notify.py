@@ -21,9 +21,10 @@ class Notifier:
         """Return the notifier of this process; without a manager, one that tells nobody."""
         return cls(environ.get("NOTIFY_SOCKET", ""))
 
-    def ready(self, status: str = "") -> None:
-        """Tell that start-up, or a reload, is finished."""
-        self._send("READY=1", f"STATUS={_line(status)}")
+    def ready(self, status: str = "", main_pid: int | None = None) -> None:
+        """Tell that start-up, or a reload, is finished; `main_pid`: the process that is the service from now on."""
+        main = () if main_pid is None else (f"MAINPID={main_pid}",)
+        self._send("READY=1", *main, f"STATUS={_line(status)}")
 
     def status(self, text: str) -> None:
         """Tell one line for `systemctl status`."""

@@ -52,10 +52,8 @@ class Worker:
     ) -> None:
         self.program = program
         self.pid: int | None = None
-        self.left: tuple[int, socket.socket] | None = None
-        """Its pid and feed, when it was to be left running."""
         self.stay = False
-        """When `run` is cancelled it goes on, for whoever has its feed then."""
+        """When `run` is cancelled it goes on, if it is of a kind that can, without us."""
         self._on_state = on_state
         self._on_word = on_word
         self._snapshot: Snapshot | None = None
@@ -106,9 +104,7 @@ class Worker:
                 return await self._until_end(process, ours)
             finally:
                 self.pid = None
-                if self.stay and process.poll() is None:
-                    self.left = process.pid, ours.dup()
-                else:
+                if not self.stay:
                     await _end(process)
 
     def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
@@ -189,7 +185,7 @@ class Crew:
             worker.publish(snapshot, keys)
 
     def stay(self) -> None:
-        """Let the workers go on when `run` is cancelled; then each has `left`."""
+        """Let the workers go on when `run` is cancelled."""
         for worker in self.workers:
             worker.stay = True
 

@@ -9,7 +9,8 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
@@ -29,12 +30,22 @@ Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 """Takes the request, returns the fields of the answer ("ok" is added); a SvcnetError becomes ok: false."""
 
 
+Conversation = Callable[[dict[str, Any], "asyncio.StreamReader", "asyncio.StreamWriter"], Awaitable[None]]
+"""Takes the first request and the connection, to its end."""
+
+
 class ControlServer:
     """Answers on the control socket of one state directory. The daemon holds that directory's lock (instance.py)."""
 
-    def __init__(self, state_dir: Path, handlers: Mapping[str, Handler]) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        handlers: Mapping[str, Handler],
+        conversations: Mapping[str, Conversation] = MappingProxyType({}),
+    ) -> None:
         self._state_dir = state_dir
         self._handlers = handlers
+        self._conversations = conversations
         self._server: asyncio.Server | None = None
         self._inode = 0
         self._open: set[asyncio.StreamWriter] = set()
@@ -78,11 +89,15 @@ class ControlServer:
                 try:
                     line = await reader.readline()
                 except ValueError:  # longer than LINE_BYTES
-                    writer.write(_answer({"message": f"a request has at most {LINE_BYTES} bytes"}, ok=False))
+                    writer.write(answer({"message": f"a request has at most {LINE_BYTES} bytes"}, ok=False))
                     break
                 if not line:
                     break
-                writer.write(await self._handle(line))
+                request = _decoded(line)
+                if isinstance(request, dict) and (converse := self._conversations.get(str(request.get("command")))):
+                    await converse(request, reader, writer)
+                    break
+                writer.write(await self._handle(request))
                 await writer.drain()
         except ConnectionError:
             pass
@@ -90,20 +105,22 @@ class ControlServer:
             self._open.discard(writer)
             writer.close()
 
-    async def _handle(self, line: bytes) -> bytes:
-        try:
-            request = msgspec.json.decode(line, type=dict[str, Any])
-        except msgspec.DecodeError as error:
-            return _answer({"message": f"no request: {error}"}, ok=False)
+    async def _handle(self, request: dict[str, Any] | str) -> bytes:
+        if isinstance(request, str):
+            return answer({"message": request}, ok=False)
         command = request.get("command")
         handler = self._handlers.get(command) if isinstance(command, str) else None
         if handler is None:
-            known = ", ".join(sorted(self._handlers))
-            return _answer({"message": f"unknown command {command!r}, expected one of {known}"}, ok=False)
+            known = ", ".join(sorted((*self._handlers, *self._conversations)))
+            return answer({"message": f"unknown command {command!r}, expected one of {known}"}, ok=False)
         try:
-            return _answer(await handler(request), ok=True)
+            return answer(await handler(request), ok=True)
         except SvcnetError as error:
-            return _answer({"message": str(error)}, ok=False)
+            return answer({"message": str(error)}, ok=False)
+
+
+class NoDaemonError(SvcnetError):
+    """None runs with that state directory."""
 
 
 def ask(state_dir: Path, command: str, **fields: Any) -> dict[str, Any]:
@@ -111,31 +128,71 @@ def ask(state_dir: Path, command: str, **fields: Any) -> dict[str, Any]:
 
     SvcnetError when no daemon answers or it says no, NotPermittedError when the socket may not be used.
     """
-    path = state_dir / SOCKET
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(ASK_SECONDS)
+    with Line(state_dir) as line:
+        return line.ask(command, **fields)
+
+
+class Line:
+    """A connection to the daemon of a state directory, for one request or more."""
+
+    def __init__(self, state_dir: Path) -> None:
+        """Connect. NoDaemonError when nobody listens, NotPermittedError when it may not be used, SvcnetError."""
+        self._path = state_dir / SOCKET
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(ASK_SECONDS)
+        try:
             with _short(state_dir) as directory:
-                connection.connect(str(directory / SOCKET))
-            connection.sendall(msgspec.json.encode({"command": command, **fields}) + b"\n")
-            with connection.makefile("rb") as stream:
-                line = stream.readline(LINE_BYTES)
-    except PermissionError as error:
-        raise NotPermittedError(f"{path}: {error.strerror}, expected the daemon's user") from error
-    except (FileNotFoundError, ConnectionRefusedError) as error:
-        raise SvcnetError(f"no svcnet-proxy runs with {state_dir} (--state-dir)") from error
-    except OSError as error:
-        raise SvcnetError(f"no svcnet-proxy answers on {path}: {error.strerror or error}") from error
+                self._socket.connect(str(directory / SOCKET))
+        except OSError as error:
+            self._socket.close()
+            raise self._fault(error) from error
+        self._stream = self._socket.makefile("rb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._stream.close()
+        self._socket.close()
+
+    def ask(self, command: str, **fields: Any) -> dict[str, Any]:
+        """Send one request and return the answer. SvcnetError when there is none, or it is no."""
+        try:
+            self._socket.sendall(msgspec.json.encode({"command": command, **fields}) + b"\n")
+            line = self._stream.readline(LINE_BYTES)
+        except OSError as error:
+            raise self._fault(error) from error
+        try:
+            said: dict[str, Any] = msgspec.json.decode(line, type=dict[str, Any])
+        except msgspec.DecodeError as error:
+            raise SvcnetError(f"svcnet-proxy ended before it answered on {self._path}") from error
+        if not said.get("ok"):
+            raise SvcnetError(str(said.get("message", "refused")))
+        return said
+
+    def _fault(self, error: OSError) -> SvcnetError:
+        match error:
+            case PermissionError():
+                return NotPermittedError(f"{self._path}: {error.strerror}, expected the daemon's user")
+            case FileNotFoundError() | ConnectionRefusedError():
+                return NoDaemonError(f"no svcnet-proxy runs with {self._path.parent} (--state-dir)")
+        return SvcnetError(f"no svcnet-proxy answers on {self._path}: {error.strerror or error}")
+
+
+def _decoded(line: bytes) -> dict[str, Any] | str:
+    """A request, or why it is none."""
     try:
-        answer: dict[str, Any] = msgspec.json.decode(line, type=dict[str, Any])
+        return msgspec.json.decode(line, type=dict[str, Any])
     except msgspec.DecodeError as error:
-        raise SvcnetError(f"svcnet-proxy ended before it answered on {path}") from error
-    if not answer.get("ok"):
-        raise SvcnetError(str(answer.get("message", "refused")))
-    return answer
+        return f"no request: {error}"
 
 
-def _answer(fields: Mapping[str, Any], *, ok: bool) -> bytes:
+def answer(fields: Mapping[str, Any], *, ok: bool) -> bytes:
+    """One line of the daemon's."""
     return msgspec.json.encode({"ok": ok, "message": "", **fields}) + b"\n"
 
 

@@ -11,17 +11,17 @@ import importlib
 import logging
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Awaitable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any
 
 import click
 
-from svcnet import __version__, config
+from svcnet import __version__
 from svcnet.agent import Agent
 from svcnet.cli.context import open_speaker, open_store
 from svcnet.cli.control import ControlServer, Handler
@@ -29,20 +29,20 @@ from svcnet.cli.data_path import Chosen, remove_all
 from svcnet.cli.in_force import told
 from svcnet.cli.main import run
 from svcnet.cli.name_left import NameLeft
-from svcnet.cli.name_service import NameService
+from svcnet.cli.name_service import NameService, owner
 from svcnet.cli.option import config_options
 from svcnet.cli.proxied import Proxied
-from svcnet.cli.vet import vet
+from svcnet.cli.takeover import COMMAND, READY_SECONDS, After, Before, Predecessor, prepare
+from svcnet.cli.vet import Reload
 from svcnet.cli.whereabouts import Whereabouts
-from svcnet.config import OPTIONS, Config
+from svcnet.config import BY_NAME, OPTIONS, Config
 from svcnet.endpoints import Networks
 from svcnet.env import EnvFiles
-from svcnet.instance import DataPathClaim, StateClaim
+from svcnet.instance import DataPathClaim
 from svcnet.model.errors import SvcnetError
 from svcnet.model.event import Verdict
 from svcnet.parts import Parts
 from svcnet.prober import Prober
-from svcnet.proxy.left import Left
 from svcnet.sd_notify import Notifier, watchdog_seconds
 from svcnet.status.gather import gather
 from svcnet.status.health_port import HealthPorts
@@ -72,12 +72,10 @@ SWITCH_SECONDS = 0.001
 class Daemon:
     """One run of svcnet-proxy."""
 
-    def __init__(self, options: Config, chosen: Chosen, notifier: Notifier, names_left: NameLeft) -> None:
-        self.options, self.chosen, self.notifier = options, chosen, notifier
+    def __init__(self, options: Config, chosen: Chosen, notifier: Notifier, before: Before) -> None:
+        self.options, self.chosen, self.notifier, self.before = options, chosen, notifier, before
         self.parts_state = {"data path": RUNNING if chosen.path else OFF, "dns": OFF}
-        self.names = NameService(options, self._on_dns, names_left) if options.dns_listen else None
-        if self.names is None:
-            names_left.end()
+        self.names = NameService(options, self._on_dns, before.names) if options.dns_listen else None
         self.metrics = Metrics()
         self.metrics.proxy = chosen.proxy
         self.metrics.dns = self.names.ledger if self.names else None
@@ -111,7 +109,8 @@ class Daemon:
                 on_ready=self._on_ready,
             )
         )
-        self._again = asyncio.Event()
+        self._after = After.STOP
+        self._stop = asyncio.Event()
 
     def _accounts(self) -> tuple[Tally | Proxied, ...]:
         """Who counts traffic, by who carries it, unless the operator wants no such metrics."""
@@ -131,16 +130,17 @@ class Daemon:
         parts, ejected = self.parts_state | self.chosen.states(), ejected_now(self.metrics.traffic)
         return gather(self.agent, self.options.node, self.chosen.mode, parts, time.monotonic(), ejected)
 
-    async def run(self, reload: "Reload") -> bool:
-        """Serve until SIGTERM or SIGINT; True when a changed configuration asks for another start."""
-        stop = asyncio.Event()
+    async def run(self, reload: Reload) -> After:
+        """Serve until SIGTERM or SIGINT, or until a changed configuration or another daemon asks for an end."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._hang_up, reload, stop)
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up, reload)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        control = ControlServer(self.options.state_dir, self._handlers())
-        self.parts_state["control"] = await _start(control.start())
+        predecessor = Predecessor(self.options, self.agent, self._leave)
+        self.control = ControlServer(self.options.state_dir, self._handlers(), {COMMAND: predecessor.converse})
+        if self.before.takeover is None:
+            await self._listen()
         parts = (
             self.agent.run(),
             self._give_way(),
@@ -153,18 +153,19 @@ class Daemon:
             self._check_health(),
         )
         tasks = [asyncio.create_task(part) for part in parts]
-        stopping = asyncio.create_task(stop.wait())
+        stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait([stopping, *tasks[:1]], return_when=asyncio.FIRST_COMPLETED)
-        self.notifier.stopping()
+        if self._after is not After.LEAVE:  # another process is the service by now
+            self.notifier.stopping()
         for task in tasks:
             task.cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         await self.agent.checkpoint.now()
-        await control.stop()
+        await self.control.stop()
         for result in results:
             if isinstance(result, Exception):
                 raise _cause(result)
-        return self._again.is_set()
+        return self._after
 
     def _handlers(self) -> dict[str, Handler]:
         return {
@@ -175,7 +176,17 @@ class Daemon:
             "verdicts": self._verdicts,
         }
 
-    def _hang_up(self, reload: "Reload", stop: asyncio.Event) -> None:
+    async def _listen(self) -> None:
+        self.parts_state["control"] = await _start(self.control.start())
+
+    def _leave(self, after: After = After.LEAVE) -> None:
+        """End, and let the workers be."""
+        self._after = after
+        if self.names is not None:
+            self.names.leave()
+        self._stop.set()
+
+    def _hang_up(self, reload: Reload) -> None:
         try:
             fresh = reload()
         except SvcnetError as error:
@@ -188,10 +199,7 @@ class Daemon:
         # What comes during the start of the program waits for its handlers (a mask outlives execv).
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         self.notifier.reloading(time.monotonic())
-        self._again.set()
-        if self.names is not None:
-            self.names.leave()
-        stop.set()
+        self._leave(After.AGAIN)
 
     def _on_ready(self, status: str) -> None:
         # What is loaded now stays for long: later collections need not look at it. What is loaded later is looked at by
@@ -201,12 +209,26 @@ class Daemon:
         gc.enable()
         with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
             ctypes.CDLL(None).malloc_trim(0)  # what the load took and gave back is the machine's again
-        self.notifier.ready(status or f"{self.chosen.mode.name}, {len(self.agent.tracker.snapshot.services)} services")
+        for act in () if self.ready.is_set() else self.chosen.at_ready:
+            act()
+        main_pid = None
+        if self.before.takeover is not None and not self.ready.is_set():
+            main_pid = os.getpid()
+            self._starting_control = asyncio.create_task(self._listen())
+        if self.names is None:
+            self.before.names.end()
+        services = len(self.agent.tracker.snapshot.services)
+        self.notifier.ready(status or f"{self.chosen.mode.name}, {services} services", main_pid)
         self.ready.set()
 
     async def _give_way(self) -> None:
         """Let the first sync go first."""
         begin = time.monotonic()
+        while self.before.takeover is not None and not self.ready.is_set():  # until then another one serves
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.ready.wait(), STATUS_AFTER_SECONDS)
+            if not self.before.takeover.is_done and time.monotonic() - begin > READY_SECONDS:
+                self._give_up()
         while not self.ready.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.ready.wait(), STATUS_AFTER_SECONDS)
@@ -216,6 +238,14 @@ class Daemon:
             if time.monotonic() - begin > STATUS_AFTER_MOST_SECONDS:
                 break
         self._loaded.set()
+
+    def _give_up(self) -> None:
+        assert self.before.takeover is not None
+        self._stop.set()
+        why = self.agent.state.last_error or self.agent.state.away or "the records did not come"
+        raise SvcnetError(
+            f"--takeover: not ready within {READY_SECONDS:.0f} s: {why}; pid {self.before.takeover.pid} goes on"
+        )
 
     async def _serve_status(self) -> None:
         await self._loaded.wait()
@@ -298,23 +328,6 @@ class Daemon:
         return self.chosen.led(str(request.get("address")), str(request.get("protocol")), int(request.get("port", 0)))
 
 
-class Reload:
-    """Reads the configuration again, from the same flags."""
-
-    def __init__(self, flags: Mapping[str, Any]) -> None:
-        self._flags = dict(flags)
-
-    def read(self) -> Config:
-        """Return the options in force now. ConfigError."""
-        return config.load(self._flags, os.environ, socket.gethostname())
-
-    def __call__(self) -> Config:
-        """Return them if this machine can run them. SvcnetError."""
-        options = self.read()
-        vet(options)
-        return options
-
-
 async def _start(starting: Awaitable[None]) -> str:
     try:
         await starting
@@ -336,31 +349,31 @@ def serve(flags: Mapping[str, Any]) -> None:
     options = reload.read()
     if options.cleanup:
         DataPathClaim().release()  # a daemon that runs would not know that its rules are gone
-        removed = remove_all()
+        names = NameLeft().find(owner(options.state_dir), options.dns_listen, orphans=True)
+        removed = [*["DNS workers without a daemon"] * names.end(), *remove_all()]
         click.echo("\n".join(f"removed {what}" for what in removed) or "nothing of svcnet in the kernel", err=True)
         return
-    chosen = vet(options, Left.from_environment(os.environ))
-    claims: list[StateClaim | DataPathClaim] = [
-        StateClaim(options.state_dir)
-    ]  # given up when the process ends, not before
-    if chosen.path:
-        claims.append(DataPathClaim())
+    takeover, chosen, claims = prepare(options)
+    options = replace(options, takeover=False)
     log.info("starting node=%s mode=%s reason=%s records=%s", options.node, *chosen.mode, options.records)
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.disable()  # a load makes a million objects and no garbage; on again after the first sync
-    names_left = NameLeft.from_environment(os.environ)
-    again = asyncio.run(_run(options, chosen, reload, names_left))
-    if not again:
+    names = NameLeft().find(owner(options.state_dir), options.dns_listen)
+    after = asyncio.run(_run(options, chosen, reload, Before(names, takeover)))
+    if after is After.STOP:
         chosen.stop()
     else:
+        chosen.leave()
+    for claim in claims if after is After.LEAVE else ():
+        claim.release()
+    if after is After.AGAIN:
         log.info("starting again with the changed configuration")
-        chosen.leave().pass_on(os.environ)
-        names_left.pass_on(os.environ)
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 (the same program; rules stay)
+        arguments = [word for word in sys.orig_argv[1:] if word != BY_NAME["takeover"].flag]
+        os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606 (the same program; rules stay)
 
 
-async def _run(options: Config, chosen: Chosen, reload: Reload, names_left: NameLeft) -> bool:
-    return await Daemon(options, chosen, Notifier.from_environment(os.environ), names_left).run(reload)
+async def _run(options: Config, chosen: Chosen, reload: Reload, before: Before) -> After:
+    return await Daemon(options, chosen, Notifier.from_environment(os.environ), before).run(reload)
 
 
 @click.command()

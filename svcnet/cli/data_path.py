@@ -4,13 +4,15 @@ Owns: `--mode`, the trial of what works here, `--cleanup`. Errors say what is mi
 """
 
 import logging
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from typing import Any, NamedTuple
 
+from svcnet.cli.drain import Drain
+from svcnet.cli.entrances import own_addresses
 from svcnet.cli.hybrid import Hybrid, KernelPath
-from svcnet.cli.succession import Predecessor, Succession
+from svcnet.cli.succession import Predecessor, Steps, Succession
 from svcnet.cli.userspace import UserspacePath
 from svcnet.config import Config
 from svcnet.endpoints import Networks
@@ -50,7 +52,7 @@ class Chosen(NamedTuple):
     """What this path can't serve, and why."""
     states: Callable[[], dict[str, str]] = dict
     """The states of the processes that belong to it."""
-    stop: Callable[[], None] = lambda: None
+    stop: Callable[[], object] = lambda: None
     """Ends them."""
     led: Callable[[str, str, int], dict[str, Any]] = lambda *_: {}
     """Where an address, protocol and port leads, if only the process itself knows: `targets`, or `why` not."""
@@ -58,30 +60,45 @@ class Chosen(NamedTuple):
     """What a proxy has carried since the last time, where it is not the kernel that does."""
     proxy: Userspace | None = None
     """The userspace proxy, be it alone or beside a kernel path."""
-    leave: Callable[[], Left] = Left
-    """Instead, before this process becomes another program: those that serve until that does."""
+    leave: Callable[[], None] = lambda: None
+    """Instead: lets them serve on for the program that comes after this one."""
+    at_ready: Sequence[Callable[[], object]] = ()
+    """What else is to be done then."""
     waits: Callable[[Plan[Frontend, Treatment]], bool] = lambda _plan: False
     """`Parts.waits`."""
     own: frozenset[str] = frozenset()
     """Addresses where the proxy listens beside a kernel path: flows to them are the proxy's to count."""
 
 
-def choose(config: Config, left: Left = NOBODY) -> Chosen:
+class Handing(NamedTuple):
+    """What is done with another daemon that runs, around the first sync: nothing without one."""
+
+    rest: Callable[[], object] = lambda: None
+    """Before it: that one changes nothing any more."""
+    take: Callable[[], object] = lambda: None
+    """After it: that one ends."""
+
+
+NOTHING = Handing()
+
+
+def choose(config: Config, left: Left = NOBODY, handing: Handing = NOTHING) -> Chosen:
     """Try what `--mode` asks for; `auto` takes the first that works. NotPermittedError or SvcnetError says why none.
 
     `left` serves until the first sync is done, and those connected to it as long as they are.
     """
     if config.mode == "none":
-        left.end()
         stays = _left_behind()
         if stays:
             log.warning("%s stays in the kernel as it was: nobody keeps it in time with the records", stays)
         why = f"; {stays} stays as it was, until svcnet-proxy --cleanup" if stays else ""
-        return Chosen(Mode("none", f"--mode none: no data path{why}"), None, None)
+        end = left.serve if stays else left.end  # rules that stay may lead to them
+        mode = Mode("none", f"--mode none: no data path{why}")
+        return Chosen(mode, None, None, stop=end, at_ready=(handing.rest, handing.take, end))
     if config.mode == "auto":
-        return _first(config, left)
+        return _first(config, left, handing)
     refuse_unbuilt(config)
-    return _ATTEMPTS[config.mode](config, left, f"--mode {config.mode}")
+    return _ATTEMPTS[config.mode](config, left, handing, f"--mode {config.mode}")
 
 
 def refuse_unbuilt(config: Config) -> None:
@@ -96,7 +113,7 @@ def remove_all() -> list[str]:
 
     KernelError when a path's rules can't be removed, after all others are; a path without programs left no rules.
     """
-    removed: list[str] = []
+    removed = ["proxy workers without a daemon"] * Left().find(orphans=True).end()
     failed: list[str] = []
     for other in _predecessors():
         try:
@@ -123,12 +140,12 @@ def parameters(config: Config) -> tuple[Parameters, ...]:
     )
 
 
-def _first(config: Config, left: Left) -> Chosen:
+def _first(config: Config, left: Left, handing: Handing) -> Chosen:
     refused: list[str] = []
     missing = False
     for name, attempt in _ATTEMPTS.items():
         try:
-            return attempt(config, left, "; ".join([f"auto: {name} is the first that works", *refused]))
+            return attempt(config, left, handing, "; ".join([f"auto: {name} is the first that works", *refused]))
         except NotPermittedError as error:
             missing = True
             refused.append(f"{name}: {error}")
@@ -138,17 +155,17 @@ def _first(config: Config, left: Left) -> Chosen:
     raise kind("; ".join([*refused, "--mode none runs without a data path"]))
 
 
-def _nftables(config: Config, left: Left, reason: str) -> Chosen:
+def _nftables(config: Config, left: Left, handing: Handing, reason: str) -> Chosen:
     kernel = NftKernel()
     kernel.chains(4)  # the cheapest request that needs the privilege
     path = Nftables(kernel, parameters(config))
-    beside = _hybrid(config, path)
+    beside = _hybrid(config, path, left)
     others = _predecessors("nftables", left=left, needed=beside.needed)
-    succession = Succession(beside, others, partial(_before_nftables, path, left))
-    return _beside(beside, Chosen(Mode("nftables", reason), succession, None), left)
+    steps = _steps(beside, left, handing, partial(_before_nftables, path, left))
+    return _beside(beside, Chosen(Mode("nftables", reason), Succession(beside, others, steps), None))
 
 
-def _iptables(config: Config, left: Left, reason: str) -> Chosen:
+def _iptables(config: Config, left: Left, handing: Handing, reason: str) -> Chosen:
     require_privilege()
     variants = installed()
     tables, warning = select(variants, foreign_rules(variants))
@@ -157,21 +174,25 @@ def _iptables(config: Config, left: Left, reason: str) -> Chosen:
     for cidr in config.service_cidr:
         tables.probe(cidr.version)
     path = Iptables(tables, parameters(config))
-    beside = _hybrid(config, path)
+    beside = _hybrid(config, path, left)
     others = _predecessors(f"iptables {tables.variant}", left=left, needed=beside.needed)
-    succession = Succession(beside, others, partial(_track, path, left) if left.serve() else lambda: None)
+    steps = _steps(beside, left, handing, partial(_before_iptables, path, left))
     mode = Mode("iptables", f"{reason}; {tables.variant} tables")
-    return _beside(beside, Chosen(mode, succession, None, inline_changes=0, left_out=path.left_out), left)
+    chosen = Chosen(mode, Succession(beside, others, steps), None, inline_changes=0, left_out=path.left_out)
+    return _beside(beside, chosen)
 
 
-def _userspace(config: Config, left: Left, reason: str) -> Chosen:
+def _userspace(config: Config, left: Left, handing: Handing, reason: str) -> Chosen:
     route.require(config.service_cidr)
-    path = UserspacePath(config.service_cidr, config.proxy_workers, config.cluster_cidr, config.proxy_log_every)
+    path = UserspacePath(config.service_cidr, config.proxy_workers, config.cluster_cidr, config.proxy_log_every, left)
     if not config.traffic_series:
         path.proxy.ledger.forgo()
+    before = handing.rest, partial(left.find, orphans=False)
+    waiting = Drain("proxy workers of another program", left.serve, lambda: True)
+    steps = Steps(before, (handing.take, path.proxy.begin), (path.proxy.relieve, waiting.start))
     return Chosen(
         Mode("userspace", f"{reason}; at most {path.proxy.most_frontends} ports, by ulimit -Hn"),
-        Succession(path, _predecessors("userspace", partial(_flows, config)), left.end),  # its listeners hold the ports
+        Succession(path, _predecessors("userspace", partial(_flows, config)), steps),
         None,
         inline_changes=0,  # it waits for the workers
         left_out=path.left_out,
@@ -184,16 +205,26 @@ def _userspace(config: Config, left: Left, reason: str) -> Chosen:
     )
 
 
-def _hybrid(config: Config, path: KernelPath) -> Hybrid:
-    beside = Hybrid(
-        path, config.service_cidr, config.proxy_workers, config.cluster_cidr, _flows(config), config.proxy_log_every
+def _hybrid(config: Config, path: KernelPath, left: Left) -> Hybrid:
+    proxy = Userspace(
+        (),
+        config.proxy_workers,
+        [str(network) for network in config.cluster_cidr],
+        frozenset(own_addresses(config.service_cidr).values()),
+        config.proxy_log_every,
+        left,
     )
     if not config.traffic_series:
-        beside.proxy.ledger.forgo()
-    return beside
+        proxy.ledger.forgo()
+    return Hybrid(path, config.service_cidr, proxy, _flows(config))
 
 
-def _beside(path: Hybrid, chosen: Chosen, left: Left) -> Chosen:
+def _steps(path: Hybrid, left: Left, handing: Handing, prepare: Callable[[], object]) -> Steps:
+    before = handing.rest, partial(left.find, orphans=False), prepare
+    return Steps(before, (handing.take, path.proxy.begin), (path.relieve,))
+
+
+def _beside(path: Hybrid, chosen: Chosen) -> Chosen:
     """A kernel path, with what the proxy beside it adds."""
     return chosen._replace(
         flows=path.flows,
@@ -203,7 +234,7 @@ def _beside(path: Hybrid, chosen: Chosen, left: Left) -> Chosen:
         led=path.led,
         counted=path.counted,
         proxy=path.proxy,
-        leave=lambda: left.and_also(path.leave()),
+        leave=path.proxy.leave,
         waits=lambda plan: bool(path.touched(plan)),
         own=frozenset(path.addresses.values()),
     )
@@ -218,14 +249,15 @@ def _before_nftables(path: Nftables, left: Left) -> None:
 
     Where there is no table, the first sync makes one that drops what it does not translate, and fills it then.
     """
-    if left.serve() or any(x.save(family).chains for x in _variants().values() for family in (4, 6)):
-        _track(path, left)
+    ruled = any(x.save(family).chains for x in _variants().values() for family in (4, 6))
+    if (left.serve() or ruled) and path.track() and not ruled:
+        left.stir()
 
 
-def _track(path: Nftables | Iptables, left: Left) -> None:
+def _before_iptables(path: Iptables, left: Left) -> None:
     """What conntrack has seen being opened is never translated later; what it sees later, in the middle, would be."""
-    path.track()
-    left.stir()
+    if left.serve() and path.track():
+        left.stir()
 
 
 def _predecessors(
@@ -287,7 +319,9 @@ def _routes(left: Left, needed: Callable[[], Container[str]]) -> Predecessor:
         return route.remove(needed())
 
     what = "local routes of userspace mode"
-    return Predecessor(what, remove, left.drain, left.serve) if left.serve() else Predecessor(what, remove)
+    if not left.serve():
+        return Predecessor(what, remove)
+    return Predecessor(what, remove, left.drain_after_handshakes, left.serve)
 
 
 def _table(act: Callable[[Nftables], bool]) -> Callable[[], bool]:
@@ -310,7 +344,7 @@ def _variants() -> dict[str, Xtables]:
         return {}
 
 
-_ATTEMPTS: dict[str, Callable[[Config, Left, str], Chosen]] = {
+_ATTEMPTS: dict[str, Callable[[Config, Left, Handing, str], Chosen]] = {
     "nftables": _nftables,
     "iptables": _iptables,
     "userspace": _userspace,

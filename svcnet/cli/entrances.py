@@ -70,6 +70,12 @@ class Entrances:
         """Where one most likely is, as another process would have it."""
         return self.at.get(key) or next(iter(self._places(key)))
 
+    def adopt(self, places: Mapping[Key, Frontend]) -> None:
+        """Have entrances where rules of a daemon before this one lead: those who serve there serve the same."""
+        for key, front in places.items():
+            if front.address == self._addresses.get(key.owner.family) and front not in self._keys:
+                self.at[key], self._keys[front] = front, key
+
     def open(self, wanted: Mapping[Key, Rule]) -> None:
         """Listen for these, or obey another rule; when it returns the workers accept. KernelError."""
         rules: dict[Frontend, Rule] = {}

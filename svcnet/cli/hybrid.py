@@ -24,7 +24,6 @@ from svcnet.model.snapshot import LeftOut, PortKey
 from svcnet.model.terms import USUAL
 from svcnet.plan import Change, Plan, diff
 from svcnet.proxy.ledger import Counted
-from svcnet.proxy.left import Left
 from svcnet.proxy.listening import connected, listening
 from svcnet.proxy.route import Network
 from svcnet.proxy.row import Reach, Rule
@@ -61,23 +60,14 @@ class KernelPath(Protocol):
 class Hybrid:
     """`svcnet.parts.DataPath`. No worker is started, and no route made, before a service asks for the proxy."""
 
-    def __init__(
-        self,
-        path: KernelPath,
-        networks: Sequence[Network],
-        workers: int,
-        pods: Iterable[Network],
-        table: Conntrack,
-        log_every: int = 0,
-    ) -> None:
+    def __init__(self, path: KernelPath, networks: Sequence[Network], proxy: Userspace, table: Conntrack) -> None:
         self.name = path.name
         self._path = path
         self._table = table
         self.flows = ProxiedFlows(table, self.backends)
         self.addresses = own_addresses(networks)
         """Family → where entrances are."""
-        own = frozenset(self.addresses.values())
-        self.proxy = Userspace((), workers, [str(network) for network in pods], own, log_every)
+        self.proxy = proxy
         self.entrances = Entrances(self.proxy, self.addresses, self._is_needed)
         self._rows: dict[PortKey, Desired] = {}
         """The frontends of every service port that has an entrance, be it about to be closed, as they are asked for."""
@@ -94,9 +84,7 @@ class Hybrid:
         rows = _by_owner(desired)
         if not rows:
             return self._path.look(desired)
-        places = {key: self.entrances.guess(key) for owner, fronts in rows.items() for key in keys(owner, fronts)}
-        # Ports are the daemon's to choose, and the kernel knows them.
-        places |= _found(self._path.look(desired | _all_lowered(rows, places)), rows)
+        places = self._in_force(desired, rows)
         lowered = _all_lowered(rows, places)
         found = self._path.look(desired | lowered)
         open_now = listening(ip_network(address) for address in self.addresses.values())
@@ -105,12 +93,19 @@ class Hybrid:
                 found |= {front: t for front, t in fronts.items() if found.get(front) == lowered[front]}
         return found
 
+    def _in_force(self, desired: Desired, rows: Mapping[PortKey, Desired]) -> dict[Key, Frontend]:
+        """Where entrances are, as far as the kernel knows, whose daemon chose the ports; else where they would be."""
+        places = {key: self.entrances.guess(key) for owner, fronts in rows.items() for key in keys(owner, fronts)}
+        return places | _found(self._path.look(desired | _all_lowered(rows, places)), rows)
+
     def sync(self, desired: Desired) -> Plan[Frontend, Treatment]:
         """Make proxy and kernel equal to `desired`."""
         self._unmet.renew(desired)
         self._rows = _by_owner(desired, {key.owner for key in self.entrances.at})
         self._owners = {front: owner for owner, fronts in self._rows.items() for front in fronts}
         self.entrances.renew()
+        if self.proxy.follows and not self.entrances.is_started and self._rows:
+            self.entrances.adopt(self._in_force(desired, self._rows))
         self._open(self._rows)
         self._lowered = self._lower(self._rows)
         plan = self._path.sync(desired | self._lowered if self._lowered else desired)
@@ -170,16 +165,16 @@ class Hybrid:
 
     def stop(self) -> None:
         """End. Who is connected through the proxy stays so: its workers end with their last connection."""
-        if self.entrances.is_started:
+        if self.proxy.is_ahead:
+            self.proxy.stop()
+        elif self.entrances.is_started:
             self.restore()
             self.proxy.drain()
 
-    def leave(self) -> Left:
-        """The same, before this process becomes another program, which waits for them."""
-        if not self.entrances.is_started:
-            return Left()
-        self.restore()
-        return self.proxy.leave()
+    def relieve(self) -> None:
+        """Those whose place the proxy took take nobody new in."""
+        if self.proxy.relieve():  # of UDP the next datagram goes by the rules
+            self._table.drop(self.addresses.values())
 
     def needed(self) -> frozenset[str]:
         """The addresses of ours that connections may still need."""

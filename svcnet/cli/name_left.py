@@ -1,68 +1,80 @@
-"""DNS sockets and workers that the program before this one left, in the same process: a reload starts the program anew.
+"""DNS workers that another program left answering, or still feeds: one that a take-over, a reload or a crash ended.
 
-Owns: how one program tells the next of them, and their end. Must not know why it comes.
+Owns: how they are found, the copies of their sockets, and their end. Must not know why somebody takes their place.
+
+They answer until they are told to retire, or ended; until then whoever took copies can die, and nothing has happened.
 """
 
-import json
+import ipaddress
+import logging
 import os
 import signal
 import socket
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import NamedTuple
 
+from svcnet import handover
+from svcnet.dns.heirs import KIND
 from svcnet.option_kind import Listen
+from svcnet.wire import Inbox, send
 
-VARIABLE = "_SVCNET_DNS"
-"""JSON: {"sockets": [[HOST, PORT, [[FD, …] of each worker]], …], "workers": [[PID, FD of its feed], …]}."""
+log = logging.getLogger(__name__)
 
-Sets = tuple[tuple[socket.socket, ...], ...]
-"""The sockets on one address, one set a worker."""
-
-
-class Kept(NamedTuple):
-    """A worker that answers until its feed ends, and what it was asked by then."""
-
-    pid: int
-    feed: socket.socket
+Pair = tuple[socket.socket, ...]
+Sets = tuple[Pair, ...]
+"""The sockets on one address, one set a worker: UDP, TCP, and so on if there are more than workers."""
 
 
 class NameLeft:
-    """Empty, unless an earlier program left something. The workers are children of this process."""
+    """None, unless `find` finds some."""
 
-    def __init__(self, sockets: Iterable[tuple[Listen, Sets]] = (), workers: Iterable[Kept] = ()) -> None:
-        self._sockets = dict(sockets)
-        self._workers = list(workers)
-        self._retired: list[int] = []
+    def __init__(self) -> None:
+        self._workers: list[handover.Found] = []
+        self._retired: list[handover.Found] = []
+        self._sockets: dict[Listen, list[socket.socket]] = {}
+        self._seen: set[int] = set()
 
-    @classmethod
-    def from_environment(cls, environ: MutableMapping[str, str]) -> "NameLeft":
-        """What `pass_on` told of; nobody else is told."""
-        said = json.loads(environ.pop(VARIABLE, "{}"))
-        sockets = [(Listen(host, port), _opened(sets)) for host, port, sets in said.get("sockets", ())]
-        return cls(sockets, [Kept(pid, _taken(fd)) for pid, fd in said.get("workers", ())])
-
-    def keep(self, sockets: Iterable[tuple[Listen, Sets]], workers: Iterable[Kept]) -> None:
-        """Take these, for the next program."""
-        self._sockets |= dict(sockets)
-        self._workers += workers
-
-    def pass_on(self, environ: MutableMapping[str, str]) -> None:
-        """Leave all to the next program of this process, which gets this environment."""
-        sets = [[*listen, [[_given(one) for one in each] for each in sets]] for listen, sets in self._sockets.items()]
-        workers = [[kept.pid, _given(kept.feed)] for kept in self._workers]
-        if sets or workers:
-            environ[VARIABLE] = json.dumps({"sockets": sets, "workers": workers})
+    def find(self, owner: str, listens: Iterable[Listen], *, orphans: bool = False) -> "NameLeft":
+        """Know those of `owner`, and of others the orphans that have one of these addresses; `orphans`: only such."""
+        wanted = {_plain(listen) for listen in listens}
+        for found in handover.find(KIND):
+            inbox = Inbox()
+            try:
+                while (got := inbox.take()) is None:
+                    if not inbox.receive(found.connection):
+                        raise ConnectionResetError
+            except OSError as error:
+                log.warning("a DNS worker of another program says nothing pid=%s why=%s", found.pid, error)
+                found.connection.close()
+                continue
+            sockets = [socket.socket(fileno=fd) for fd in got[1]]
+            places = [_place(one) for one in sockets]
+            orphan = bool(got[0].get("orphan"))
+            if (got[0].get("owner") == owner and (orphan or not orphans)) or (orphan and wanted & set(places)):
+                log.info("found a DNS worker of another program pid=%s", found.pid)
+                self._workers.append(found)
+                self._have(sockets, places)
+            else:
+                for one in (*sockets, found.connection):
+                    one.close()
+        return self
 
     def take(self, listens: Iterable[Listen], workers: int) -> dict[Listen, Sets]:
-        """Return the sockets of those of these addresses that have them for so many workers.
+        """Return the sockets of those of these addresses that have any, for so many workers: () is one without.
 
-        What is wanted by none is closed, and who answers on it ends: it could be in the way of others.
+        What is wanted by none stays (`has_unwanted`): it could be in the way of others.
         """
-        found = {one: self._sockets.pop(one) for one in listens if len(self._sockets.get(one, ())) == workers}
-        if self._sockets:
-            self.end()
+        found = {}
+        for listen in listens:
+            mine = self._sockets.pop(_plain(listen), None)
+            if mine is not None:
+                found[listen] = _dealt(mine, workers)
         return found
+
+    @property
+    def has_unwanted(self) -> bool:
+        """Whether there are sockets that nobody took."""
+        return bool(self._sockets)
 
     def serves(self) -> bool:
         """Whether a worker answers."""
@@ -70,45 +82,73 @@ class NameLeft:
 
     def retire(self) -> None:
         """Let the workers end when what they were asked is answered."""
-        for kept in self._workers:
-            kept.feed.close()
-        self._retired += [kept.pid for kept in self._workers]
+        for found in self._workers:
+            with suppress(OSError):  # it has ended
+                send(found.connection, {"retire": True})
+        self._retired += self._workers
         self._workers.clear()
+        self._close()
 
     def reap(self) -> bool:
         """Whether some of those that were retired have not ended yet."""
-        self._retired = [pid for pid in self._retired if not _has_ended(pid)]
+        for found in [f for f in self._retired if handover.has_ended(f)]:
+            found.connection.close()
+            self._retired.remove(found)
         return bool(self._retired)
 
-    def end(self) -> None:
-        """End all now."""
-        for one in (s for sets in self._sockets.values() for each in sets for s in each):
+    def end(self) -> bool:
+        """End all now; whether there were any."""
+        self._retired += self._workers
+        self._workers.clear()
+        there = self.reap()
+        for found in self._retired:
+            with suppress(OSError):  # it has ended
+                if found.pid:
+                    os.kill(found.pid, signal.SIGKILL)
+                found.connection.settimeout(handover.ANSWER_SECONDS)
+                while found.connection.recv(1 << 16):  # until its end
+                    pass
+            self._reap(found)
+        self._retired.clear()
+        self._close()
+        return there
+
+    def _reap(self, found: handover.Found) -> None:
+        found.connection.close()
+        with suppress(OSError):
+            os.waitpid(found.pid, 0)  # a child of ours after a reload, which is the same process
+
+    def _have(self, sockets: Iterable[socket.socket], places: Iterable[Listen]) -> None:
+        for one, place in zip(sockets, places, strict=True):
+            inode = os.fstat(one.fileno()).st_ino
+            if inode in self._seen:  # two workers have it
+                one.close()
+            else:
+                self._seen.add(inode)
+                self._sockets.setdefault(place, []).append(one)
+
+    def _close(self) -> None:
+        for one in (s for sockets in self._sockets.values() for s in sockets):
             one.close()
         self._sockets.clear()
-        self.retire()
-        for pid in self._retired:
-            with suppress(OSError):  # it has ended
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-        self._retired.clear()
 
 
-def _opened(sets: Iterable[Iterable[int]]) -> Sets:
-    return tuple(tuple(_taken(fd) for fd in each) for each in sets)
+def _dealt(sockets: Iterable[socket.socket], workers: int) -> Sets:
+    by_kind: dict[int, list[socket.socket]] = {}
+    for one in sockets:
+        by_kind.setdefault(one.type, []).append(one)
+    return tuple(tuple(s for kind in by_kind.values() for s in kind[number::workers]) for number in range(workers))
 
 
-def _taken(fd: int) -> socket.socket:
-    os.set_inheritable(fd, False)
-    return socket.socket(fileno=fd)
-
-
-def _given(one: socket.socket) -> int:
-    os.set_inheritable(one.fileno(), True)
-    return one.fileno()
-
-
-def _has_ended(pid: int) -> bool:
+def _place(one: socket.socket) -> Listen:
     try:
-        return os.waitpid(pid, os.WNOHANG)[0] != 0
-    except ChildProcessError:
-        return True
+        return _plain(Listen(*one.getsockname()[:2]))
+    except (OSError, TypeError, ValueError):
+        return Listen("", 0)
+
+
+def _plain(listen: Listen) -> Listen:
+    """An address as others write it too."""
+    with suppress(ValueError):
+        return Listen(str(ipaddress.ip_address(listen.host)), listen.port)
+    return listen

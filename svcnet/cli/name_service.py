@@ -18,12 +18,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from socket import SOCK_DGRAM
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import structs
 
-from svcnet.cli.name_left import Kept, NameLeft
+from svcnet.cli.name_left import NameLeft, Sets
 from svcnet.config import Config
 from svcnet.dns.ledger import Ledger
 from svcnet.dns.scope import Scope, Wanted
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 
 WORKER = (sys.executable, "-m", "svcnet.dns.worker")
 BACKLOG = 128
+KINDS = (socket.SOCK_DGRAM, socket.SOCK_STREAM)
 REAP_SECONDS = 0.5
 """How often it is looked whether a worker of an earlier program has ended."""
 RECEIVE_BYTES = 1 << 20
@@ -56,7 +58,7 @@ class Bound(NamedTuple):
     """One address with the sockets on it, one set a worker."""
 
     listen: Listen
-    sockets: tuple[tuple[socket.socket, ...], ...]
+    sockets: Sets
 
 
 class NameService:
@@ -85,7 +87,7 @@ class NameService:
         self.ledger = Ledger()
         self.ledger.overflow = self._overflow
         taken = self._left.take(options.dns_listen, options.dns_workers)
-        self._bound += [Bound(listen, sockets) for listen, sockets in taken.items()]
+        self._bound += [Bound(listen, sets) for listen, sets in taken.items()]
         self._bind(listen for listen in options.dns_listen if listen not in taken)
         self._tell(STARTING)
 
@@ -108,27 +110,29 @@ class NameService:
         backoff = Backoff()
         try:
             await begin.wait()
+            if self._left.has_unwanted:  # in the way, perhaps, of what could not be bound
+                self._left.end()
+                self._bind(tuple(self._missing))
+                self._tell(self._crew_state)
+            self._bound = [Bound(bound.listen, filled(*bound)) for bound in self._bound]
             while True:
                 serving = asyncio.create_task(self._serve()) if self._bound else None
                 try:
                     await self._until_more(backoff)
                 finally:
-                    crew, self._crew = self._crew, None
+                    self._crew = None
                     if serving is not None:
                         serving.cancel()
                         await asyncio.gather(serving, return_exceptions=True)
-                    if self._leaving and crew is not None:
-                        self._left.keep((), [Kept(*worker.left) for worker in crew.workers if worker.left])
         finally:
             if not self._leaving:
                 self._left.end()
-                for one in (s for bound in self._bound for sockets in bound.sockets for s in sockets):
-                    one.close()
+            for one in (s for bound in self._bound for sockets in bound.sockets for s in sockets):
+                one.close()
 
     def leave(self) -> None:
-        """When `run` is cancelled let workers and sockets be, for the next program of this process."""
+        """When `run` is cancelled let the workers be, for the next program."""
         self._leaving = True
-        self._left.keep(self._bound, ())  # `run` may not even have begun
         if self._crew is not None:
             self._crew.stay()
 
@@ -251,29 +255,36 @@ class NameService:
             transfer_to=tuple(map(str, options.dns_transfer_to)),
             notify=tuple((one.host, one.port) for one in options.dns_notify),
             log_every=options.dns_log_every,
+            owner=owner(options.state_dir),
         )
+
+
+def owner(state_dir: Path) -> str:
+    """Return by what name workers of a daemon go."""
+    return str(state_dir.absolute())
+
+
+def filled(listen: Listen, sets: Sets) -> Sets:
+    """Return sockets on one address for each worker, where some have none yet; (): not to be had."""
+    if all(sets):
+        return sets
+    opened = [one for each in sets for one in each]
+    for one in opened:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        return tuple(each or tuple(_bind_one(listen, kind, shared=True) for kind in KINDS) for each in sets)
+    except OSError as error:
+        log.warning("dns workers without a socket address=%s why=%s", listen, error.strerror or error)
+        return sets
 
 
 def bind(listen: Listen, workers: int) -> tuple[tuple[socket.socket, ...], ...]:
     """Return a UDP and a TCP socket for each worker, bound to one address. OSError: not to be had."""
-    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
     opened: list[socket.socket] = []
 
     def one(kind: socket.SocketKind, port: int, shared: bool) -> socket.socket:
-        fresh = socket.socket(family, kind)
-        opened.append(fresh)
-        if family == socket.AF_INET6:
-            fresh.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if kind == socket.SOCK_STREAM:
-            fresh.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        else:
-            fresh.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
-        if shared:
-            fresh.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        fresh.bind((listen.host, port))
-        if kind == socket.SOCK_STREAM:
-            fresh.listen(BACKLOG)
-        return fresh
+        opened.append(_bind_one(Listen(listen.host, port), kind, shared=shared))
+        return opened[-1]
 
     try:
         # Alone first: a port that is shared would let another daemon of ours in without a word.
@@ -284,12 +295,32 @@ def bind(listen: Listen, workers: int) -> tuple[tuple[socket.socket, ...], ...]:
             return ((datagram, stream),)
         stream.close()
         datagram.close()
-        kinds = (socket.SOCK_DGRAM, socket.SOCK_STREAM)
-        return tuple(tuple(one(kind, port, shared=True) for kind in kinds) for _ in range(workers))
+        return tuple(tuple(one(kind, port, shared=True) for kind in KINDS) for _ in range(workers))
     except OSError:
         for each in opened:
             each.close()
         raise
+
+
+def _bind_one(listen: Listen, kind: socket.SocketKind, *, shared: bool) -> socket.socket:
+    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    fresh = socket.socket(family, kind)
+    try:
+        if family == socket.AF_INET6:
+            fresh.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if kind == socket.SOCK_STREAM:
+            fresh.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        else:
+            fresh.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
+        if shared:
+            fresh.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        fresh.bind((listen.host, listen.port))
+        if kind == socket.SOCK_STREAM:
+            fresh.listen(BACKLOG)
+    except OSError:
+        fresh.close()
+        raise
+    return fresh
 
 
 def drops(bound: socket.socket) -> int:

@@ -49,16 +49,26 @@ class Predecessor(NamedTuple):
     """Whether connections are open that need them."""
 
 
-class Succession:
-    """`path`, and the end of all others after its first sync. `prepare` runs before that."""
+class Steps(NamedTuple):
+    """What is done once, around the first sync. One that fails is tried again with the next sync."""
 
-    def __init__(
-        self, path: Successor, predecessors: Sequence[Predecessor], prepare: Callable[[], object] = lambda: None
-    ) -> None:
+    before: Sequence[Callable[[], object]] = ()
+    after: Sequence[Callable[[], object]] = ()
+    last: Sequence[Callable[[], object]] = ()
+    """When nobody new is led to what was in force before."""
+
+
+NO_STEPS = Steps()
+
+
+class Succession:
+    """`path`, and the end of all others after its first sync."""
+
+    def __init__(self, path: Successor, predecessors: Sequence[Predecessor], steps: Steps = NO_STEPS) -> None:
         self.name = path.name
         self._path = path
         self._left = list(predecessors)
-        self._prepare: Callable[[], object] | None = prepare
+        self._before, self._after, self._last = map(list, steps)
 
     def look(self, desired: Desired) -> Desired:
         """What is in force of `path`; changes nothing."""
@@ -66,11 +76,11 @@ class Succession:
 
     def sync(self, desired: Desired) -> Plan[Frontend, Treatment]:
         """Make the kernel equal to `desired`; then it has no rules of other paths."""
-        if self._prepare is not None:
-            self._prepare()
-            self._prepare = None
+        _carry_out(self._before)
         plan = self._path.sync(desired)
+        _carry_out(self._after)
         self._left = [other for other in self._left if not self._end(other)]
+        _carry_out(self._last)
         return plan
 
     def apply(self, plan: Plan[Frontend, Treatment]) -> int:
@@ -98,3 +108,9 @@ class Succession:
         if removed:
             log.info("removed what=%s as=%s is in force", other.what, self.name)
         return True
+
+
+def _carry_out(steps: list[Callable[[], object]]) -> None:
+    while steps:
+        steps[0]()
+        del steps[0]

@@ -16,6 +16,7 @@ from svcnet.model.snapshot import LeftOut
 from svcnet.plan import Plan, diff
 from svcnet.proxy import route
 from svcnet.proxy.child import Child
+from svcnet.proxy.left import Left
 from svcnet.proxy.listening import listening
 from svcnet.proxy.route import Network
 from svcnet.proxy.row import Backend, Choice, Reach, Rule, Service, Weights
@@ -41,11 +42,16 @@ class UserspacePath:
     name = "userspace"
 
     def __init__(
-        self, networks: Sequence[Network], workers: int, pods: Iterable[Network] = (), log_every: int = 0
+        self,
+        networks: Sequence[Network],
+        workers: int,
+        pods: Iterable[Network] = (),
+        log_every: int = 0,
+        left: Left | None = None,
     ) -> None:
         self._networks = networks
         self._inside = Networks(networks)
-        self.proxy = Userspace(networks, workers, [str(network) for network in pods], log_every=log_every)
+        self.proxy = Userspace(networks, workers, [str(network) for network in pods], None, log_every, left)
         self._current: Desired = {}
         self._unmet = Unmet(in_userspace)
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, Protocol, Self
 
+from svcnet.cli.entrances import own_addresses
 from svcnet.cli.hybrid import Hybrid, KernelPath
 from svcnet.cli.userspace import UserspacePath, rule
 from svcnet.endpoints import Networks
@@ -27,6 +28,7 @@ from svcnet.model.frontend import Frontend
 from svcnet.model.terms import Terms
 from svcnet.plan import Plan, diff
 from svcnet.proxy.userspace import PROTOCOLS
+from svcnet.proxy.userspace import Userspace as Proxy
 from tests.flows.flow import DROPPED, REFUSED, Arrival, Case, Expectation, Flow, Seen, untouched
 from tests.flows.ground import MINION, Ground
 from tests.flows.places import NAMES, PLACES
@@ -280,8 +282,10 @@ class Proxied(Network):
     def _make(self, world: World, stack: ExitStack) -> Hybrid:
         config = world.config
         table = stack.enter_context(closing(Conntrack(Networks(config.service_cidr))))
-        hybrid = Hybrid(self._path(world, stack), config.service_cidr, 1, config.cluster_cidr, table)
-        stack.callback(hybrid.proxy.stop)
+        own = frozenset(own_addresses(config.service_cidr).values())
+        proxy = Proxy((), 1, [str(network) for network in config.cluster_cidr], own)
+        hybrid = Hybrid(self._path(world, stack), config.service_cidr, proxy, table)
+        stack.callback(proxy.stop)
         return hybrid
 
 

@@ -6,11 +6,13 @@ on any machine, and nothing is behind it. (Over lo the kernel would send no ICMP
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -30,6 +32,7 @@ VIP, VIP6 = "10.0.0.5", "fd00:10::5"
 MINION_END, POD = ("192.0.2.129/30", "fd00:98::1/64"), ("192.0.2.130/30", "fd00:98::2/64")
 """Both ends of the link to a pod."""
 
+WORKERS = {b"svcnet.proxy.worker", b"svcnet.dns.worker"}
 TREE = Path(__file__).parents[2]
 
 _LINES = (
@@ -74,10 +77,19 @@ class Minion:
         """End what runs here and take it down."""
         for daemon in self._daemons:
             daemon.kill()
+        self._end_orphans()
         namespace.delete(self._pods)
         self._echo.__exit__()
         self._inside.shutdown()
         namespace.delete([self.name])
+
+    def _end_orphans(self) -> None:
+        """Workers serve on without their daemon."""
+        pids = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True, check=True).stdout
+        for pid in map(int, pids.split()):
+            with suppress(OSError):
+                if WORKERS & set(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")):
+                    os.kill(pid, signal.SIGKILL)
 
     def enter(self) -> None:
         """Move the calling thread here, for good."""

@@ -22,7 +22,7 @@ from svcnet.proxy.listener import Hall, TcpDoor
 from svcnet.proxy.loop import Loop
 from svcnet.proxy.patience import Patience
 from svcnet.proxy.place import Place
-from svcnet.proxy.wire import Inbox, encode, send
+from svcnet.wire import Inbox, encode, send
 from tests.harness.until import until
 from tests.proxy.stage import HOST, Stage, leading_to
 

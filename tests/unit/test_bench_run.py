@@ -89,31 +89,32 @@ def test_interrupted_in_the_middle_it_takes_everything_down(number: signal.Signa
 
 
 @pytest.mark.kernel
-def test_killed_it_leaves_no_process_and_the_next_run_deletes_what_it_left() -> None:
+def test_killed_it_leaves_what_the_next_run_ends_and_deletes() -> None:
     process = running("--seconds=0.1", "--rounds=100", "--paths=userspace")
     left = left_behind(process.pid)
     process.kill()
     process.communicate()
-    until(lambda: not any(_programs_in(name) for name in left if namespace.path(name).exists()))
+    programs = {pid for name in left if namespace.path(name).exists() for pid in _programs_in(name)}
     with Ground(["direct"], CORES):
         assert left_behind(process.pid) == []
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in programs))
 
 
 @pytest.mark.kernel
 def test_a_path_that_dies_is_left_out_and_the_others_go_on() -> None:
     with Ground(["direct", "userspace"], CORES) as ground:
         assert ground.left_out == {}
-        process, _ = ground._processes["userspace"]
-        process.kill()
-        process.wait()
+        for pid in _programs_in(ground._sites["userspace"].minion):
+            os.kill(int(pid), signal.SIGKILL)
+        ground._processes["userspace"][0].wait()
         results = load.rounds(ground, 1, 0.02, (10,))
     assert list(results) == ["direct"]
     assert "failed in round 1" in ground.left_out["userspace"]
     assert left_behind(os.getpid()) == []
 
 
-def _programs_in(name: str) -> str:
-    return subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=True).stdout
+def _programs_in(name: str) -> list[str]:
+    return subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=True).stdout.split()
 
 
 @pytest.mark.kernel

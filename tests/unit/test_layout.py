@@ -36,7 +36,7 @@ DECIDING = {
 """Modules of svcnet/ that decide and do no I/O."""
 CORE = {"model", "codec"} | DECIDING
 PARTS = {"iptables", "proxy", "dns"}
-SMALL = {"overlap", "instance", "sd_notify"}
+SMALL = {"overlap", "instance", "sd_notify", "handover"}
 """Thin shells over one system call each; the daemon composes them."""
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -44,8 +44,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codec": {"model"},
     **{module: {"model"} | DECIDING for module in DECIDING},
     "store": {"model", "codec", "virtual_ip"},
-    **{part: CORE | {part, "feed"} for part in PARTS},
+    **{part: CORE | {part, "feed", "wire", "handover"} for part in PARTS},
     "feed": {"model"},
+    "wire": set(),
     "supervisor": {"model", "pacing", "feed"},
     **{small: {"model"} for small in SMALL},
     "doctor": {"model"},

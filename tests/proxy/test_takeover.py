@@ -1,0 +1,181 @@
+"""One daemon takes another's place, planned (`--takeover`) or after a crash: clients notice nothing."""
+
+import socket
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+import dns.exception
+import dns.message
+import pytest
+
+import dns.query
+from tests.harness import client
+from tests.harness.client import LONG_SECONDS
+from tests.harness.daemon import Daemon
+from tests.harness.files import endpoints, service
+from tests.harness.minion import VIP, A, B, C, Minion
+from tests.harness.stage import minion
+from tests.harness.until import until
+from tests.proxy.processes import children
+
+__all__ = ["minion"]
+
+pytestmark = pytest.mark.kernel
+
+MODE = "--mode=userspace"
+DNS = ("--dns-listen=127.0.0.1:53", "--dns-upstream=off")
+TAKEOVER = "--takeover"
+TALK = 8081
+HANDOVERS = 5
+
+
+class Asker(threading.Thread):
+    """Asks one thing in a loop, each time with a new socket, and notes what is no answer."""
+
+    def __init__(self, minion: Minion, protocol: str) -> None:
+        super().__init__(name=f"asker {protocol}")
+        self._minion, self._ask = minion, {"udp": self._datagram, "dns": self._query}[protocol]
+        self._over = threading.Event()
+        self.answers = 0
+        self.failures: list[str] = []
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.join()
+
+    def run(self) -> None:
+        self._minion.enter()
+        while not self._over.wait(0.002):
+            said = self._ask()
+            if said not in {A, B, VIP}:
+                self.failures.append(said)
+            self.answers += 1
+
+    @staticmethod
+    def _datagram() -> str:
+        return client.ask(VIP, "udp", patience_seconds=LONG_SECONDS / 10)
+
+    @staticmethod
+    def _query() -> str:
+        try:
+            reply = dns.query.udp(dns.message.make_query("web.svc.", "A"), "127.0.0.1", LONG_SECONDS / 10)
+        except (OSError, dns.exception.Timeout) as error:
+            return repr(error)
+        return " ".join(str(item) for rrset in reply.answer for item in rrset)
+
+
+def records(minion: Minion) -> None:
+    minion.put(service("web", VIP), endpoints("web", A, B))
+
+
+def dns_workers(daemon: Daemon) -> set[int]:
+    names = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
+    return {int(n) for n in names if b"svcnet.dns.worker" in Path(f"/proc/{n}/cmdline").read_bytes()}
+
+
+def answers_more(*askers: Asker | client.Hammer) -> bool:
+    """Wait until each has asked often, from now on."""
+    before = [asker.answers for asker in askers]
+    return until(lambda: all(a.answers > b + 20 for a, b in zip(askers, before, strict=True)))
+
+
+@pytest.mark.parametrize("counts", [(1, 1, 1, 1, 1, 1), (1, 2, 3, 1)])
+def test_hand_overs_under_load_fail_nobody(minion: Minion, counts: tuple[int, ...]) -> None:
+    records(minion)
+    workers_of = "--proxy-workers={0} --dns-workers={0}".format
+    daemon = minion.daemon(MODE, *DNS, *workers_of(counts[0]).split()).ready()
+    daemon.until(lambda: dns_workers(daemon))
+    with ExitStack() as stack:
+        askers = [stack.enter_context(Asker(minion, protocol)) for protocol in ("udp", "dns")]
+        hammers = [stack.enter_context(minion.hammer(VIP)) for _ in range(2)]
+        for count in counts[1:]:
+            answers_more(*askers, *hammers)
+            old, daemon = daemon, minion.daemon(MODE, *DNS, TAKEOVER, *workers_of(count).split())
+            assert old.ended() == 0, old.log
+            daemon.ready()
+            daemon.until(lambda d=daemon, n=count: len(dns_workers(d)) == n)  # type: ignore[misc]  # held values
+            daemon.until(lambda d=daemon, n=count: len(children(d)) == n)  # type: ignore[misc]  # as above
+            answers_more(*askers, *hammers)
+        assert not [failure for asker in askers for failure in asker.failures]
+    minion.put(endpoints("web", C))
+    assert minion.reaches(VIP, C)
+    assert minion.reaches(VIP, C, protocol="udp")
+    assert daemon.stop() == 0
+    assert minion.ask(VIP) == client.REFUSED
+
+
+def test_a_hand_over_cuts_no_connection_and_its_worker_ends_with_it(minion: Minion) -> None:
+    records(minion)
+    old = minion.daemon(MODE).ready()
+    (pid,) = children(old)
+    minion.put(endpoints("web", C))
+    assert minion.reaches(VIP, C)
+    with minion.inside(lambda: socket.create_connection((VIP, 80))) as open_one:
+        assert open_one.recv(512)
+        new = minion.daemon(MODE, TAKEOVER)
+        assert old.ended() == 0
+        new.ready()
+    until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_without_a_daemon_it_is_an_ordinary_start(minion: Minion) -> None:
+    records(minion)
+    daemon = minion.daemon(MODE, TAKEOVER).ready()
+    assert minion.reaches(VIP, A, B)
+    assert "an ordinary start" in daemon.log
+
+
+def test_another_range_is_refused_and_the_old_one_goes_on(minion: Minion) -> None:
+    records(minion)
+    old = minion.daemon(MODE).ready()
+    new = minion.daemon(MODE, TAKEOVER, "--service-cidr=10.7.0.0/16")
+    assert new.ended() == 2
+    assert "10.7.0.0/16" in new.log
+    assert old.runs
+    minion.put(endpoints("web", C))
+    assert minion.reaches(VIP, C)
+
+
+def test_one_that_is_killed_before_it_is_ready_changes_nothing(minion: Minion) -> None:
+    records(minion)
+    old = minion.daemon(MODE).ready()
+    (pid,) = children(old)
+    with minion.hammer(VIP):
+        new = minion.daemon(MODE, TAKEOVER)
+        until(lambda: "about to take over" in old.log)
+        new.kill()
+        minion.put(endpoints("web", C))
+        assert minion.reaches(VIP, C)
+    old.until(lambda: children(old) == {pid})  # a spare is called so a moment after it was started
+
+
+def test_workers_serve_on_without_their_daemon_and_the_next_one_takes_over_from_them(minion: Minion) -> None:
+    records(minion)
+    daemon = minion.daemon(MODE, *DNS, "--proxy-workers=2").ready()
+    pids = children(daemon)
+    with minion.hammer(VIP):
+        daemon.kill()
+        assert minion.reaches(VIP, A, B)
+        again = minion.daemon(MODE, *DNS).ready()
+        minion.put(endpoints("web", C))
+        assert minion.reaches(VIP, C)
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    assert again.stop() == 0
+
+
+def test_cleanup_ends_workers_without_a_daemon(minion: Minion) -> None:
+    records(minion)
+    daemon = minion.daemon(MODE, *DNS).ready()
+    pids = children(daemon)
+    daemon.kill()
+    assert minion.ask(VIP) in {A, B}
+    done = minion.daemon("--cleanup")
+    assert done.ended() == 0, done.log
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    assert minion.ask(VIP) not in {A, B}

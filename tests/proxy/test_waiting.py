@@ -76,18 +76,30 @@ def test_a_client_that_resets_leaves_the_line(stage: Stage) -> None:
     assert stage.accept(server).recv(10) == b"last"
 
 
-def test_a_line_that_takes_too_long_or_is_full_ends_in_a_reset(stage: Stage) -> None:
+def test_a_line_that_is_full_ends_in_a_reset_of_who_comes_last(stage: Stage) -> None:
     server, backend = stage.server()
-    front = stage.frontend(backend, terms=Terms(endpoint_limit=EndpointLimit(1, queue=1, seconds=0.2)))
-    client = stage.client(front)
-    stage.accept(server)
-    waits, late = stage.client(front), stage.client(front)
-    for one in (late, waits):
-        with pytest.raises(ConnectionResetError):
-            one.recv(1)
-    until(lambda: stage.counted(front, QUEUE_TIMEOUTS) == 1)
+    front = stage.frontend(backend, terms=Terms(endpoint_limit=EndpointLimit(1, queue=1, seconds=3600)))
+    client, inner = stage.client(front), stage.accept(server)
+    waits = stage.client(front)
+    until(waiting(stage, front, 1))
+    with pytest.raises(ConnectionResetError):  # maybe before connect has returned
+        stage.client(front).recv(1)
     until(lambda: stage.counted(front, NO_ROOM) == 1)
-    client.sendall(b"still there")
+    client.close()
+    inner.close()
+    stage.accept(server).sendall(b"!")
+    assert waits.recv(1) == b"!"
+
+
+def test_a_line_that_takes_too_long_ends_in_a_reset(stage: Stage) -> None:
+    server, backend = stage.server()
+    front = stage.frontend(backend, terms=Terms(endpoint_limit=EndpointLimit(1, seconds=0.05)))
+    client, inner = stage.client(front), stage.accept(server)
+    with pytest.raises(ConnectionResetError):
+        stage.client(front).recv(1)
+    until(lambda: stage.counted(front, QUEUE_TIMEOUTS) == 1)
+    client.sendall(b"x")
+    assert inner.recv(1) == b"x"
 
 
 def test_a_limit_that_comes_later_counts_who_is_there_and_one_that_goes_lets_all_in(stage: Stage) -> None:

@@ -107,7 +107,7 @@ def test_sigterm_ends_a_worker_that_has_no_daemon_and_no_other(stage: Stage) -> 
             return process.poll() is not None
 
         until(ended)
-        assert process.returncode == 0
+        assert process.returncode in {0, -signal.SIGTERM}, "the second if another one came while it ended"
         assert not client.recv(1)
     finally:
         control.close()

@@ -188,8 +188,7 @@ def _userspace(config: Config, left: Left, handing: Handing, reason: str) -> Cho
     if not config.traffic_series:
         path.proxy.ledger.forgo()
     before = handing.rest, partial(left.find, orphans=False)
-    waiting = Drain("proxy workers of another program", left.serve, lambda: True)
-    steps = Steps(before, (handing.take, path.proxy.begin), (path.proxy.relieve, waiting.start))
+    steps = Steps(before, (handing.take, path.proxy.begin), (path.proxy.relieve, partial(_await_end, left)))
     return Chosen(
         Mode("userspace", f"{reason}; at most {path.proxy.most_frontends} ports, by ulimit -Hn"),
         Succession(path, _predecessors("userspace", partial(_flows, config)), steps),
@@ -203,6 +202,12 @@ def _userspace(config: Config, left: Left, handing: Handing, reason: str) -> Cho
         proxy=path.proxy,
         leave=path.proxy.leave,
     )
+
+
+def _await_end(left: Left) -> None:
+    """After a reload they are children of this process, and stay as zombies until somebody looks."""
+    if left.serve():
+        Drain("proxy workers of another program", left.serve, lambda: True).start()
 
 
 def _hybrid(config: Config, path: KernelPath, left: Left) -> Hybrid:

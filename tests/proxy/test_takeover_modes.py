@@ -75,6 +75,20 @@ def test_a_take_over_cuts_nothing_whatever_the_modes(minion: Minion, before: str
     assert new.status()["mode"] == after
 
 
+def test_rules_that_nobody_keeps_keep_the_workers_that_they_lead_to(minion: Minion) -> None:
+    records(minion)
+    daemon = minion.daemon("--mode=nftables").ready()
+    workers = children(daemon)
+    daemon.kill()
+    without = minion.daemon("--mode=none").ready()
+    assert without.stop() == 0
+    assert minion.reaches(VIP, A, B)
+    minion.daemon("--mode=nftables").ready()
+    minion.put(endpoints("web", C))
+    assert minion.reaches(VIP, C)
+    assert gone(workers)
+
+
 def test_services_of_the_kernel_alone_are_taken_over_without_a_worker(minion: Minion) -> None:
     minion.put(service("web", VIP), endpoints("web", A, B))
     old = minion.daemon("--mode=nftables").ready()

@@ -72,7 +72,7 @@ async def work(feed: socket.socket, bound: Sequence[socket.socket], selector: Se
     await intake.known.wait()
     heirs = Heirs(told.owner, bound)
     # Until here queries wait in the sockets: of a worker that takes another's place no answer is SERVFAIL.
-    stays = not intake.ended.done() and await begin(server, bound, heirs)
+    stays = not intake.ended.done() and await begin(server, bound, heirs if told.owner else None)
     begun.set()
     retiring = asyncio.create_task(heirs.retired.wait())
     await asyncio.wait((intake.ended, retiring), return_when=asyncio.FIRST_COMPLETED)
@@ -86,10 +86,12 @@ async def work(feed: socket.socket, bound: Sequence[socket.socket], selector: Se
     heirs.close()
 
 
-async def begin(server: Server, bound: Sequence[socket.socket], heirs: Heirs) -> bool:
-    """Answer; whether another daemon would find us."""
+async def begin(server: Server, bound: Sequence[socket.socket], heirs: Heirs | None) -> bool:
+    """Answer; whether another daemon would find us. `heirs`: None for whoever feeds us and is no daemon."""
     for one in bound:
         await server.serve(one)
+    if heirs is None:
+        return False
     try:
         heirs.listen()
     except OSError as error:  # nobody could take over: better to end

@@ -93,15 +93,12 @@ class Schedule:
         self._of: dict[Key, frozenset[Probe]] = {}
         self._queue: list[tuple[float, int, Probe]] = []
         self._order = count()
+        self.failing = 0
+        """How many of them have taken their endpoint out."""
 
     def __len__(self) -> int:
         """How many checks there are."""
         return len(self._standings)
-
-    @property
-    def failing(self) -> int:
-        """How many of them have taken their endpoint out."""
-        return sum(bool(standing.why) for standing in self._standings.values())
 
     def follow(self, service: Key, probes: frozenset[Probe], now: float, chance: Iterator[float]) -> list[Verdict]:
         """A service wants these from now on; what is known of them already. `chance`: numbers from 0 to 1."""
@@ -113,6 +110,7 @@ class Schedule:
             if standing.why:
                 known.append(Verdict(service, gone.address, gone.port, ""))
             if not standing.services:
+                self.failing -= bool(standing.why)
                 del self._standings[gone]  # its place in the queue is passed over when it comes
         for new in sorted(probes - before):
             there = self._standings.get(new)
@@ -157,6 +155,7 @@ class Schedule:
         standing.streak += 1
         if was_proven and standing.streak < (check.fall if why else check.rise):
             return []
+        self.failing += bool(why) - bool(standing.why)
         standing.streak, standing.why = 0, why
         return [Verdict(service, probe.address, probe.port, why) for service in sorted(standing.services)]
 

@@ -119,6 +119,7 @@ def test_another_way_of_asking_begins_anew_and_takes_back_what_the_old_one_said(
     other = Probe(A, 8080, Check("/ready"))
     assert schedule.follow(WEB, frozenset({other}), 5.0, middle()) == [Verdict(WEB, A, 8080, "")]
     assert schedule.due(10.0) == [other]
+    assert schedule.failing == 0
 
 
 def test_an_answer_about_an_endpoint_that_went_and_came_back_meanwhile_says_nothing() -> None:

@@ -52,7 +52,7 @@ CAPABILITIES: dict[str, Callable[[], bool]] = {
     "bridge-nf": Path("/proc/sys/net/bridge/bridge-nf-call-iptables").exists,
     "etcd": lambda: shutil.which("etcd") is not None,
     "ipset": lambda: shutil.which("ipset") is not None,
-    "haproxy": lambda: bool(shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")),
+    "haproxy": lambda: _which("haproxy"),
     "iptables": lambda: shutil.which("iptables-restore") is not None,
     "ipv6": Path("/proc/sys/net/ipv6").exists,
     "knot": lambda: _which("knotd"),
@@ -63,7 +63,7 @@ CAPABILITIES: dict[str, Callable[[], bool]] = {
 }
 """What `@pytest.mark.needs(NAME)` may ask of the machine. Tests that need something else of it add it here."""
 
-INSTALLED_ON_DEBIAN = frozenset({"knot", "nsd", "podman"})
+INSTALLED_ON_DEBIAN = frozenset({"haproxy", "knot", "nsd", "podman"})
 """What .ci/setup installs there as root. Where it should have, a session in CI fails without it."""
 
 TOOLS = ("ip", "nft", "conntrack")

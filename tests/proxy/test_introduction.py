@@ -1,7 +1,6 @@
 """The PROXY header before a client's bytes, written and read, as backends and clients see it; HAProxy is the judge."""
 
 import _socket
-import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -20,12 +19,12 @@ from svcnet.proxy.place import Place
 from svcnet.proxy.row import Backend, Choice
 from svcnet.proxy.why import Why
 from tests.harness.until import until
+from tests.proxy.oracle import HAPROXY
 from tests.proxy.stage import HOST, PATIENCE_SECONDS, Stage, read_all
 
 HERE = "127.0.0.0/8"
 CLIENT, DIALLED = ("192.0.2.1", 4711), ("198.51.100.7", 443)
 TLV = b"\2\0\4name"
-HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
 CONFIG = """
 defaults
   mode tcp

@@ -3,9 +3,7 @@
 What is known to end otherwise is in docs/adr/0008, and not asked of HAProxy here.
 """
 
-import shutil
 import socket
-import subprocess
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from svcnet.proxy.row import Backend
-from tests.proxy.stage import HOST, PATIENCE_SECONDS, Stage, read_all
+from tests.proxy.oracle import BOTH, Connect, Front, haproxy
+from tests.proxy.stage import Stage, read_all
 
 MIB = 1 << 20
 LONG, LONGEST = 64, 1024
@@ -40,12 +39,9 @@ listen test
 
 Sum = tuple[int, int]
 """How many bytes, and their CRC-32."""
-Connect = Callable[[], socket.socket]
-Front = Callable[..., Connect]
-HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
 
 
-@pytest.fixture(params=["svcnet", *(["haproxy"] if HAPROXY else [])])
+@pytest.fixture(params=BOTH)
 def front(request: pytest.FixtureRequest, stage: Stage, tmp_path: Path) -> Iterator[Front]:
     """Makes a frontend to backends; gives what connects to it."""
     with ExitStack() as stack:
@@ -54,18 +50,11 @@ def front(request: pytest.FixtureRequest, stage: Stage, tmp_path: Path) -> Itera
             ident = stage.frontend(*backends)
             return lambda: stage.client(ident)
 
-        def haproxy(*backends: Backend) -> Connect:
-            listener = stage.keep(socket.create_server((HOST, 0), backlog=512))
+        def theirs(*backends: Backend) -> Connect:
             servers = "".join(f"  server s{n} {backend}\n" for n, backend in enumerate(backends))
-            config = tmp_path / "haproxy.cfg"
-            config.write_text(CONFIG.format(listener=listener.fileno()) + servers)
-            process = stack.enter_context(
-                subprocess.Popen([str(HAPROXY), "-db", "-q", "-f", str(config)], pass_fds=[listener.fileno()])
-            )
-            stack.callback(process.terminate)
-            return lambda: stage.keep(socket.create_connection(listener.getsockname(), PATIENCE_SECONDS))
+            return haproxy(stack, stage, tmp_path, lambda listener: CONFIG.format(listener=listener) + servers)
 
-        yield ours if request.param == "svcnet" else haproxy
+        yield ours if request.param == "svcnet" else theirs
 
 
 def send_blocks(sock: socket.socket, number: int) -> None:

@@ -13,11 +13,10 @@ Known differences, which are not asked of HAProxy here:
 * HAProxy has nothing like `hedge`: test_choice.py has that alone.
 """
 
-import shutil
 import socket
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +25,8 @@ import pytest
 from svcnet.model.terms import Eject, EndpointLimit, Terms
 from svcnet.proxy.row import Backend, Choice
 from tests.harness.until import until
-from tests.proxy.stage import HOST, PATIENCE_SECONDS, Stage, read_all, reset
+from tests.proxy.oracle import BOTH, Connect, Front, haproxy
+from tests.proxy.stage import PATIENCE_SECONDS, Stage, read_all, reset
 
 CONFIG = """
 global
@@ -43,7 +43,6 @@ listen test
   bind fd@{listener}
   {lines}
 """
-HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
 
 
 class Asked(NamedTuple):
@@ -67,11 +66,8 @@ OBSERVED = Asked(
     server="check inter 1h observe layer4 error-limit 3 on-error mark-down",
 )
 
-Connect = Callable[[], socket.socket]
-Front = Callable[..., Connect]
 
-
-@pytest.fixture(params=["svcnet", *(["haproxy"] if HAPROXY else [])])
+@pytest.fixture(params=BOTH)
 def front(request: pytest.FixtureRequest, stage: Stage, tmp_path: Path) -> Iterator[Front]:
     """Makes a frontend to backends, as asked; gives what connects to it."""
     with ExitStack() as stack:
@@ -80,19 +76,13 @@ def front(request: pytest.FixtureRequest, stage: Stage, tmp_path: Path) -> Itera
             ident = stage.frontend(*backends, choice=asked.choice, terms=asked.terms)
             return lambda: stage.client(ident)
 
-        def haproxy(asked: Asked, *backends: Backend) -> Connect:
-            listener = stage.keep(socket.create_server((HOST, 0), backlog=512))
+        def theirs(asked: Asked, *backends: Backend) -> Connect:
             servers = [f"server s{n} {backend} {asked.server}" for n, backend in enumerate(backends)]
             lines = "\n  ".join([asked.listen, *servers])
-            config = tmp_path / "haproxy.cfg"
-            config.write_text(CONFIG.format(listener=listener.fileno(), lines=lines, queue=asked.queue))
-            process = stack.enter_context(
-                subprocess.Popen([str(HAPROXY), "-db", "-q", "-f", str(config)], pass_fds=[listener.fileno()])
-            )
-            stack.callback(process.terminate)
-            return lambda: stage.keep(socket.create_connection(listener.getsockname(), PATIENCE_SECONDS))
+            config = partial(CONFIG.format, lines=lines, queue=asked.queue)
+            return haproxy(stack, stage, tmp_path, lambda listener: config(listener=listener))
 
-        yield ours if request.param == "svcnet" else haproxy
+        yield ours if request.param == "svcnet" else theirs
 
 
 def came(stage: Stage, server: socket.socket) -> socket.socket:

@@ -9,7 +9,8 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Self
 
 import dns.message
@@ -21,7 +22,7 @@ from svcnet.dns.upstream import Server
 from svcnet.feed import Change, Entry, Frame, Whole, encode, framed
 
 HOST = "127.0.0.1"
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 30.0
 
 Behaviour = Callable[[dns.message.Message, bool], dns.message.Message | bytes | None]
 """(query, whether it came by TCP) → what goes back."""
@@ -64,7 +65,7 @@ class Served(NamedTuple):
 
     def dig(self, *arguments: str) -> str:
         """What `dig` prints."""
-        command = ["dig", f"@{HOST}", "-p", str(self.port), "+tries=1", "+time=20", *arguments]
+        command = ["dig", f"@{HOST}", "-p", str(self.port), "+tries=1", "+time=29", *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_SECONDS).stdout
 
     def raw(self, packet: bytes, seconds: float = PATIENCE_SECONDS) -> bytes | None:
@@ -81,13 +82,26 @@ class Served(NamedTuple):
 
 @contextlib.contextmanager
 def worker(
-    settings: Settings, entries: Sequence[Entry] | None = (), host: str = HOST, shared: Sequence[int] = ()
+    settings: Settings,
+    entries: Sequence[Entry] | None = (),
+    host: str = HOST,
+    shared: Sequence[int] = (),
+    changed: Mapping[str, float] = MappingProxyType({}),
 ) -> Iterator[Served]:
-    """Run a worker on a free port with these records (None: none yet). `shared`: descriptors that it inherits."""
+    """Run a worker on a free port with these records (None: none yet). `shared`: descriptors that it inherits.
+
+    `changed`: durations (MODULE.NAME of svcnet.dns → seconds) that must not pass however busy the machine is.
+    """
     ours, theirs = socket.socketpair()
     sockets = bound(host)
     numbers = [one.fileno() for one in (theirs, *sockets)]
-    argv = [sys.executable, "-m", "svcnet.dns.worker", *map(str, numbers)]
+    code = ["import sys", "from svcnet.dns import worker"]
+    for name, seconds in changed.items():
+        module, _, constant = name.partition(".")
+        code += [f"from svcnet.dns import {module}", f"{module}.{constant}", f"{module}.{constant} = {seconds}"]
+    code.append("worker.main(sys.argv[1:])")
+    program = ["-c", "\n".join(code)] if changed else ["-m", "svcnet.dns.worker"]
+    argv = [sys.executable, *program, *map(str, numbers)]
     process = subprocess.Popen(argv, pass_fds=(*numbers, *shared))
     with ours:
         served = Served(process, ours, sockets[1].getsockname()[1])
@@ -103,7 +117,10 @@ def worker(
 
 
 class Upstream:
-    """A DNS server in a thread; `asked` are the questions, in order, with how they came."""
+    """A DNS server in a thread; `asked` are the questions, in order, with how they came.
+
+    What its behaviour raises is raised by the end of the `with` block; the server goes on meanwhile, without a reply.
+    """
 
     def __init__(self, behave: Behaviour, keeps: bool = True, tls: ssl.SSLContext | None = None) -> None:
         self.tls = tls
@@ -119,6 +136,7 @@ class Upstream:
         self.client: tuple[str, int] = ("", 0)
         """Who asked last by UDP."""
         self.ids: list[int] = []
+        self._raised: list[Exception] = []
         self._over = threading.Event()
         self._threads = [threading.Thread(target=run) for run in (self._run_udp, self._run_tcp)]
 
@@ -135,6 +153,8 @@ class Upstream:
             thread.join()
         self._datagram.close()
         self._stream.close()
+        for error in self._raised:
+            raise error
 
     def send(self, packet: bytes) -> None:
         """Send whoever asked last something else, from the same port."""
@@ -148,7 +168,11 @@ class Upstream:
         else:
             self.asked.append((name, stream))
             self.ids.append(query.id)
-        reply = self._behave(query, stream)
+        try:
+            reply = self._behave(query, stream)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the test is to fail with it)
+            self._raised.append(error)
+            return None
         return reply.to_wire(max_size=65535) if isinstance(reply, dns.message.Message) else reply
 
     def _run_udp(self) -> None:

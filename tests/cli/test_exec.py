@@ -21,12 +21,13 @@ from tests.harness.until import until
 # Writes a line "PID HOST PORT" to the file $1 at every start, a line with its number for every signal, and waits.
 CHILD = """
 import os, signal, sys
-out = open(sys.argv[1], "a", buffering=1)
-def note(number, frame): out.write(f"signal {number}\\n")
-for name in sys.argv[2:]: signal.signal(getattr(signal, name), note)
+numbers = {getattr(signal, name) for name in sys.argv[2:]}
+signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # a handler could come between a look and a pause, and be missed
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own would wait for the next signal
 values = [os.environ.get(f"TOMCAT_SERVICE_{w}", "-") for w in ("HOST", "PORT")]
-out.write(" ".join([str(os.getpid()), *values]) + "\\n")
-while True: signal.pause()
+out = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+os.write(out, (" ".join([str(os.getpid()), *values]) + "\\n").encode())
+while True: os.write(out, f"signal {signal.sigwait(numbers)}\\n".encode())
 """
 
 

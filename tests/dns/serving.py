@@ -4,6 +4,7 @@ Owns: processes, sockets and threads; nothing is left of them. Only loopback is 
 """
 
 import contextlib
+import select
 import socket
 import ssl
 import subprocess
@@ -23,6 +24,15 @@ from svcnet.feed import Change, Entry, Frame, Whole, encode, framed
 
 HOST = "127.0.0.1"
 PATIENCE_SECONDS = 30.0
+PATIENT = MappingProxyType(
+    {
+        "upstream.LEAST_PATIENCE": 3600.0,
+        "upstream.FIRST_PATIENCE": 3600.0,
+        "upstream.MOST_PATIENCE": 3600.0,
+        "inquiry.WHOLE_SECONDS": 3600.0,
+    }
+)
+"""For a worker whose servers upstream answer, soon or late: none is asked again or given up meanwhile."""
 
 Behaviour = Callable[[dns.message.Message, bool], dns.message.Message | bytes | None]
 """(query, whether it came by TCP) → what goes back."""
@@ -95,11 +105,11 @@ def worker(
     ours, theirs = socket.socketpair()
     sockets = bound(host)
     numbers = [one.fileno() for one in (theirs, *sockets)]
-    code = ["import sys", "from svcnet.dns import worker"]
+    code = ["import sys"]
     for name, seconds in changed.items():
         module, _, constant = name.partition(".")
         code += [f"from svcnet.dns import {module}", f"{module}.{constant}", f"{module}.{constant} = {seconds}"]
-    code.append("worker.main(sys.argv[1:])")
+    code += ["from svcnet.dns import worker", "worker.main(sys.argv[1:])"]  # after those that it takes them from
     program = ["-c", "\n".join(code)] if changed else ["-m", "svcnet.dns.worker"]
     argv = [sys.executable, *program, *map(str, numbers)]
     process = subprocess.Popen(argv, pass_fds=(*numbers, *shared))
@@ -138,16 +148,19 @@ class Upstream:
         self.ids: list[int] = []
         self._raised: list[Exception] = []
         self._over = threading.Event()
+        self._busy: set[int] = set()
+        """The threads that have something to do."""
+        self._talking: socket.socket | None = None
         self._threads = [threading.Thread(target=run) for run in (self._run_udp, self._run_tcp)]
 
     def __enter__(self) -> Self:
-        for one in (self._datagram, self._stream):
-            one.settimeout(0.05)
         for thread in self._threads:
             thread.start()
+        RUNNING.add(self)
         return self
 
     def __exit__(self, *_: object) -> None:
+        RUNNING.remove(self)
         self._over.set()
         for thread in self._threads:
             thread.join()
@@ -159,6 +172,21 @@ class Upstream:
     def send(self, packet: bytes) -> None:
         """Send whoever asked last something else, from the same port."""
         self._datagram.sendto(packet, self.client)
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has not yet answered all that it was sent."""
+        # In this order: what waits no more is in work by then.
+        waits = any(_waits(one, 0) for one in (self._datagram, self._stream, self._talking) if one is not None)
+        return waits or bool(self._busy)
+
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[None]:
+        self._busy.add(threading.get_ident())
+        try:
+            yield
+        finally:
+            self._busy.remove(threading.get_ident())
 
     def _reply(self, packet: bytes, stream: bool) -> bytes | None:
         query = dns.message.from_wire(packet)
@@ -177,7 +205,9 @@ class Upstream:
 
     def _run_udp(self) -> None:
         while not self._over.is_set():
-            with contextlib.suppress(TimeoutError):
+            if not _waits(self._datagram):
+                continue
+            with self._at_work():
                 packet, client = self._datagram.recvfrom(65535)
                 self.ports.add(client[1])
                 self.client = client
@@ -187,31 +217,57 @@ class Upstream:
 
     def _run_tcp(self) -> None:
         while not self._over.is_set():
-            with contextlib.suppress(TimeoutError):
-                connection, _ = self._stream.accept()
-                self.connections += 1
-                with connection, contextlib.suppress(OSError):
-                    connection.settimeout(PATIENCE_SECONDS)
-                    if self.tls is None:
-                        self._converse(connection)
-                    else:
-                        with self.tls.wrap_socket(connection, server_side=True) as secure:
-                            self._converse(secure)
+            if not _waits(self._stream):
+                continue
+            connection, _ = self._stream.accept()
+            self.connections += 1
+            with connection, contextlib.suppress(OSError):
+                connection.settimeout(PATIENCE_SECONDS)
+                if self.tls is None:
+                    self._converse(connection)
+                    continue
+                with self._at_work():
+                    secure = self.tls.wrap_socket(connection, server_side=True)
+                with secure:
+                    self._converse(secure)
 
-    def _converse(self, connection: socket.socket) -> None:
+    def _converse(self, connection: socket.socket | ssl.SSLSocket) -> None:
         """Answer on one connection: one query, or (`keeps`) as many as come."""
-        connection.settimeout(0.05)
         held = b""
-        while not self._over.is_set():
-            with contextlib.suppress(TimeoutError):
-                data = connection.recv(65536)
-                held += data
-                if not data:
-                    return
-            while len(held) >= 2 and len(held) >= (end := 2 + int.from_bytes(held[:2])):
-                packet, held = held[2:end], held[end:]
-                reply = self._reply(packet, stream=True)
-                if reply is not None:
-                    connection.sendall(len(reply).to_bytes(2) + reply)
-                if not self._keeps:
-                    return
+        self._talking = connection
+        try:
+            while not self._over.is_set():
+                if not (isinstance(connection, ssl.SSLSocket) and connection.pending()) and not _waits(connection):
+                    continue
+                with self._at_work():
+                    data = connection.recv(65536)
+                    held += data
+                    if not data:
+                        return
+                    while len(held) >= 2 and len(held) >= (end := 2 + int.from_bytes(held[:2])):
+                        packet, held = held[2:end], held[end:]
+                        reply = self._reply(packet, stream=True)
+                        if reply is not None:
+                            connection.sendall(len(reply).to_bytes(2) + reply)
+                        if not self._keeps:
+                            return
+        finally:
+            self._talking = None
+
+
+RUNNING: set[Upstream] = set()
+
+
+def busy() -> bool:
+    """Whether a server upstream has not yet answered all that it was sent."""
+    return any(one.busy for one in list(RUNNING))
+
+
+def _waits(sock: socket.socket, seconds: float = 0.05) -> bool:
+    """Whether there is something to read, now or soon."""
+    poll = select.poll()
+    try:
+        poll.register(sock, select.POLLIN)
+    except ValueError:  # its thread has just closed it
+        return False
+    return bool(poll.poll(seconds * 1000))

@@ -24,7 +24,7 @@ from svcnet.dns.zone import Zone
 from svcnet.endpoints import Networks
 from svcnet.feed import Change, Whole
 from svcnet.model.snapshot import Endpoint
-from tests.dns.serving import worker
+from tests.dns.serving import PATIENCE_SECONDS, worker
 from tests.dns.test_same_bytes import a_query, mutated
 from tests.dns.world import EVERYONE, SHAPE, Asked, external, headless, virtual
 from tests.harness.until import until
@@ -43,7 +43,7 @@ def pair(host: str, bind: str = "", control: bool = False) -> Iterator[tuple[Bat
             level, option = (socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO) if ":" in host else (socket.IPPROTO_IP, 8)
             bound.setsockopt(level, option, 1)
         client.connect((host, bound.getsockname()[1]))
-        client.settimeout(20)
+        client.settimeout(PATIENCE_SECONDS)
         assert FUNCTIONS is not None
         yield Batch(bound, FUNCTIONS, control), client
 
@@ -133,7 +133,8 @@ def answered(port: int, host: str = "127.0.0.1") -> None:
     """Send bursts, and compare."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.connect((host, port))
-        client.settimeout(20)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)  # all replies of a burst may wait
+        client.settimeout(PATIENCE_SECONDS)
         for packets, expected in bursts():
             for packet in packets:
                 client.send(packet)
@@ -220,7 +221,7 @@ def test_an_error_in_one_turn_is_told_and_the_next_query_answered() -> None:
         forwarder = Forwarder(loop, (), links(loop, ()), responder.counts.add, Options())
         transfers = Transfers(responder.zone, Networks(()))
         await Server(responder, forwarder, transfers, selector, FUNCTIONS).serve(bound)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             client.send(b"\0\1\0\0\0\1\0\0\0\0\0\0\2s1\3svc\0\0\1\0\1")
             assert await told.get() == "stumbled"
             client.send(b"\0\2\0\0\0\1\0\0\0\0\0\0\2s1\3svc\0\0\1\0\1")

@@ -26,7 +26,7 @@ def test_a_query_is_a_line_of_json_and_off_by_itself(capfd: pytest.CaptureFixtur
 
             def told(read: list[str] = read, wanted: int = every * 3) -> bool:
                 read += [line for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
-                return len(read) >= wanted
+                return len(read) >= wanted and ("FORMERR" in read[-1] if wanted else True)
 
             until(told)
         assert bool(read) == bool(every)

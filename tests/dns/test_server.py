@@ -27,12 +27,14 @@ from tests.harness.until import until
 
 SETTINGS = Settings(reverse=REVERSE, servers=(HOST,))
 MANY = headless("many", *(Endpoint(f"10.1.{i // 250}.{i % 250 + 1}", 80) for i in range(300)))
+NOBODY_IS_IDLE = {"server.IDLE_SECONDS": 3600.0}
+"""However long a test takes, connections end for what it did."""
 RECORDS = (virtual("tomcat", "10.0.0.5"), virtual("web", "10.0.0.6", namespace="shop"), MANY)
 
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
-    with worker(SETTINGS, RECORDS) as running:
+    with worker(SETTINGS, RECORDS, changed=NOBODY_IS_IDLE) as running:
         until(lambda: running.udp("tomcat.svc.").answer)
         yield running
 
@@ -186,7 +188,7 @@ def test_the_connection_that_asked_last_stays(served: Served) -> None:
 
 
 def test_many_clients_with_a_few_connections_each_leave_room_for_another() -> None:
-    with worker(SETTINGS, RECORDS) as running, contextlib.ExitStack() as stack:
+    with worker(SETTINGS, RECORDS, changed=NOBODY_IS_IDLE) as running, contextlib.ExitStack() as stack:
         until(lambda: running.udp("tomcat.svc.").answer)
         resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (64, 64))
         for number in range(100):
@@ -235,7 +237,7 @@ def test_a_worker_told_nonsense_ends_and_says_so() -> None:
 def test_a_zone_that_goes_out_when_the_worker_ends_arrives_whole() -> None:
     entries = [virtual(f"web-{n}", f"10.0.{n // 250}.{n % 250 + 1}") for n in range(8000)]
     wanted = query("cluster.local.", "AXFR")
-    with worker(SETTINGS, entries) as served, socket.socket() as client:
+    with worker(SETTINGS, entries, changed=NOBODY_IS_IDLE) as served, socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         client.settimeout(PATIENCE_SECONDS)
         client.connect((HOST, served.port))

@@ -16,7 +16,7 @@ from svcnet.dns.settings import Settings
 from svcnet.dns.stream import IDLE_SECONDS
 from svcnet.dns.upstream import PROBE_SECONDS, Server
 from tests.dns.clockwork import Forwarding, forwarding
-from tests.dns.serving import HOST, Upstream, worker
+from tests.dns.serving import HOST, PATIENT, Upstream, worker
 from tests.dns.test_forward import answers
 from tests.dns.world import lines
 from tests.harness.until import until
@@ -151,7 +151,7 @@ def test_a_server_that_closes_is_asked_on_a_new_connection(context: ssl.SSLConte
 def test_a_worker_forwards_by_tls(context: ssl.SSLContext) -> None:
     assert os.environ["SSL_CERT_FILE"], "a worker inherits it"
     with Upstream(answers, tls=context) as upstream:
-        with worker(Settings(upstreams=(secure(upstream, NAME),)), []) as served:
+        with worker(Settings(upstreams=(secure(upstream, NAME),)), [], changed=PATIENT) as served:
             assert lines(until(lambda: served.udp("example.org.")).answer) == ANSWER
             assert "192.0.2.7" in served.dig("example.org", "A", "+short")
             assert lines(served.tcp("example.org.").answer)[0].endswith("A 192.0.2.7")

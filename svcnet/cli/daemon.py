@@ -27,6 +27,7 @@ from svcnet.cli.context import open_speaker, open_store
 from svcnet.cli.control import ControlServer, Handler
 from svcnet.cli.data_path import Chosen, remove_all
 from svcnet.cli.in_force import told
+from svcnet.cli.inherited import inherited, see_off
 from svcnet.cli.main import run
 from svcnet.cli.name_left import NameLeft
 from svcnet.cli.name_service import NameService, owner
@@ -151,6 +152,7 @@ class Daemon:
             self._follow_addresses(),
             self.health.run(),
             self._check_health(),
+            see_off(self.before.children),
         )
         tasks = [asyncio.create_task(part) for part in parts]
         stopping = asyncio.create_task(self._stop.wait())
@@ -345,7 +347,7 @@ def _cause(error: Exception) -> Exception:
 
 def serve(flags: Mapping[str, Any]) -> None:
     """Check everything, claim, then serve."""
-    reload = Reload(flags)
+    children, reload = inherited(), Reload(flags)
     options = reload.read()
     if options.cleanup:
         DataPathClaim().release()  # a daemon that runs would not know that its rules are gone
@@ -359,7 +361,7 @@ def serve(flags: Mapping[str, Any]) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.disable()  # a load makes a million objects and no garbage; on again after the first sync
     names = NameLeft().find(owner(options.state_dir), options.dns_listen)
-    after = asyncio.run(_run(options, chosen, reload, Before(names, takeover)))
+    after = asyncio.run(_run(options, chosen, reload, Before(names, takeover, children)))
     if after is After.STOP:
         chosen.stop()
     else:

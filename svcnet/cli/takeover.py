@@ -128,6 +128,8 @@ class Before(NamedTuple):
 
     names: NameLeft
     takeover: Takeover | None
+    children: tuple[int, ...] = ()
+    """Pids that are this process' children already."""
 
 
 class After(Enum):

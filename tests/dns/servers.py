@@ -37,6 +37,7 @@ zone:
   zonefile: {zone}zone
   request-xfr: {primary} NOKEY
   allow-notify: {primary} NOKEY
+  provide-xfr: 0.0.0.0/0 NOKEY
 """
 KNOT = """\
 server:
@@ -59,11 +60,13 @@ acl:
   - id: primary
     address: {primary}
     action: notify
+  - id: anybody
+    action: transfer
 template:
   - id: default
     storage: {root}
     master: primary
-    acl: primary
+    acl: [primary, anybody]
     zonefile-sync: -1
 zone:
 """

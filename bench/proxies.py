@@ -17,6 +17,7 @@ from svcnet.bench import client
 from svcnet.bench.far import ECHO, IN, OUT, SERVER, SHORT, UDP
 from svcnet.model.errors import SvcnetError
 from svcnet.model.frontend import Frontend
+from svcnet.model.level import Level
 from svcnet.model.terms import USUAL, EndpointLimit, Terms
 from svcnet.proxy.row import Backend, Choice, Rule, Service
 from svcnet.proxy.userspace import Userspace
@@ -36,6 +37,7 @@ FULL = Terms(
     hedge_seconds=HEDGE_SECONDS,
     slow_start_seconds=1.0,
     endpoint_limit=EndpointLimit(9000),
+    locality=Locality("zone"),
 )
 """All that can be switched on for a service, and leaves the bytes as they are; ejection is on by itself."""
 LOGGED = 100
@@ -154,7 +156,8 @@ def rules(address: str, *, full: bool) -> dict[Frontend, Rule]:
     for (protocol, port), backends in TO.items():
         terms = Terms(hedge_seconds=HEDGE_SECONDS) if port == HEDGED else USUAL
         front = Frontend(4, address, protocol, port)
-        service = Service(str(front), dict.fromkeys(backends, 1), terms=terms)
+        levels = (Level(tuple(backends)),) if full else ()
+        service = Service(str(front), dict.fromkeys(backends, 1), terms=terms, levels=levels)
         told[front] = Rule(service._replace(choice=Choice.LEAST, terms=FULL) if full else service)
     return told
 

@@ -285,8 +285,8 @@ def _treatment(shadow: Shadow, owner: PortKey | None, front: Front, wanted: Trea
     if not serving or serving.slots != slots:  # cut off between commits: without endpoints it differs from any plan
         return Treatment(kind, owner, (), (), pick, ranges, front.virtual)
     targets, local = (_targets(shadow, front.port_id, scope) for scope in (0, LOCAL_SCOPE))
-    terms = wanted.terms if wanted else USUAL  # no kernel holds them
-    found = Treatment(kind, owner, targets, local, pick, ranges, front.virtual, terms)
+    terms, levels = (wanted.terms, wanted.levels) if wanted else (USUAL, ())  # no kernel holds them
+    found = Treatment(kind, owner, targets, local, pick, ranges, front.virtual, terms, levels)
     # What looks alike and is not (a table of slots that somebody changed) must still differ from the plan.
     return found if found != wanted else found._replace(targets=(), local=())
 

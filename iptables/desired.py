@@ -12,6 +12,7 @@ from typing import NamedTuple
 from svcnet.endpoints import Networks
 from svcnet.iptables.ruleset import Class
 from svcnet.model.frontend import Frontend
+from svcnet.model.level import Levels
 from svcnet.model.policy import Policy
 from svcnet.model.snapshot import Endpoint, PortKey, ServedPort
 from svcnet.model.terms import USUAL, Terms
@@ -66,6 +67,8 @@ class Treatment(NamedTuple):
     external and load-balancer addresses."""
     terms: Terms = USUAL
     """What a proxy obeys beyond that; no kernel does."""
+    levels: Levels = ()
+    """Which of the targets are near, likewise."""
 
     def __str__(self) -> str:
         """One phrase for plans."""
@@ -110,7 +113,7 @@ def desired(port: ServedPort, minion: Minion) -> Desired:
     targets, local = _targets(port.endpoints, minion), _targets(port.local, minion)
     protocol = key.protocol.lower()
     inside = _kind(Class.INTERNAL_LOCAL if policy.internal_local else Class.CLUSTER, targets, local)
-    inner = Treatment(inside, key, targets, local, _pick(policy), terms=policy.terms)
+    inner = Treatment(inside, key, targets, local, _pick(policy), terms=policy.terms, levels=port.levels)
     outside = _kind(Class.EXTERNAL_LOCAL if policy.external_local else Class.EXTERNAL, targets, local)
     outer = inner._replace(kind=outside, virtual=False)
     found: Desired = {}

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 from ipaddress import ip_network
 from socket import MSG_PEEK
 
+from svcnet.proxy.hashed import packed
 from svcnet.proxy.header import LONGEST_BYTES, BadHeaderError, Header, read
 from svcnet.proxy.loop import LOST
 from svcnet.proxy.place import Place
-from svcnet.proxy.pool import packed
 from svcnet.proxy.why import Why
 
 _FINISHED = select.EPOLLRDHUP

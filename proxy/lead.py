@@ -7,7 +7,8 @@ from collections.abc import Callable, Container, Iterable
 from functools import partial
 from ipaddress import ip_network
 
-from svcnet.proxy.pool import BY_CLIENT, Marks, Pool, packed
+from svcnet.proxy.hashed import packed
+from svcnet.proxy.pool import BY_CLIENT, Marks, Pool
 from svcnet.proxy.row import Backend, Reach, Weights
 
 Pick = Callable[[Container[Backend]], Backend | None]

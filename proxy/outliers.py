@@ -28,7 +28,8 @@ class Outliers:
     def __init__(self) -> None:
         self._terms: Eject | None = None
         self._past: dict[Backend, _Past] = {}
-        self._condemned: set[Backend] = set()
+        self.condemned: frozenset[Backend] = frozenset()
+        """Who should be out, be it that too many are."""
         self._most = 0
         self.strikes: dict[Backend, int] = {}
         """Failed dials since the last that was answered, of those who have some."""
@@ -38,7 +39,7 @@ class Outliers:
     @property
     def is_panic(self) -> bool:
         """Whether more should be out than may be."""
-        return len(self._condemned) > self._most
+        return len(self.condemned) > self._most
 
     def update(self, terms: Eject | None, backends: frozenset[Backend]) -> None:
         """From now on these."""
@@ -47,7 +48,7 @@ class Outliers:
         for known in (self._past, self.strikes):
             for gone in known.keys() - backends:
                 known.pop(gone)
-        self._condemned = self._condemned & backends if terms is not None else set()
+        self.condemned = self.condemned & backends if terms is not None else frozenset()
         self._decide()
 
     def failed(self, backend: Backend, now: float) -> float | None:
@@ -56,13 +57,13 @@ class Outliers:
         if terms is None:
             return None
         strikes = self.strikes[backend] = self.strikes.get(backend, 0) + 1
-        if strikes < terms.failures or backend in self._condemned:
+        if strikes < terms.failures or backend in self.condemned:
             return None
         past = self._past.get(backend, _Past(0, now))
         times = max(0, past.times - int(max(0.0, now - past.until) / terms.base_seconds))
         seconds = min(terms.most_seconds, terms.base_seconds * 2.0 ** min(times, 64))
         self._past[backend] = _Past(times + 1, now + seconds)
-        self._condemned.add(backend)
+        self.condemned |= {backend}
         self._decide()
         return seconds
 
@@ -70,14 +71,14 @@ class Outliers:
         """A dial was answered. One from before it went out says nothing of now."""
         if backend not in self.out:
             self.strikes.pop(backend, None)
-            if backend in self._condemned:
-                self._condemned.discard(backend)
+            if backend in self.condemned:
+                self.condemned -= {backend}
                 self._decide()
 
     def look(self, now: float) -> None:
         """Let those back whose time is over."""
-        self._condemned = {b for b in self._condemned if self._past[b].until > now}
+        self.condemned = frozenset(b for b in self.condemned if self._past[b].until > now)
         self._decide()
 
     def _decide(self) -> None:
-        self.out = frozenset() if self.is_panic else frozenset(self._condemned)
+        self.out = frozenset() if self.is_panic else self.condemned

@@ -6,29 +6,22 @@ without telling each other. Who is out, or on its way back, is worked into what 
 a pick costs the same whatever happened.
 """
 
-import socket
-import struct
 from _random import Random
 from collections.abc import Callable, Container
-from functools import lru_cache
 from typing import Protocol
 
 from svcnet.balance import Chance, LeastLoaded, RoundRobin
-from svcnet.jhash import jhash, scaled
 from svcnet.model.terms import EndpointLimit
+from svcnet.nearness import Nearness
 from svcnet.proxy.gate import Gate
-from svcnet.proxy.notes import Notes, Room
+from svcnet.proxy.notes import Room
 from svcnet.proxy.outliers import Outliers
 from svcnet.proxy.ramp import Ramp
 from svcnet.proxy.retries import Retries
-from svcnet.proxy.row import Backend, Choice, Service, Weights
+from svcnet.proxy.row import Backend, Choice, Service
+from svcnet.proxy.scope import ANYWHERE, Picker, Scope
 from svcnet.proxy.seats import Seats
-from svcnet.proxy.without import Both
-from svcnet.rendezvous import Rendezvous
 
-HASH_SEED = 1
-"""The kernel paths have the same: a client has one endpoint in every mode."""
-_PORT = struct.Struct(">H2x")
 LADDER_SECONDS: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
 """How long each try of a connection waits (contract, `connect-timeouts`)."""
 BY_LOT = Random().random
@@ -53,18 +46,6 @@ class Clock(Protocol):
         ...
 
 
-class Picker(Protocol):
-    """One of svcnet/balance.py."""
-
-    def update(self, weights: Weights) -> None:
-        """Pick from these from now on."""
-        ...
-
-    def pick(self, without: Container[Backend] = ()) -> Backend | None:
-        """Who is next, passing over some."""
-        ...
-
-
 class Marks(Protocol):
     """Where is shown who is out."""
 
@@ -73,94 +54,12 @@ class Marks(Protocol):
         ...
 
 
-class Hashed:
-    """Source hash, with the slots that the kernel paths have (svcnet/rendezvous.py)."""
-
-    def __init__(self) -> None:
-        self._table = Rendezvous()
-        self._weights: Weights = {}
-        self._slots: list[Backend] | None = []
-
-    def update(self, weights: Weights) -> None:
-        """Lead to these. The slots are filled when the first client comes."""
-        if weights != self._weights:
-            self._weights, self._slots = weights, None
-
-    def pick(self, client: str, without: Container[Backend]) -> Backend | None:
-        """Where a client belongs; instead of those `without`, always to the same other one."""
-        if self._slots is None:
-            named = {_key(backend): backend for backend in self._weights}
-            self._slots = [named[key] for key in self._table.assign({k: self._weights[b] for k, b in named.items()})]
-        slots = self._slots
-        if not slots:
-            return None
-        at = scaled(hash_of(client), len(slots))
-        if slots[at] not in without:
-            return slots[at]
-        after = (slots[number % len(slots)] for number in range(at + 1, at + len(slots)))
-        return next((backend for backend in after if backend not in without), None)
-
-
-class Scope:
-    """Backends between which a choice is made: all of a service's, or those of this minion.
-
-    Each has its own notes: a client that comes in both ways stays where it is on each.
-    """
-
-    def __init__(self, room: Room) -> None:
-        self.weights: Weights = {}
-        self._picker: Picker = RoundRobin(BY_LOT)
-        self._picked_from: Weights = {}
-        self._out: frozenset[Backend] = frozenset()
-        self.hashed = Hashed()
-        self.notes = Notes(room)
-
-    def update(self, weights: Weights) -> None:
-        """From now on these."""
-        if weights != self.weights:
-            self.weights = weights
-            self.hashed.update(weights)
-
-    def pick_by(self, picker: Picker) -> None:
-        """Another way to pick, for who comes next."""
-        self._picker = picker
-        picker.update(self._picked_from)
-
-    def follow(self, out: frozenset[Backend], ramp: Ramp, now: float) -> None:
-        """Pass over those who are out; the others weigh what they do by now."""
-        self._out = out
-        left = {b: weight for b, weight in self.weights.items() if b not in out} if out else self.weights
-        weights = ramp.scaled(left, now)
-        if weights != self._picked_from:
-            self._picked_from = weights
-            self._picker.update(weights)
-
-    def pick(self, without: Container[Backend] = ()) -> Backend | None:
-        """Who is next, whoever comes; those who are out only when all others failed."""
-        found = self._picker.pick(without)
-        if found is None and self._out:
-            return next((b for b in self.weights if b in self._out and b not in without), None)
-        return found
-
-    def pick_for(self, client: str, without: Container[Backend]) -> Backend | None:
-        """Where the client belongs; who is out only when all others failed."""
-        if not self._out:
-            return self.hashed.pick(client, without)
-        found = self.hashed.pick(client, Both(without, self._out))
-        return found if found is not None else self.hashed.pick(client, without)
-
-    def stays(self, client: str, seconds: int, now: float, without: Container[Backend]) -> Backend | None:
-        """Where the client is by its note, if it can stay there."""
-        noted = self.notes.of(client, seconds, now)
-        return noted if noted in self.weights and noted not in without and noted not in self._out else None
-
-
 class Pool:
     """Ask `pick` for each try of a connection; `without` are the backends that failed it."""
 
     def __init__(self, name: str, room: Room, clock: Clock, chance: Callable[[], float] = BY_LOT) -> None:
         self.name = name
-        self.scopes = {False: Scope(room), True: Scope(room)}
+        self.scopes = {local: Scope(room, chance) for local in (False, True)}
         """Whether those of this minion alone → the scope."""
         self.choice = Choice.TURN
         self._seconds = 0
@@ -210,8 +109,9 @@ class Pool:
             self.gate.limit(terms.most_connections)
         if self.load is None and (service.choice is Choice.LEAST or terms.endpoint_limit is not None):
             self.load = {}  # for good: who was counted once must be given back
-        self.scopes[False].update(service.targets)
-        self.scopes[True].update(service.local)
+        near = Nearness(service.levels, terms.share) if service.levels else ANYWHERE
+        self.scopes[False].update(service.targets, near)
+        self.scopes[True].update(service.local, near)
         if service.choice is not Choice.AFFINITY:
             self.forget()
         if service.choice is not self.choice:
@@ -274,9 +174,9 @@ class Pool:
     def answered(self, backend: Backend) -> None:
         """A dial was answered."""
         self.retries.answered()
-        panic = self.outliers.is_panic
+        before = len(self.outliers.condemned)
         self.outliers.answered(backend)
-        if panic and not self.outliers.is_panic:
+        if before != len(self.outliers.condemned):  # in panic alone: who is out is not dialled
             self._decide()
         self.alert = bool(self.outliers.strikes) or not self.retries.is_full
 
@@ -318,7 +218,7 @@ class Pool:
         now = self._clock.now
         self.ramp.look(now)
         for scope in self.scopes.values():
-            scope.follow(self._out, self.ramp, now)
+            scope.follow(self._out, self.outliers.condemned, self.ramp, now)
         if self.ramp.step_seconds and not self._is_ramping:
             self._is_ramping = True
             self._clock.later(self.ramp.step_seconds, self._climb)
@@ -333,20 +233,3 @@ class Pool:
         if choice is Choice.LEAST:
             return LeastLoaded(self._chance, self.load if self.load is not None else {})
         return RoundRobin(self._chance)
-
-
-@lru_cache(maxsize=4096)
-def hash_of(client: str) -> int:
-    """32 bits of a client's address."""
-    return jhash(packed(client), HASH_SEED)
-
-
-def packed(address: str) -> bytes:
-    """An address as 4 or 16 bytes."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    return socket.inet_pton(family, address.partition("%")[0])
-
-
-def _key(backend: Backend) -> bytes:
-    """The bytes by which the kernel paths name an endpoint."""
-    return packed(backend.address) + _PORT.pack(backend.port)

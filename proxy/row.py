@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, NamedTuple
 
-from svcnet.model.terms import USUAL, Eject, EndpointLimit, Terms
+from svcnet.model.level import Level, Levels
+from svcnet.model.terms import USUAL, Eject, EndpointLimit, Locality, Terms
 
 
 class Backend(NamedTuple):
@@ -61,6 +62,8 @@ class Service(NamedTuple):
     choice: Choice = Choice.TURN
     seconds: int = 0
     terms: Terms = USUAL
+    levels: Levels = ()
+    """Which of the targets are near (annotation `locality`)."""
 
 
 class Rule(NamedTuple):
@@ -92,24 +95,29 @@ class Rule(NamedTuple):
 
     def encoded(self) -> list[Any]:
         """As JSON; without the ranges, which the daemon sees to."""
-        name, targets, local, choice, seconds, terms = self.service
+        name, targets, local, choice, seconds, terms, levels = self.service
         told = None if terms == USUAL else terms
-        return [name, _encoded(targets), _encoded(local), choice.value, seconds, told, self.reach.value]
+        return [name, _encoded(targets), _encoded(local), choice.value, seconds, told, self.reach.value, levels]
 
     @classmethod
     def decoded(cls, row: list[Any]) -> "Rule":
         """What `encoded` gave."""
-        name, targets, local, choice, seconds, told, reach = row
+        name, targets, local, choice, seconds, told, reach, near = row
         terms = USUAL if told is None else _terms(told)
-        return cls(Service(name, _decoded(targets), _decoded(local), Choice(choice), seconds, terms), Reach(reach))
+        levels = tuple(Level(tuple((a, p) for a, p in members), passing) for members, passing in near)
+        service = Service(name, _decoded(targets), _decoded(local), Choice(choice), seconds, terms, levels)
+        return cls(service, Reach(reach))
 
 
 def _terms(told: list[Any]) -> Terms:
     terms = Terms(*told)
     eject = Eject(*terms.eject) if terms.eject is not None else None
     limit = EndpointLimit(*terms.endpoint_limit) if terms.endpoint_limit is not None else None
+    locality = Locality(*terms.locality) if terms.locality is not None else None
     ladder, trusted = tuple(terms.connect_seconds), tuple(terms.accept_proxy)
-    return terms._replace(connect_seconds=ladder, accept_proxy=trusted, eject=eject, endpoint_limit=limit)
+    return terms._replace(
+        connect_seconds=ladder, accept_proxy=trusted, eject=eject, endpoint_limit=limit, locality=locality
+    )
 
 
 def _encoded(weights: Weights) -> list[list[Any]]:

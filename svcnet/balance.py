@@ -94,8 +94,9 @@ class RoundRobin(Generic[K]):
         self._lot.update(weights)
         self._heap = []
         for key, weight in self._weights.items():
-            at, order = due.get(key) or (self._now + _ROUND // weight, next(self._order))
-            self._heap.append((at, order, key))
+            next_due = self._now + _ROUND // weight
+            at, order = due.get(key) or (next_due, next(self._order))
+            self._heap.append((min(at, next_due), order, key))  # who weighs more than before need not wait as long
         heapq.heapify(self._heap)
 
     def pick(self, without: Container[K] = ()) -> K | None:

@@ -13,16 +13,22 @@ from typing import NamedTuple
 from svcnet.health import probes_of
 from svcnet.model.check import Probe
 from svcnet.model.endpoint import Endpoints, EndpointSlice, SliceEndpoint
+from svcnet.model.level import Levels
 from svcnet.model.meta import Pairs, pair_get
 from svcnet.model.pod import Pod
 from svcnet.model.service import Service, ServicePort
 from svcnet.model.snapshot import Endpoint, LeftOut
+from svcnet.model.terms import Locality
+from svcnet.nearness import levels_of
+from svcnet.terms import terms_of
 from svcnet.topology import Hint, Place, everywhere, here
 
 MOST_ENDPOINTS = 0x8000
 """Slots of one scope (docs/adr/0001): the rest of a service's endpoints is left out, with the reason."""
 MOST_WITH_AFFINITY = 0xFFF
 """The same with session affinity (docs/adr/0012)."""
+
+LOCALITY = "svcnet.dev/locality"
 
 Network = IPv4Network | IPv6Network
 Source = EndpointSlice | Endpoints
@@ -79,7 +85,8 @@ class Site(NamedTuple):
 class Found(NamedTuple):
     """The endpoints of one port, sorted: for everybody, and those of this minion; and what was left out.
 
-    `lingering`: those that are neither, and serve. `probes`: checks that this minion makes.
+    `lingering`: those that are neither, and serve. `probes`: checks that this minion makes. `levels`: where the service
+    asks for that, who is near.
     """
 
     endpoints: tuple[Endpoint, ...]
@@ -87,6 +94,7 @@ class Found(NamedTuple):
     left_out: tuple[LeftOut, ...]
     lingering: tuple[Endpoint, ...] = ()
     probes: tuple[Probe, ...] = ()
+    levels: Levels = ()
 
 
 class Candidates(NamedTuple):
@@ -140,12 +148,17 @@ def endpoints_of(
     sources = tuple(sources)
     whole, hints, _, left_out = candidates_of(service, port, family, sources, pods, site)
     probes = probes_of(service, port.protocol, whole, pods, site.place.node)
+    all_of_them = whole
     if failing or elsewhere:
         whole = _passing(service, whole, _out(service, whole, failing, probes, elsewhere), left_out)
+    levels: Levels = ()
     if service.headless:
         # A set of names (DNS specification 1.1.0 §2.4): of all that are ready, wherever they are, and no others.
         published = service.publish_not_ready_addresses and bool(sources)
         chosen = [e for e in whole if e.ready or published]
+    elif (locality := locality_of(service)) is not None:
+        chosen = everywhere(whole, site.place, {}, "")
+        levels = _levels(chosen, all_of_them, whole, site.place, locality)
     else:
         chosen = everywhere(whole, site.place, hints, service.traffic_distribution)
     local = (
@@ -160,7 +173,21 @@ def endpoints_of(
         used = {*chosen, *local}
         lingering = tuple(e for e in whole if e.serving and e not in used)
     asked = tuple(sorted(probes.values()))
-    return Found(tuple(chosen[:most]), tuple(local[:most]), tuple(dict.fromkeys(left_out)), lingering, asked)
+    return Found(tuple(chosen[:most]), tuple(local[:most]), tuple(dict.fromkeys(left_out)), lingering, asked, levels)
+
+
+def locality_of(service: Service) -> Locality | None:
+    """What a service asks for with `locality`, which comes before hints and trafficDistribution."""
+    annotations = service.meta.annotations
+    return terms_of(annotations).locality if annotations and pair_get(annotations, LOCALITY) else None
+
+
+def _levels(
+    chosen: list[Endpoint], before: list[Endpoint], after: list[Endpoint], place: Place, locality: Locality
+) -> Levels:
+    """Who is how near. `before` and `after` what health checks say of them."""
+    lost = (e for e, now in zip(before, after, strict=True) if e.ready and not now.ready)
+    return levels_of(chosen, lost, place, locality.first)
 
 
 def _out(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from svcnet.model.meta import Pairs
-from svcnet.model.terms import USUAL, Eject, EndpointLimit, Terms
+from svcnet.model.terms import USUAL, Eject, EndpointLimit, Locality, Terms
 
 PREFIX = "svcnet.dev/"
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|h|m|s)", re.ASCII)
@@ -61,6 +61,11 @@ def _endpoint_limit(text: str) -> EndpointLimit:
     return EndpointLimit(int(number), **{"seconds" if name == "timeout" else name: v for name, v in found.items()})
 
 
+def _locality(text: str) -> Locality:
+    first, _, rest = text.partition(",")
+    return Locality(first, **(options(rest, {"share": int}) if rest else {}))
+
+
 def _off(read: Callable[[str], Any], nothing: object) -> Callable[[str], Any]:
     return lambda text: nothing if text == "off" else read(text)
 
@@ -82,6 +87,7 @@ _FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "accept-proxy": ("accept_proxy", _off(lambda text: tuple(text.split(",")), ())),
     "eject": ("eject", _eject),
     "hedge": ("hedge_seconds", _off(seconds, 0.0)),
+    "locality": ("locality", _off(_locality, None)),
     "slow-start": ("slow_start_seconds", _off(seconds, 0.0)),
 }
 """Annotation → field of Terms, and how its text is read."""

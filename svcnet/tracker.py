@@ -12,7 +12,16 @@ from immutables import MapMutation
 from msgspec import structs
 
 from svcnet.census import Census
-from svcnet.endpoints import NONE_FAILS, NONE_FAILS_ELSEWHERE, Networks, Site, Source, endpoints_of, has_hints
+from svcnet.endpoints import (
+    NONE_FAILS,
+    NONE_FAILS_ELSEWHERE,
+    Networks,
+    Site,
+    Source,
+    endpoints_of,
+    has_hints,
+    locality_of,
+)
 from svcnet.membership import Membership
 from svcnet.model.endpoint import Endpoints, EndpointSlice
 from svcnet.model.event import Delete, Event, Put, Synced, Verdict
@@ -187,7 +196,7 @@ class Tracker:
 
     def _prefers(self, key: Key) -> bool:
         record = self._records.get(key)
-        return isinstance(record, Service) and bool(record.traffic_distribution)
+        return isinstance(record, Service) and bool(record.traffic_distribution or locality_of(record))
 
     def _source(self, key: Key, old: Record | None, new: Record | None) -> set[Key]:
         touched: set[Key] = set()
@@ -286,7 +295,7 @@ class Tracker:
                 left_out += found.left_out
                 port_key = PortKey(key.namespace, key.name, port.protocol, port.port, family)
                 node_port = port.node_port if service.wants_address else 0
-                chosen = found.endpoints, node_port, found.local, policy, found.lingering, found.probes
+                chosen = found.endpoints, node_port, found.local, policy, found.lingering, found.probes, found.levels
                 one = ServedPort(port_key, port.name, virtual_ip, *chosen)
                 served.append(self._hold(one, key, addresses, left_out))
                 self.endpoints += len(found.endpoints)

@@ -292,10 +292,10 @@ def lowered(owner: PortKey, fronts: Desired, places: Mapping[Key, Frontend]) -> 
     for front, treatment in fronts.items():
         reach = REACH.get(treatment.kind)
         if treatment.kind not in SERVING or reach is None:  # refused, or dropped: that needs nobody
-            found[front] = treatment._replace(targets=(), local=(), pick=RANDOM, terms=USUAL)
+            found[front] = treatment._replace(targets=(), local=(), pick=RANDOM, terms=USUAL, levels=())
             continue
         kind = Class.PROXIED if Key(owner, reach) == order[0] else Class.PROXIED_LOCAL
-        found[front] = treatment._replace(kind=kind, targets=targets, local=local, pick=RANDOM, terms=USUAL)
+        found[front] = treatment._replace(kind=kind, targets=targets, local=local, pick=RANDOM, terms=USUAL, levels=())
     return found
 
 

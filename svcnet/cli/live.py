@@ -19,6 +19,7 @@ from svcnet.iptables.ruleset import AFFINITY, LOCAL_SCOPE, MEMBERS, Parameters
 from svcnet.iptables.tracer import Arrival, Outcome, Packet, UnknownStatementError, trace
 from svcnet.iptables.xtables import installed
 from svcnet.model.errors import KernelError, SvcnetError
+from svcnet.nearness import Nearness
 from svcnet.proxy import route
 from svcnet.proxy.admission import admission, admits
 from svcnet.proxy.lead import Neighbours
@@ -174,6 +175,9 @@ def led(found: Rule, packet: Packet, pods: list[str], listens: str) -> Outcome:
     near = packet.outgoing or Neighbours(pods, lambda _: False).have(packet.source)
     local = found.reach is Reach.LOCAL or (found.reach is Reach.BY_SOURCE and not near)
     weights = found.service.local if local else found.service.targets
+    if found.service.levels:
+        levels = Nearness(found.service.levels, found.service.terms.share)
+        weights = levels.weighed(weights, levels.parts(weights, ()))
     total = sum(weights.values())
     arrivals = {Arrival(b.address, b.port, masqueraded=True): weight / total for b, weight in weights.items()}
     return Outcome("translated", arrivals, (listens,))

@@ -148,7 +148,7 @@ def rule(treatment: Treatment) -> Rule:
     kind, seconds = treatment.pick
     targets, local = _weights(treatment.targets), _weights(treatment.local)
     choice = _CHOICE.get(kind) or _BALANCE.get(treatment.terms.balance, Choice.TURN)
-    service = Service(str(treatment.owner), targets, local, choice, seconds, treatment.terms)
+    service = Service(str(treatment.owner), targets, local, choice, seconds, treatment.terms, treatment.levels)
     return Rule(service, reach, treatment.ranges)
 
 

@@ -80,6 +80,11 @@ def _endpoint_limit(text: str) -> bool:
     return _CONNECTIONS(number) and _options(options, _QUEUE)
 
 
+def _locality(text: str) -> bool:
+    first, *options = text.split(",")
+    return first in {"node", "zone"} and _options(options, {"share": _within(1, 100)})
+
+
 def _eject(text: str) -> bool:
     return text == "off" or _options(text.split(","), _EJECT)
 
@@ -149,6 +154,7 @@ RULES: dict[str, Rule] = {
     ),
     "eject": Rule(_SERVICE, _eject, "off, or options, as in failures=3,base=5s,max=300s,share=50"),
     "hedge": Rule(_SERVICE, _off(_positive_duration), "a duration, as in 50ms, or off"),
+    "locality": Rule(_SERVICE, _off(_locality), "node or zone, then options, as in zone,share=70, or off"),
     "slow-start": Rule(_SERVICE, _off(_positive_duration), "a duration, as in 30s, or off"),
     "ttl": Rule(_SERVICE, _within(0, 3600), "seconds, 0..3600"),
 }

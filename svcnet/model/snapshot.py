@@ -6,6 +6,7 @@ import msgspec
 from immutables import Map
 
 from svcnet.model.check import Probe
+from svcnet.model.level import Levels
 from svcnet.model.meta import Key, Pairs
 from svcnet.model.policy import PLAIN, Policy
 from svcnet.model.service import Service
@@ -62,6 +63,8 @@ class ServedPort(msgspec.Struct, frozen=True):
     """Others that still serve, sorted: no new connection goes there, those that are open may go on."""
     probes: tuple[Probe, ...] = ()
     """Health checks that are this minion's to make, sorted."""
+    levels: Levels = ()
+    """Which of the endpoints are near, where annotation `locality` asks for that."""
 
 
 class LeftOut(NamedTuple):

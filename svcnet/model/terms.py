@@ -28,6 +28,15 @@ class EndpointLimit(NamedTuple):
     """For so long each."""
 
 
+class Locality(NamedTuple):
+    """Nearer endpoints come first (annotation `locality`)."""
+
+    first: str
+    """`node`: this minion's, then its zone's, then all others; `zone`: without the first step."""
+    share: int = 70
+    """Per cent of a step that must be well for all of its traffic to stay there; of less, the rest goes further."""
+
+
 class Terms(NamedTuple):
     """Of one service. 0 and "" stand for what the proxy does without the annotation."""
 
@@ -55,11 +64,17 @@ class Terms(NamedTuple):
     """Networks of peers that begin with a PROXY header, which says whose client it is."""
     endpoint_limit: EndpointLimit | None = None
     """Of each worker's share."""
+    locality: Locality | None = None
+
+    @property
+    def share(self) -> int:
+        """Of `locality`; 0: it is not asked for."""
+        return self.locality.share if self.locality is not None else 0
 
     @property
     def needs_userspace(self) -> bool:
         """Whether no kernel path can carry this out (contract, annotations)."""
-        return self.userspace or self.balance in {"roundrobin", "leastconn"}
+        return self.userspace or self.balance in {"roundrobin", "leastconn"} or self.locality is not None
 
 
 USUAL = Terms()

@@ -13,6 +13,7 @@ from svcnet.iptables.elements import untarget
 from svcnet.iptables.held import share_out
 from svcnet.iptables.ruleset import Class, Parameters
 from svcnet.iptables.tracer import Arrival, Packet
+from svcnet.nearness import Nearness
 from svcnet.trace.addressee import Addressee, Kind
 
 TRANSLATED, REFUSED, DROPPED, PASSED = "translated", "refused", "dropped", "passed"
@@ -60,7 +61,8 @@ def through_proxy(said: Said, treatment: Treatment) -> Said:
     """What the kernel would have done, where the proxy does it."""
     if said.verdict != TRANSLATED:
         return said
-    found = shares(treatment.local if said.local else treatment.targets, RANDOM)
+    targets, levels = treatment.local if said.local else treatment.targets, treatment.levels
+    found = near_first(targets, Nearness(levels, treatment.terms.share)) if levels else shares(targets, RANDOM)
     kind = treatment.pick.kind
     return said._replace(
         arrivals={Arrival(*place, masqueraded=True): share for place, share in found.items()},
@@ -140,6 +142,14 @@ def shares(targets: tuple[Target, ...], pick: Pick) -> dict[tuple[str, int], flo
     counts = share_out(targets, pick)
     total = counts.total()
     return {untarget(data): count / total for data, count in counts.items()}
+
+
+def near_first(targets: tuple[Target, ...], near: Nearness) -> dict[tuple[str, int], float]:
+    """The same by the levels of annotation `locality`, as long as none is ejected."""
+    weights = {(t.address, t.port): t.weight for t in targets}
+    weighed = near.weighed(weights, near.parts(weights, ()))
+    total = sum(weighed.values())
+    return {place: weight / total for place, weight in weighed.items()}
 
 
 def _how_many(arrivals: Mapping[Arrival, float]) -> str:

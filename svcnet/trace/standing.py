@@ -14,6 +14,7 @@ from svcnet.model.pod import Pod
 from svcnet.model.record import Record
 from svcnet.model.service import Service, ServicePort
 from svcnet.model.snapshot import Endpoint, ServedPort
+from svcnet.nearness import Nearness
 from svcnet.topology import Hint, Place
 
 
@@ -71,6 +72,10 @@ class _Judge:
         self.service, self.place, self.failing, self.local = service, place, failing, local
         self.hints = candidates.hints
         self.chosen = frozenset(port.local if local else port.endpoints)
+        weights = {(e.address, e.port): e.weight for e in port.endpoints}
+        near = Nearness(() if local else port.levels, port.policy.terms.share)
+        self.near = near.weighed(weights, near.parts(weights, ())).keys()
+        """All, unless nearer ones take all."""
 
     def candidate(self, e: Endpoint) -> Candidate:
         """Judge one."""
@@ -81,6 +86,8 @@ class _Judge:
         if e in self.chosen:
             if not e.weight:
                 return "weight 0: no new connections (drain)"
+            if not self.local and (e.address, e.port) not in self.near:
+                return f"locality: {self._there(e)}, and enough who are nearer to {self._here()} are well"
             return "terminating, used as none is ready" if not e.ready else ""
         if (e.address, e.port) in self.failing:
             return f"its health check fails: {self.failing[e.address, e.port]}"
@@ -93,9 +100,12 @@ class _Judge:
         if self.hints and not self.local:
             return f"hints: meant for {_meant(self.hints.get((e.address, e.port), Hint()))}, not for {self._here()}"
         if self.service.traffic_distribution and not self.local:
-            where = f"on {e.node or 'no known minion'} in zone {e.zone or 'unknown'}"
-            return f"{self.service.traffic_distribution}: {where}, and there are some nearer to {self._here()}"
+            there = self._there(e)
+            return f"{self.service.traffic_distribution}: {there}, and there are some nearer to {self._here()}"
         return "over the limit of endpoints of a service port"
+
+    def _there(self, e: Endpoint) -> str:
+        return f"on {e.node or 'no known minion'} in zone {e.zone or 'unknown'}"
 
     def _here(self) -> str:
         return f"{self.place.node} in zone {self.place.zone or 'unknown'}"

@@ -1,5 +1,6 @@
 """Active health checks by a daemon, of real servers that fail and come back, in every mode."""
 
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -141,6 +142,24 @@ def test_a_server_that_is_down_when_the_daemon_starts_is_out_with_its_first_chec
         assert 'svcnet_health_checks_total{result="failed"} 1.0' in text
         assert "svcnet_health_failing 1.0" in text
         sites.pop(A)
+
+
+@pytest.mark.parametrize("mode", ["nftables", "userspace"])
+def test_a_near_endpoint_that_fails_leaves_its_clients_to_a_far_one(minion: Minion, mode: str) -> None:
+    record, four, six = checked("http:/ready,interval=100ms,timeout=5s,rise=1,fall=1", number=8081)
+    record["metadata"]["annotations"]["svcnet.dev/locality"] = "node"
+    four["endpoints"][0]["nodeName"], four["endpoints"][1]["nodeName"] = "m1", "m2"
+    minion.put(record, four, six)
+    with websites(minion, 8081) as sites:
+        daemon = minion.daemon(f"--mode={mode}").ready()
+        daemon.until(lambda: answers(minion, VIP) == {A})
+        done = minion.svcnet("trace", "-", f"{VIP}:80", *minion.options(), f"--state-dir={minion.state}")
+        assert re.search(rf"{A}:8081 +100 % +100 %.*\n +{B}:8081 +- +-", done.stdout), done.stdout + done.stderr
+        assert "locality: on m2 in zone unknown, and enough who are nearer to m1" in done.stdout
+        sites[A].code = 503
+        daemon.until(lambda: answers(minion, VIP) == {B})
+        sites[A].code = 200
+        daemon.until(lambda: answers(minion, VIP) == {A})
 
 
 def test_an_http_server_that_answers_nothing_or_nonsense_fails(minion: Minion) -> None:

@@ -24,6 +24,7 @@ GOOD = {
     "eject": ["off", "failures=3,base=5s,max=300s,share=50", "share=0"],
     "hedge": ["50ms", "off"],
     "slow-start": ["30s", "off"],
+    "locality": ["node", "zone", "node,share=1", "zone,share=100", "off"],
     "ttl": ["0", "5", "3600"],
 }
 BAD = {
@@ -52,6 +53,7 @@ BAD = {
     "eject": ["", "on", "failures=0", "share=101", "base=5"],
     "hedge": ["0ms", "50"],
     "slow-start": ["0s", "30"],
+    "locality": ["", "region", "zone,share=0", "node,share=101", "zone,share", "zone,share=1,share=2", "share=70"],
     "ttl": ["-1", "3601", "5s"],
 }
 CASES = [(name, kind, value) for name, rule in RULES.items() for kind in rule.kinds for value in GOOD[name]]

@@ -17,6 +17,7 @@ MODULE_LINES, FUNCTION_LINES = 400, 40
 DECIDING = {
     "endpoints",
     "topology",
+    "nearness",
     "policy",
     "terms",
     "node_address",

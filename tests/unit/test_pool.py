@@ -9,9 +9,10 @@ from svcnet.iptables.desired import Pick, Target
 from svcnet.iptables.elements import target_data
 from svcnet.iptables.held import share_out
 from svcnet.jhash import jhash, scaled
+from svcnet.proxy.hashed import HASH_SEED, packed
 from svcnet.proxy.lead import Lead, Neighbours
 from svcnet.proxy.notes import Room
-from svcnet.proxy.pool import HASH_SEED, Pool, packed
+from svcnet.proxy.pool import Pool
 from svcnet.proxy.row import Backend, Choice, Reach, Rule, Service
 from svcnet.rendezvous import Rendezvous
 from tests.harness.time import Time

@@ -1,9 +1,12 @@
 """What the annotations of a Service mean to the userspace proxy."""
 
+import json
+
 import pytest
 
 from svcnet.codec.annotations import RULES
-from svcnet.model.terms import USUAL, Eject, EndpointLimit, Terms
+from svcnet.model.level import Level
+from svcnet.model.terms import USUAL, Eject, EndpointLimit, Locality, Terms
 from svcnet.proxy.row import Backend, Choice, Reach, Rule, Service
 from svcnet.terms import seconds, terms_of
 
@@ -40,7 +43,9 @@ def test_each_annotation_is_one_term() -> None:
     assert asked(max_connections_per_endpoint="7").endpoint_limit == EndpointLimit(7, 1000, 5.0)
     assert asked(max_connections_per_endpoint="7,timeout=1s,queue=0").endpoint_limit == EndpointLimit(7, 0, 1.0)
     assert asked(hedge="50ms").hedge_seconds == 0.05
-    assert asked(eject="off", hedge="off", send_proxy="off") == Terms(eject=None)
+    assert asked(eject="off", hedge="off", send_proxy="off", locality="off") == Terms(eject=None)
+    assert asked(locality="node").locality == Locality("node", 70)
+    assert asked(locality="zone,share=100").locality == Locality("zone", 100)
 
 
 def test_what_the_codec_would_refuse_counts_as_absent() -> None:
@@ -53,6 +58,7 @@ def test_only_the_proxy_takes_turns_and_counts_connections() -> None:
     }
     assert needing == {"roundrobin", "leastconn"}
     assert asked(proxy="userspace").needs_userspace
+    assert asked(locality="zone").needs_userspace
     assert asked(send_proxy="off", accept_proxy="off") == USUAL
 
 
@@ -71,6 +77,7 @@ def test_every_annotation_of_a_service_that_is_the_proxy_s_has_a_term() -> None:
         "eject": "off",
         "hedge": "1s",
         "slow-start": "1s",
+        "locality": "zone",
     }
     others = {"ttl", "health"}  # of names, and of every mode
     assert {name for name, rule in RULES.items() if "Service" in rule.kinds} - others == set(values)
@@ -80,8 +87,10 @@ def test_every_annotation_of_a_service_that_is_the_proxy_s_has_a_term() -> None:
 
 def test_terms_reach_the_workers_whole() -> None:
     terms = Terms("leastconn", (0.25, 0.5), 30, 5, 10, 100, "v2", Eject(5, 1, 60, 10), 0.05, userspace=True)._replace(
-        accept_proxy=("10.0.0.0/8",), endpoint_limit=EndpointLimit(3, 2, 1.0)
+        accept_proxy=("10.0.0.0/8",), endpoint_limit=EndpointLimit(3, 2, 1.0), locality=Locality("node", 40)
     )
-    for each in (terms, terms._replace(eject=None, endpoint_limit=None), USUAL):
-        service = Service("default/web", {Backend("10.1.0.5", 80): 1}, {}, Choice.TURN, 0, each)
-        assert Rule.decoded(Rule(service, Reach.ALL).encoded()).service.terms == each
+    levels = (Level((("10.1.0.5", 80),), 0.25),)
+    for each in (terms, terms._replace(eject=None, endpoint_limit=None, locality=None), USUAL):
+        service = Service("default/web", {Backend("10.1.0.5", 80): 1}, {}, Choice.TURN, 0, each, levels)
+        told = json.loads(json.dumps(Rule(service, Reach.ALL).encoded()))
+        assert Rule.decoded(told).service == service

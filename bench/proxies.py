@@ -18,7 +18,7 @@ from svcnet.bench.far import ECHO, IN, OUT, SERVER, SHORT, UDP
 from svcnet.model.errors import SvcnetError
 from svcnet.model.frontend import Frontend
 from svcnet.model.level import Level
-from svcnet.model.terms import USUAL, EndpointLimit, Terms
+from svcnet.model.terms import USUAL, EndpointLimit, Locality, Terms
 from svcnet.proxy.row import Backend, Choice, Rule, Service
 from svcnet.proxy.userspace import Userspace
 

@@ -84,8 +84,9 @@ class Config:
     proxy_workers: int
     proxy_log_every: int
     """One connection of so many through the userspace proxy is logged; 0: none."""
+    health_scripts: Path | None
     env_dir: Path | None
-    """None is `off`."""
+    """None is `off`, of this and of the one before."""
     status_listen: Listen
     traffic_series: int
     """Most services, and most endpoints, of which traffic is counted by itself; 0: none is counted."""
@@ -203,6 +204,7 @@ OPTIONS: tuple[Option, ...] = (
         "log one connection of so many, as JSON; 0: none",
         "connections",
     ),
+    Option("health_scripts", kind.PATH_OR_OFF, "off", "executables that records may name as health checks; off: none"),
     Option("env_dir", kind.PATH_OR_OFF, "/run/svcnet/env", "where NAMESPACE.env files are kept; off: nowhere"),
     Option("status_listen", kind.LISTEN, "127.0.0.1:10256", "status page, health, metrics"),
     Option(

@@ -30,17 +30,19 @@ JITTER = 0.1
 
 
 def check_of(text: str) -> Check | None:
-    """What an annotation asks: `tcp`, `http:/PATH`, with options after commas; None for `off` and "".
+    """What an annotation asks: `tcp`, `http:/PATH`, `script:NAME`, with options after commas; None for `off` and "".
 
     ValueError for what the codec refuses.
     """
-    kind, _, more = text.partition(",")
-    if kind in {"", "off"}:
+    probe, _, more = text.partition(",")
+    if probe in {"", "off"}:
         return None
+    kind, _, what = probe.partition(":")
     readers: dict[str, Callable[[str], Any]] = {"interval": seconds, "timeout": seconds, "rise": int, "fall": int}
     found = options(more, readers) if more else {}
     renamed = {"interval": "interval_seconds", "timeout": "timeout_seconds"}
-    return Check(kind.partition(":")[2], **{renamed.get(name, name): value for name, value in found.items()})
+    found |= {"script": what} if kind == "script" else {"path": what}
+    return Check(**{renamed.get(name, name): value for name, value in found.items()})
 
 
 def probes_of(
@@ -125,6 +127,17 @@ class Schedule:
         else:
             self._of.pop(service, None)
         return known
+
+    def services(self, probe: Probe) -> list[Key]:
+        """Who wants a check."""
+        standing = self._standings.get(probe)
+        return sorted(standing.services) if standing is not None else []
+
+    def of_scripts(self) -> Iterator[tuple[Key, str]]:
+        """(service, name) of every check by a script. O(all)."""
+        for service, probes in self._of.items():
+            for name in sorted({probe.check.script for probe in probes if probe.check.script}):
+                yield service, name
 
     def next_at(self) -> float | None:
         """When the next check is due; None: there is none."""

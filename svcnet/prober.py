@@ -13,15 +13,17 @@ import socket
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import svcnet
 from svcnet.health import Schedule
 from svcnet.model.check import Probe
-from svcnet.model.errors import SvcnetError
+from svcnet.model.errors import SvcnetError, UnmadeError
 from svcnet.model.event import Verdict
 from svcnet.model.meta import Key
-from svcnet.model.snapshot import Delta, ServedPort, Snapshot
+from svcnet.model.snapshot import Delta, LeftOut, ServedPort, Snapshot
+from svcnet.script import Scripts
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -38,10 +40,6 @@ LINE_BYTES = 16 << 10
 """Of an HTTP answer's head, a line."""
 OURS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
 """Errors that say something of this minion, and nothing of who is asked: no descriptor, memory, or port was left."""
-
-
-class UnmadeError(SvcnetError):
-    """A check that could not be made."""
 
 
 class Speaker(Protocol):
@@ -65,8 +63,11 @@ class Prober:
         tell: Callable[[Iterable[Verdict]], None],
         on_state: Callable[[str], None],
         speaker: Speaker | None = None,
+        scripts: Path | None = None,
     ) -> None:
+        """`scripts`: the directory of those that checks may name."""
         self._ports_of, self._tell, self._on_state = ports_of, tell, on_state
+        self._scripts = Scripts(scripts)
         self._schedule = Schedule()
         self._chance: Iterator[float] = iter(random.random, None)
         self._wake = asyncio.Event()
@@ -84,6 +85,17 @@ class Prober:
     def failing(self) -> int:
         """How many checks have taken an endpoint out."""
         return self._schedule.failing
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """Services whose checks can't be made, as their script can't be run."""
+        unmade = self._scripts.unmade
+        if not unmade:
+            return ()
+        found = ((service, unmade[name]) for service, name in self._schedule.of_scripts() if name in unmade)
+        return tuple(
+            LeftOut(f"svcnet.dev/health of {key.namespace}/{key.name}", f"{why}; its endpoints are not checked")
+            for key, why in sorted(found)
+        )
 
     def publish(self, _snapshot: Snapshot, delta: Delta) -> None:
         """Take a change in. O(changed)."""
@@ -111,9 +123,13 @@ class Prober:
                 while True:
                     await self._rest()
                     for probe in self._schedule.due(time.monotonic()):
+                        if probe.check.script:  # which has to wait for others of its kind alone
+                            tasks.create_task(self._check(probe))
+                            continue
                         await room.acquire()
                         tasks.create_task(self._check(probe, room))
         finally:
+            self._scripts.close()
             if self._session is not None:
                 await self._session.close()
 
@@ -151,7 +167,7 @@ class Prober:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), None if at is None else max(0.0, at - time.monotonic()))
 
-    async def _check(self, probe: Probe, room: asyncio.Semaphore) -> None:
+    async def _check(self, probe: Probe, room: asyncio.Semaphore | None = None) -> None:
         try:
             why = await self._ask(probe)
         except UnmadeError as error:
@@ -162,7 +178,8 @@ class Prober:
                 log.warning("health checks can't be made, what they said last stands why=%s", error)
             return
         finally:
-            room.release()
+            if room is not None:
+                room.release()
         self._trouble = ""
         if why:
             self.failed += 1
@@ -177,6 +194,8 @@ class Prober:
 
     async def _ask(self, probe: Probe) -> str:
         """Why an endpoint fails, or "". UnmadeError."""
+        if probe.check.script:
+            return await self._scripts.ask(probe, self._schedule.services(probe))
         try:
             async with asyncio.timeout(probe.check.timeout_seconds):
                 return await (self._get(probe) if probe.check.path else _connect(probe))

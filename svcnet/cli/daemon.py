@@ -90,7 +90,7 @@ class Daemon:
         tracker = Tracker(Networks(options.endpoint_deny), options.node, Networks(options.external_ips))
         self.health = HealthPorts(tracker.ports_of, lambda: self.report().healthy, lambda: self.agent.minion.addresses)
         on_checks = partial(self.parts_state.__setitem__, "health checks")
-        self.prober = Prober(tracker.ports_of, self._judge, on_checks, open_speaker(options))
+        self.prober = Prober(tracker.ports_of, self._judge, on_checks, open_speaker(options), options.health_scripts)
         self.metrics.checks = self.prober
         self.agent = Agent(
             Parts(
@@ -103,7 +103,7 @@ class Daemon:
                 waits=chosen.waits,
                 flows=chosen.flows,
                 foreign=chosen.path.changed_by_others if chosen.path else None,
-                unserved=lambda: (*chosen.left_out(), *self.health.left_out()),
+                unserved=lambda: (*chosen.left_out(), *self.health.left_out(), *self.prober.left_out()),
                 env=env,
                 followers=tuple(f for f in (self.health, self.prober, self.names, *self.tallies) if f is not None),
                 state_dir=options.state_dir,

@@ -18,6 +18,7 @@ _DURATION = re.compile(rf"(?:{_PART}){{1,8}}", re.ASCII).fullmatch
 _NUMBER = re.compile(r"\d{1,9}", re.ASCII).fullmatch
 _MOST_NETWORKS = 64
 _HTTP_PATH = re.compile(r"http:/[^\s,]*", re.ASCII).fullmatch
+_SCRIPT = re.compile(r"script:[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII).fullmatch
 
 Test = Callable[[str], bool]
 
@@ -72,7 +73,8 @@ _EJECT: dict[str, Test] = {
 
 def _health(text: str) -> bool:
     probe, *options = text.split(",")
-    return (probe in {"tcp", "off"} or _HTTP_PATH(probe) is not None) and _options(options, _HEALTH)
+    is_known = probe in {"tcp", "off"} or _HTTP_PATH(probe) is not None or _SCRIPT(probe) is not None
+    return is_known and _options(options, _HEALTH)
 
 
 def _endpoint_limit(text: str) -> bool:
@@ -150,7 +152,7 @@ RULES: dict[str, Rule] = {
     "health": Rule(
         ("Service", "Pod"),
         _health,
-        "tcp, http:/PATH or off, then options, as in http:/ready,interval=2s,timeout=1s,rise=2,fall=3",
+        "tcp, http:/PATH, script:NAME or off, then options, as in http:/ready,interval=2s,timeout=1s,rise=2,fall=3",
     ),
     "eject": Rule(_SERVICE, _eject, "off, or options, as in failures=3,base=5s,max=300s,share=50"),
     "hedge": Rule(_SERVICE, _off(_positive_duration), "a duration, as in 50ms, or off"),

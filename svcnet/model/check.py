@@ -14,6 +14,8 @@ class Check(NamedTuple):
     """So many passes in a row bring an endpoint back."""
     fall: int = 3
     """So many failures in a row take it out."""
+    script: str = ""
+    """Name of an executable of the operator's directory that is asked instead."""
 
 
 class Probe(NamedTuple):

@@ -13,6 +13,10 @@ class RecordError(SvcnetError):
     exit_code = 2
 
 
+class UnmadeError(SvcnetError):
+    """A health check that could not be made: it says nothing of who was to be asked."""
+
+
 class ConfigError(SvcnetError):
     """A bad option, file or environment variable."""
 

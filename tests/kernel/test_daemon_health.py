@@ -1,10 +1,12 @@
 """Active health checks by a daemon, of real servers that fail and come back, in every mode."""
 
+import json
 import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from socketserver import TCPServer
 from threading import Thread
 
@@ -160,6 +162,29 @@ def test_a_near_endpoint_that_fails_leaves_its_clients_to_a_far_one(minion: Mini
         daemon.until(lambda: answers(minion, VIP) == {B})
         sites[A].code = 200
         daemon.until(lambda: answers(minion, VIP) == {A})
+
+
+def test_a_script_of_the_operator_decides_and_without_a_directory_nothing_runs(minion: Minion, tmp_path: Path) -> None:
+    minion.put(*checked("script:writable,interval=100ms,timeout=60s,rise=1,fall=1", number=8081))
+    readonly = tmp_path / A
+    script = tmp_path / "writable"
+    script.write_text(f'#!/bin/sh\ntest ! -e {tmp_path}/"$1" || {{ echo "$1:$2 is read-only" >&2; exit 1; }}\n')
+    script.chmod(0o755)
+    with websites(minion, 8081):
+        daemon = minion.daemon().ready()
+        daemon.until(lambda: "svcnet.dev/health of default/web" in {e["what"] for e in daemon.status()["left_out"]})
+        assert "expected --health-scripts DIR" in json.dumps(daemon.status()["left_out"])
+        assert answers(minion, VIP) == {A, B}
+        assert daemon.stop() == 0
+        daemon = minion.daemon(f"--health-scripts={tmp_path}").ready()
+        daemon.until(lambda: re.search(r'checks_total{result="passed"} [1-9]', daemon.get("/metrics")[1]))
+        assert daemon.status()["left_out"] == []
+        readonly.touch()
+        daemon.until(lambda: failing(daemon) == {A})
+        daemon.until(lambda: answers(minion, VIP) == {B})
+        assert "192.0.2.21:8081 is read-only" in json.dumps(daemon.status()["left_out"])
+        readonly.unlink()
+        daemon.until(lambda: answers(minion, VIP) == {A, B})
 
 
 def test_an_http_server_that_answers_nothing_or_nonsense_fails(minion: Minion) -> None:

@@ -55,6 +55,7 @@ def asking(check: Check = CHECK) -> Schedule:
         ("", None),
         ("http:/ready?x=1", Check("/ready?x=1")),
         ("tcp,interval=5s,timeout=250ms,rise=1,fall=4", Check("", 5, 0.25, 1, 4)),
+        ("script:pg-ready,timeout=9s", Check(timeout_seconds=9, script="pg-ready")),
     ],
 )
 def test_an_annotation_says_what_is_asked(text: str, expected: Check | None) -> None:

@@ -5,6 +5,7 @@ import resource
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from svcnet.model.errors import StoreError
 from svcnet.model.event import Verdict
 from svcnet.model.meta import Key
 from svcnet.model.snapshot import Delta, PortKey, ServedPort, Snapshot
-from svcnet.prober import Prober
+from svcnet.prober import MOST_AT_ONCE, Prober
 
 WEB = Key("Service", "default", "web")
 PORT = PortKey("default", "web", "TCP", 80, 4)
@@ -140,3 +141,47 @@ def no_descriptors() -> Iterator[None]:
             yield
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_script_that_is_missing_is_named_with_its_services_until_it_can_be_run(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        board = Board()
+        ask = CHECK._replace(script="ready")
+        port = served(Probe("127.0.0.1", 80, ask), Probe("127.0.0.2", 80, ask))
+        prober = Prober(lambda _: (port,), board.tell, lambda _: None, scripts=tmp_path)
+        prober.publish(Snapshot(), Delta(1, added=(port,)))
+        running = asyncio.create_task(prober.run())
+        await met(prober.left_out)
+        (found,) = prober.left_out()
+        assert found.what == "svcnet.dev/health of default/web"
+        assert found.reason.startswith(f"script:ready: {tmp_path}/ready: no such file")
+        assert (prober.passed, prober.failed, board.failing) == (0, 0, set())
+        script = tmp_path / "new"
+        script.write_text('#!/bin/sh\ntest "$1" != 127.0.0.2 || { echo behind >&2; exit 1; }\n')
+        script.chmod(0o755)
+        script.rename(tmp_path / "ready")
+        await met(lambda: board.failing == {("127.0.0.2", 80)})
+        await met(lambda: prober.passed)
+        assert prober.left_out() == ()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
+def test_scripts_that_hang_keep_no_other_check_waiting(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        board, number = Board(), closed_port()
+        (tmp_path / "hangs").write_text("#!/bin/sh\nexec sleep 1000\n")
+        (tmp_path / "hangs").chmod(0o755)
+        ask = CHECK._replace(script="hangs", timeout_seconds=1000.0)
+        hanging = [Probe(f"127.0.1.{n}", 80, ask) for n in range(MOST_AT_ONCE + 1)]
+        port = served(*hanging, Probe("127.0.0.1", number, CHECK))
+        prober = Prober(lambda _: (port,), board.tell, lambda _: None, scripts=tmp_path)
+        prober.publish(Snapshot(), Delta(1, added=(port,)))
+        running = asyncio.create_task(prober.run())
+        await met(lambda: board.failing == {("127.0.0.1", number)})
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(scenario())

@@ -35,6 +35,15 @@ class Selector(selectors.EpollSelector):
         if self._turns.pop(handle, None) is not None:
             self._outer.unregister(handle)
 
+    def serve_now(self) -> bool:
+        """Serve what there is, without waiting; return whether asyncio has something to look after."""
+        back = False
+        for handle, _ in self._outer.poll(0):
+            turn = self._turns.get(handle)
+            if turn is None or turn():
+                back = True
+        return back
+
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Serve until anything else is ready, or it is time. `timeout`: seconds; None: no end."""
         end = math.inf if timeout is None else time.monotonic() + timeout

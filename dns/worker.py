@@ -48,7 +48,7 @@ FINISH_SECONDS = 4.5
 async def work(feed: socket.socket, bound: Sequence[socket.socket], selector: Selector) -> None:
     """Answer until the feed ends, or beyond that. `selector`: of the loop that runs."""
     feed.setblocking(False)
-    intake = Intake(feed, bound)
+    intake = Intake(feed, selector.serve_now)
     settings = await intake.first()
     if settings is None:
         return

@@ -156,7 +156,7 @@ class Zone:
             self._hang(Mount(zone, zone, self.reverse, ttl))
 
     def taking(self, frame: Whole | Change) -> Generator[None, None, set[bytes]]:
-        """Take a frame in, in steps of one service; return the keys of trees that changed, once all is there.
+        """Take a frame in, in steps of less than one service; return the keys of trees that changed, once all is there.
 
         O(what changed). Between steps, and until the last frame of what comes in several, all is as it was before.
         """
@@ -166,14 +166,16 @@ class Zone:
             self._missing = self._records.copy() if self._missing is None else self._missing
         last = frame.last and (whole or self._missing is None)
         touched: set[bytes] = set()
-        if not last or whole or self._parts is not None or len(frame.entries) + len(frame.census) > 1:
+        several = not last or whole or self._parts is not None or len(frame.entries) + len(frame.census) > 1
+        if several:
             touched = self._hold()
-        for n, (key, rrs) in enumerate(self._told(frame)):
-            if n:
-                yield
+        for key, rrs in self._told(frame):
+            yield
             if self._missing is not None:
                 self._missing.pop(key, None)
             touched |= self._replace(key, rrs)
+            if several:
+                yield
         if not last:
             return set()
         while self._missing:

@@ -53,7 +53,7 @@ def told(*payloads: bytes) -> Iterator[tuple[socket.socket, socket.socket, socke
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look for queries after every step, though steps take no time."""
     monkeypatch.setattr(intake, "LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(intake, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(intake, "MOST_SECONDS", 0.0)
 
 
 async def follow(
@@ -61,20 +61,20 @@ async def follow(
 ) -> tuple[Slow, list[int]]:
     """Take all in; return by whom, and at which step the query was read (`serves`)."""
     slow, read = Slow(), []
-    follower = Intake(feed, [bound])
+
+    def serve() -> bool:
+        if serves:
+            with contextlib.suppress(BlockingIOError):
+                bound.recv(512)
+                read.append(slow.at)
+        return not serves  # as where what a query began has to be looked after
+
+    follower = Intake(feed, serve)
     assert await follower.first() == b"greeting"
-    if serves:
-
-        def serve() -> None:
-            bound.recv(512)
-            read.append(slow.at)
-
-        asyncio.get_running_loop().add_reader(bound, serve)
     follower.known.set()
     follower.begin(cast("Responder", slow), lambda _: None)
     teller.shutdown(socket.SHUT_WR)
     await follower.ended
-    asyncio.get_running_loop().remove_reader(bound)
     return slow, read
 
 
@@ -86,7 +86,7 @@ def test_a_query_that_waits_is_served_in_the_middle_of_a_load() -> None:
     assert read[0] < STEPS
 
 
-def test_a_load_ends_though_queries_always_wait() -> None:
+def test_a_load_ends_though_queries_always_give_other_work() -> None:
     with told(encode(Whole(2, ()))) as sockets:
         slow, _ = asyncio.run(follow(*sockets, serves=False))
     assert slow.at == STEPS
@@ -102,6 +102,56 @@ def test_changes_that_came_together_are_taken_in_as_one_and_what_comes_later_aft
         "a": "10.0.0.8",
         **{f"b{rev}": "10.0.1.1" for rev in range(2, 9)},
     }
+
+
+class Standing(asyncio.SelectorEventLoop):
+    """A loop whose clock a test moves."""
+
+    now = 1000.01
+
+    def time(self) -> float:
+        return self.now
+
+
+def test_a_change_is_taken_in_at_once_and_those_that_follow_it_closely_together_a_moment_later() -> None:
+    slow = Slow()
+    taken: asyncio.Queue[Whole | Change] = asyncio.Queue()
+
+    async def tell(*revs: int) -> None:
+        for rev in revs:
+            teller.sendall(encode(Change(rev, (virtual(f"a{rev}", "10.0.0.1"),))))
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    async def reached(rev: int) -> None:
+        while (await taken.get()).rev < rev:
+            pass
+
+    async def stream() -> None:
+        loop = cast("Standing", asyncio.get_running_loop())
+        follower = Intake(feed, lambda: False)
+        await follower.first()
+        follower.begin(cast("Responder", slow), taken.put_nowait)
+        await tell(2)
+        await reached(2)
+        for first, then in ((3, 4), (5, 6)):
+            await tell(first)
+            await tell(then)
+            assert slow.frames[-1].rev < first
+            loop.now += intake.GATHER_SECONDS
+            await reached(then)
+        loop.now += intake.GATHER_SECONDS
+        await tell()
+        await tell(7)
+        await reached(7)
+        teller.shutdown(socket.SHUT_WR)
+        loop.now += intake.GATHER_SECONDS
+        await follower.ended
+
+    with told() as (feed, teller, _), asyncio.Runner(loop_factory=Standing) as runner:
+        runner.run(stream())
+    names = [{entry.name for entry in frame.entries} for frame in slow.frames]
+    assert names == [{"a2"}, {"a3", "a4"}, {"a5", "a6"}, {"a7"}]
 
 
 def test_bytes_that_are_no_frame_end_it_with_the_reason() -> None:

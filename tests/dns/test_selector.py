@@ -94,3 +94,32 @@ def test_what_a_turn_begins_is_looked_after_at_once() -> None:
 
     with asyncio.Runner(loop_factory=partial(asyncio.SelectorEventLoop, selector)) as runner:
         assert runner.run(run()) == "begun"
+
+
+def test_in_the_middle_of_other_work_what_waits_is_served_and_it_is_said_when_asyncio_has_something(
+    flooded: socket.socket,
+) -> None:
+    turns: list[bytes] = []
+    selector = Selector()
+
+    def turn() -> bool:
+        turns.append(flooded.recv(512))
+        return turns[-1] == b"more"
+
+    async def run() -> None:
+        selector.serve(flooded.fileno(), turn)
+        assert selector.serve_now(), "what it began"
+        flooded.sendto(b"usual", flooded.getsockname())
+        assert not selector.serve_now()
+        assert not selector.serve_now(), "nothing waits"
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            asyncio.get_running_loop().add_reader(ours, ours.recv, 1)
+            theirs.send(b"!")
+            assert selector.serve_now(), "for a reader of asyncio's"
+            asyncio.get_running_loop().remove_reader(ours)
+        selector.leave(flooded.fileno())
+
+    with asyncio.Runner(loop_factory=partial(asyncio.SelectorEventLoop, selector)) as runner:
+        runner.run(run())
+    assert len(turns) == 2

@@ -42,6 +42,7 @@ class Config:
     node: str
     mode: str
     takeover: bool
+    takeover_seconds: int
     service_cidr: tuple[Network, ...]
     """One or two, at most one a family; the first is the primary family."""
     cluster_cidr: tuple[Network, ...]
@@ -67,23 +68,21 @@ class Config:
     dns_empty_services: str
     dns_pods: str
     dns_fallthrough: tuple[str, ...]
-    """("",) is `all`."""
     dns_upstream: tuple[Upstream, ...] | None
     """None: the servers of /etc/resolv.conf; (): `off`."""
     dns_upstream_policy: str
     dns_upstream_max_fails: int
     dns_upstream_concurrent: int
     dns_private: tuple[str, ...] | None
-    """None: the search domains of /etc/resolv.conf; ("",): `all`."""
+    """None: the search domains of /etc/resolv.conf; ("",): `all`, as in dns_fallthrough."""
     dns_allow: tuple[Network, ...]
     dns_transfer_to: tuple[Network, ...]
     dns_notify: tuple[Listen, ...]
     dns_log_every: int
-    """One DNS query of so many is logged; 0: none."""
+    """One DNS query of so many is logged; 0: none. `proxy_log_every` is the same for connections through the proxy."""
     dns_workers: int
     proxy_workers: int
     proxy_log_every: int
-    """One connection of so many through the userspace proxy is logged; 0: none."""
     health_scripts: Path | None
     env_dir: Path | None
     """None is `off`, of this and of the one before."""
@@ -136,6 +135,7 @@ OPTIONS: tuple[Option, ...] = (
         "data path; auto takes the first that works, none: only DNS, env files and status",
     ),
     Option("takeover", kind.FLAG, "false", "take the sockets over from the running daemon, which ends", in_file=False),
+    Option("takeover_seconds", kind.whole(1, 3600), "60", "a take-over not done by then is given up", "seconds"),
     Option("service_cidr", kind.SERVICE_NETWORKS, "10.0.0.0/16", "virtual IPs come from it"),
     Option("cluster_cidr", kind.FAMILY_NETWORKS, "none", "pod addresses; others are masqueraded"),
     Option("nodeport_addresses", kind.NODEPORT_ADDRESSES, "primary", "addresses on which node ports answer"),

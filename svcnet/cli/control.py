@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from svcnet.model.errors import NotPermittedError, SvcnetError
+from svcnet.wire import FDS_A_FRAME
 
 if TYPE_CHECKING:
     import asyncio
@@ -123,6 +124,10 @@ class NoDaemonError(SvcnetError):
     """None runs with that state directory."""
 
 
+class EndedError(SvcnetError):
+    """It ended, or hung up, instead of an answer."""
+
+
 def ask(state_dir: Path, command: str, **fields: Any) -> dict[str, Any]:
     """Send one request and return the answer.
 
@@ -135,18 +140,23 @@ def ask(state_dir: Path, command: str, **fields: Any) -> dict[str, Any]:
 class Line:
     """A connection to the daemon of a state directory, for one request or more."""
 
-    def __init__(self, state_dir: Path) -> None:
-        """Connect. NoDaemonError when nobody listens, NotPermittedError when it may not be used, SvcnetError."""
+    def __init__(self, state_dir: Path, seconds: float = ASK_SECONDS) -> None:
+        """Connect; `seconds`: how long an answer may take.
+
+        NoDaemonError when nobody listens, NotPermittedError when it may not be used, SvcnetError.
+        """
         self._path = state_dir / SOCKET
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(ASK_SECONDS)
+        self._socket.settimeout(seconds)
         try:
             with _short(state_dir) as directory:
                 self._socket.connect(str(directory / SOCKET))
         except OSError as error:
             self._socket.close()
             raise self._fault(error) from error
-        self._stream = self._socket.makefile("rb")
+        self._unread = b""
+        self.given: list[int] = []
+        """File descriptors that came with answers: whoever asked takes them."""
 
     def __enter__(self) -> Self:
         return self
@@ -154,25 +164,52 @@ class Line:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def hang_up(self) -> None:
+        """End it; whoever waits for an answer in another thread gets an EndedError."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
-        """Hang up."""
-        self._stream.close()
+        """End it, and free what it holds."""
         self._socket.close()
+        while self.given:
+            os.close(self.given.pop())
 
     def ask(self, command: str, **fields: Any) -> dict[str, Any]:
-        """Send one request and return the answer. SvcnetError when there is none, or it is no."""
+        """Send one request and return the answer. EndedError, SvcnetError when there is none, or it is no."""
         try:
-            self._socket.sendall(msgspec.json.encode({"command": command, **fields}) + b"\n")
-            line = self._stream.readline(LINE_BYTES)
+            with suppress(BrokenPipeError):  # it may have said why before it hung up
+                self._socket.sendall(msgspec.json.encode({"command": command, **fields}) + b"\n")
+        except OSError as error:
+            raise self._fault(error) from error
+        return self.more()
+
+    def more(self) -> dict[str, Any]:
+        """Another answer to the same request. Errors as of `ask`."""
+        try:
+            line = self._line()
+        except ConnectionResetError:
+            line = b""
         except OSError as error:
             raise self._fault(error) from error
         try:
             said: dict[str, Any] = msgspec.json.decode(line, type=dict[str, Any])
         except msgspec.DecodeError as error:
-            raise SvcnetError(f"svcnet-proxy ended before it answered on {self._path}") from error
+            raise EndedError(f"svcnet-proxy ended before it answered on {self._path}") from error
         if not said.get("ok"):
             raise SvcnetError(str(said.get("message", "refused")))
         return said
+
+    def _line(self) -> bytes:
+        """The next one; what there is of it at the end."""
+        while b"\n" not in self._unread[:LINE_BYTES] and len(self._unread) < LINE_BYTES:
+            data, fds, _, _ = socket.recv_fds(self._socket, 1 << 16, FDS_A_FRAME)
+            self.given += fds
+            if not data:
+                break
+            self._unread += data
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line
 
     def _fault(self, error: OSError) -> SvcnetError:
         match error:

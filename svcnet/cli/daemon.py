@@ -7,17 +7,17 @@ import asyncio
 import contextlib
 import ctypes
 import gc
-import importlib
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Coroutine, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,14 +26,17 @@ from svcnet.agent import Agent
 from svcnet.cli.context import open_speaker, open_store
 from svcnet.cli.control import ControlServer, Handler
 from svcnet.cli.data_path import Chosen, remove_all
+from svcnet.cli.http_ports import HttpPorts
+from svcnet.cli.http_ports import prepare as prepare_http
 from svcnet.cli.in_force import told
-from svcnet.cli.inherited import inherited, see_off
+from svcnet.cli.inherited import see_off
 from svcnet.cli.main import run
 from svcnet.cli.name_left import NameLeft
 from svcnet.cli.name_service import NameService, owner
 from svcnet.cli.option import config_options
+from svcnet.cli.predecessor import Predecessor
 from svcnet.cli.proxied import Proxied
-from svcnet.cli.takeover import COMMAND, READY_SECONDS, After, Before, Predecessor, prepare
+from svcnet.cli.takeover import COMMAND, After, Before, prepare
 from svcnet.cli.vet import Reload
 from svcnet.cli.whereabouts import Whereabouts
 from svcnet.config import BY_NAME, OPTIONS, Config
@@ -47,12 +50,16 @@ from svcnet.prober import Prober
 from svcnet.sd_notify import Notifier, watchdog_seconds
 from svcnet.status.gather import gather
 from svcnet.status.health_port import HealthPorts
+from svcnet.status.inherited import bequeath
 from svcnet.status.metrics import Metrics
 from svcnet.status.proxy_exposition import ejected_now
 from svcnet.status.report import OFF, RUNNING, Report
 from svcnet.tally import Tally
 from svcnet.tracker import Tracker
 from svcnet.traffic import Traffic
+
+if TYPE_CHECKING:
+    from svcnet.status.server import StatusServer
 
 log = logging.getLogger("svcnet.daemon")
 
@@ -89,7 +96,8 @@ class Daemon:
         self.whereabouts = Whereabouts(options)
         tracker = Tracker(Networks(options.endpoint_deny), options.node, Networks(options.external_ips))
         self.health = HealthPorts(tracker.ports_of, lambda: self.report().healthy, lambda: self.agent.minion.addresses)
-        on_checks = partial(self.parts_state.__setitem__, "health checks")
+        on_checks, on_status = (partial(self.parts_state.__setitem__, part) for part in ("health checks", "status"))
+        self.http = HttpPorts(options.status_listen, self.health, self._status_server, before.inherited, on_status)
         self.prober = Prober(tracker.ports_of, self._judge, on_checks, open_speaker(options), options.health_scripts)
         self.metrics.checks = self.prober
         self.agent = Agent(
@@ -138,23 +146,14 @@ class Daemon:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up, reload)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        predecessor = Predecessor(self.options, self.agent, self._leave)
+        loop.set_default_executor(threads := ThreadPoolExecutor())
+        http = self.http
+        predecessor = Predecessor(self.options, self.agent, self._leave, http.listeners, http.close)
         self.control = ControlServer(self.options.state_dir, self._handlers(), {COMMAND: predecessor.converse})
         if self.before.takeover is None:
             await self._listen()
-        parts = (
-            self.agent.run(),
-            self._give_way(),
-            self._serve_status(),
-            self._watchdog(),
-            self._answer_names(),
-            *map(self._count_traffic, self.tallies),
-            self._follow_addresses(),
-            self.health.run(),
-            self._check_health(),
-            see_off(self.before.children),
-        )
-        tasks = [asyncio.create_task(part) for part in parts]
+        tasks = [asyncio.create_task(part) for part in self._parts()]
+        answering = asyncio.create_task(http.run(self._loaded))
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait([stopping, *tasks[:1]], return_when=asyncio.FIRST_COMPLETED)
         if self._after is not After.LEAVE:  # another process is the service by now
@@ -162,12 +161,41 @@ class Daemon:
         for task in tasks:
             task.cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
-        await self.agent.checkpoint.now()
+        if self.before.takeover is None or self.before.takeover.is_done:
+            await self.agent.checkpoint.now()
+        if self._after is After.LEAVE:
+            loop.set_default_executor(ThreadPoolExecutor())
+            await asyncio.to_thread(threads.shutdown)  # what a thread does yet, it does while the claims are ours
+            self._after = await self._hand_over(predecessor)
+        if self._after is After.AGAIN:
+            bequeath(http.listeners(), os.environ)
+        await http.stop()
+        results += await asyncio.gather(answering, return_exceptions=True)
         await self.control.stop()
         for result in results:
             if isinstance(result, Exception):
                 raise _cause(result)
         return self._after
+
+    def _parts(self) -> Iterator[Coroutine[Any, Any, None]]:
+        """What runs until the end."""
+        yield self.agent.run()
+        yield self._give_way()
+        yield self._watchdog()
+        if self.names is not None:
+            yield self._supervise("dns", self.names.run(self._loaded))
+        for tally in self.tallies:
+            yield self._supervise("traffic", tally.run(self._loaded))
+        yield self._follow_addresses()
+        yield self._supervise("health checks", self.prober.run())
+        yield see_off(self.before.children)
+
+    async def _hand_over(self, predecessor: Predecessor) -> After:
+        """Let another daemon have it all; what comes then."""
+        self.chosen.leave()
+        for claim in self.before.claims:
+            claim.release()
+        return await predecessor.outcome()
 
     def _handlers(self) -> dict[str, Handler]:
         return {
@@ -213,24 +241,27 @@ class Daemon:
             ctypes.CDLL(None).malloc_trim(0)  # what the load took and gave back is the machine's again
         for act in () if self.ready.is_set() else self.chosen.at_ready:
             act()
-        main_pid = None
-        if self.before.takeover is not None and not self.ready.is_set():
-            main_pid = os.getpid()
-            self._starting_control = asyncio.create_task(self._listen())
         if self.names is None:
             self.before.names.end()
+        self.http.decide()
         services = len(self.agent.tracker.snapshot.services)
-        self.notifier.ready(status or f"{self.chosen.mode.name}, {services} services", main_pid)
+        self._status_line = status or f"{self.chosen.mode.name}, {services} services"
+        if self.before.takeover is None or self.ready.is_set():
+            self.notifier.ready(self._status_line)
         self.ready.set()
 
     async def _give_way(self) -> None:
-        """Let the first sync go first."""
-        begin = time.monotonic()
-        while self.before.takeover is not None and not self.ready.is_set():  # until then another one serves
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.ready.wait(), STATUS_AFTER_SECONDS)
-            if not self.before.takeover.is_done and time.monotonic() - begin > READY_SECONDS:
-                self._give_up()
+        """Let the first sync go first; in a take-over the old daemon serves until then, and then we do."""
+        begin, takeover = time.monotonic(), self.before.takeover
+        if takeover is not None:
+            await prepare_http()
+            try:
+                await takeover.wait(self.ready, self._why_not)
+            finally:
+                self._stop.set() if not self.ready.is_set() else None
+            await self._listen()
+            self.notifier.ready(self._status_line, os.getpid())
+            await asyncio.to_thread(takeover.finish)
         while not self.ready.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.ready.wait(), STATUS_AFTER_SECONDS)
@@ -241,38 +272,24 @@ class Daemon:
                 break
         self._loaded.set()
 
-    def _give_up(self) -> None:
-        assert self.before.takeover is not None
-        self._stop.set()
-        why = self.agent.state.last_error or self.agent.state.away or "the records did not come"
-        raise SvcnetError(
-            f"--takeover: not ready within {READY_SECONDS:.0f} s: {why}; pid {self.before.takeover.pid} goes on"
-        )
+    def _why_not(self) -> str:
+        return self.agent.state.last_error or self.agent.state.away or "the records did not come"
 
-    async def _serve_status(self) -> None:
-        await self._loaded.wait()
-        # aiohttp takes longer to import than the first sync: in a thread, so that changes go on meanwhile.
-        await asyncio.to_thread(importlib.import_module, "aiohttp.web")
+    def _status_server(self) -> "StatusServer":
         from svcnet.status.server import StatusServer  # noqa: PLC0415 (needs aiohttp)
 
-        server = StatusServer(self.report, self.metrics, lambda: self.agent.tracker.snapshot.ports)
-        self.parts_state["status"] = await server.start(self.options.status_listen)
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await server.stop()
+        return StatusServer(self.report, self.metrics, lambda: self.agent.tracker.snapshot.ports)
 
     def _on_dns(self, state: str) -> None:
         self.parts_state["dns"] = state
 
-    async def _answer_names(self) -> None:
-        if self.names is None:
-            return
+    async def _supervise(self, name: str, running: Awaitable[None]) -> None:
+        """Run a part: no fault of it may end the daemon."""
         try:
-            await self.names.run(self._loaded)
-        except Exception as error:  # the supervisor: no fault of a part may end the daemon
-            log.exception("dns")
-            self._on_dns(f"failed: {error}")
+            await running
+        except Exception as error:
+            log.exception(name)
+            self.parts_state[name] = f"failed: {error}"
 
     async def _follow_addresses(self) -> None:
         try:
@@ -284,22 +301,8 @@ class Daemon:
         await self.agent.relocate()
         self.health.relocate()
 
-    async def _count_traffic(self, tally: Tally | Proxied) -> None:
-        try:
-            await tally.run(self._loaded)
-        except Exception as error:  # the supervisor: no fault of a part may end the daemon
-            log.exception("traffic")
-            self.parts_state["traffic"] = f"failed: {error}"
-
     def _judge(self, verdicts: Iterable[Verdict]) -> None:
         self.agent.hear(verdicts)
-
-    async def _check_health(self) -> None:
-        try:
-            await self.prober.run()
-        except Exception as error:  # the supervisor: no fault of a part may end the daemon
-            log.exception("health checks")
-            self.parts_state["health checks"] = f"failed: {error}"
 
     async def _watchdog(self) -> None:
         seconds = watchdog_seconds(os.environ)
@@ -347,7 +350,7 @@ def _cause(error: Exception) -> Exception:
 
 def serve(flags: Mapping[str, Any]) -> None:
     """Check everything, claim, then serve."""
-    children, reload = inherited(), Reload(flags)
+    reload = Reload(flags)
     options = reload.read()
     if options.cleanup:
         DataPathClaim().release()  # a daemon that runs would not know that its rules are gone
@@ -355,21 +358,18 @@ def serve(flags: Mapping[str, Any]) -> None:
         removed = [*["DNS workers without a daemon"] * names.end(), *remove_all()]
         click.echo("\n".join(f"removed {what}" for what in removed) or "nothing of svcnet in the kernel", err=True)
         return
-    takeover, chosen, claims = prepare(options)
+    chosen, before = prepare(options)
     options = replace(options, takeover=False)
     log.info("starting node=%s mode=%s reason=%s records=%s", options.node, *chosen.mode, options.records)
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.disable()  # a load makes a million objects and no garbage; on again after the first sync
-    names = NameLeft().find(owner(options.state_dir), options.dns_listen)
-    after = asyncio.run(_run(options, chosen, reload, Before(names, takeover, children)))
+    after = asyncio.run(_run(options, chosen, reload, before))
     if after is After.STOP:
         chosen.stop()
     else:
         chosen.leave()
-    for claim in claims if after is After.LEAVE else ():
-        claim.release()
     if after is After.AGAIN:
-        log.info("starting again with the changed configuration")
+        log.info("starting again")
         arguments = [word for word in sys.orig_argv[1:] if word != BY_NAME["takeover"].flag]
         os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606 (the same program; rules stay)
 

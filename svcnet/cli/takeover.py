@@ -1,15 +1,17 @@
-"""One daemon takes another's place while both run (`--takeover`): the order of it, from both sides.
+"""One daemon takes another's place while both run (`--takeover`): the order of it, from the new one's side.
 
-Owns: the conversation over the control socket. Must not know what a listener is: sockets come from the workers
-themselves (proxy/left.py, name_left.py), which outlive their daemon.
+Owns: the conversation over the control socket; predecessor.py has the other end. Must not know what a listener is for:
+those of services come from the workers themselves (proxy/left.py, name_left.py), which outlive their daemon.
 
     new: takeover  →  old: who it is                            nothing has changed
     new: rest      →  old: it changes nothing in the kernel any more, until the connection ends
                       new: first sync; its workers are told everything, and accept nobody
-    new: go        →  old: lets its workers be, and ends        from here on the new one is the daemon
+    new: go        →  old: its HTTP listeners; it writes nothing any more, gives its claims up and lets its workers be
                       new: takes the claims; its workers accept, then those of the old one drain
+    new: done      →  old: answers no more HTTP, and ends       from here on the new one is the daemon
 
-Whenever the new one ends before `go`, its connection does too, and its workers: the old one goes on.
+Whenever the new one ends before `go`, its connection does too, and its workers: the old one goes on. If it ends before
+`done`, the old one starts again, as after a crash. If the old one ends, the new one is the daemon at once.
 """
 
 import asyncio
@@ -22,54 +24,55 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
-
-from svcnet.agent import Agent
-from svcnet.cli.control import Line, NoDaemonError, answer
+from svcnet.cli.control import EndedError, Line, NoDaemonError
 from svcnet.cli.data_path import Chosen, Handing
+from svcnet.cli.inherited import inherited as own_children
 from svcnet.cli.name_left import NameLeft
+from svcnet.cli.name_service import owner
 from svcnet.cli.vet import vet
 from svcnet.config import Config
 from svcnet.instance import DataPathClaim, StateClaim
 from svcnet.model.errors import ConfigError, SvcnetError
 from svcnet.proxy.left import Left
+from svcnet.status.inherited import Inherited
 
 log = logging.getLogger(__name__)
 
-COMMAND, REST, GO = "takeover", "rest", "go"
+COMMAND, REST, GO, DONE = "takeover", "rest", "go", "done"
 VERSION = 1
 """Of the conversation, and of what workers say to heirs."""
-READY_SECONDS = 60.0
-"""A daemon that is not ready by then lets the old one be."""
-REST_SECONDS = 60.0
-"""So long the old one keeps still."""
 END_SECONDS = 30.0
-"""So long it may take to end."""
+"""So long the old one may take to give up its claims."""
+DEAD_SECONDS = 5.0
+"""The same once it has hung up: it is dead, or has another opinion."""
 LOOK_SECONDS = 0.01
+WAKE_SECONDS = 0.5
 
 Claims = list[StateClaim | DataPathClaim]
 
 
 class Takeover:
-    """The new daemon's side. Its methods may be called in a thread."""
+    """The new daemon's side. `rest`, `go` and `finish` may be called in a thread."""
 
-    def __init__(self, line: Line, pid: int, options: Config, left: Left) -> None:
+    def __init__(self, line: Line, pid: int, options: Config, left: Left, inherited: Inherited) -> None:
         self.pid = pid
         self.claims: Claims = []
-        self.is_done = self._has_gone = False
-        self._line, self._options, self._left = line, options, left
+        self.is_done = self._has_gone = self._is_alone = False
+        self._failure = ""
+        self._line, self._options, self._left, self._inherited = line, options, left, inherited
 
     @classmethod
-    def begin(cls, options: Config, left: Left) -> "Takeover | None":
+    def begin(cls, options: Config, left: Left, inherited: Inherited) -> "Takeover | None":
         """Greet the daemon that runs; None when none does. Nothing has changed by that.
 
         SvcnetError: it can't be taken over from, and why. ConfigError: not with these options.
         """
+        seconds = options.takeover_seconds
         try:
-            line = Line(options.state_dir)
+            line = Line(options.state_dir, seconds)
         except NoDaemonError:
             return None
-        old = line.ask(COMMAND, version=VERSION)
+        old = line.ask(COMMAND, version=VERSION, seconds=seconds)
         pid = int(old["pid"])
         mine = [str(cidr) for cidr in options.service_cidr]
         if old["service_cidr"] != mine:
@@ -80,19 +83,69 @@ class Takeover:
         if old["network_namespace"] != network_namespace():
             raise SvcnetError(f"--takeover: pid {pid} runs in another network namespace")
         left.is_lent = True
-        return cls(line, pid, options, left)
+        return cls(line, pid, options, left, inherited)
 
     def rest(self) -> None:
         """Have the old one change nothing any more."""
-        self._line.ask(REST)
+        self._ask(REST)
 
     def go(self) -> None:
-        """Have the old one end, and take its claims. SvcnetError."""
-        if not self._has_gone:
-            self._line.ask(GO)
+        """Have the old one give up its claims, and take them. SvcnetError."""
+        if not self._has_gone and not self.is_done:
+            said = self._ask(GO)
             self._has_gone = True
+            while said.get("more"):
+                said = self._line.more()
+            self._inherited.add(self._line.given)
+            self._line.given = []
             log.info("taking over from pid=%s", self.pid)
-        deadline = time.monotonic() + END_SECONDS
+        if not self.is_done:
+            self._take(END_SECONDS)
+
+    async def wait(self, ready: asyncio.Event, why: Callable[[], str]) -> None:
+        """Return when `ready` is set. SvcnetError: it won't be, or it takes too long; `why` has what is known of it."""
+        deadline = time.monotonic() + self._options.takeover_seconds
+        while not ready.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ready.wait(), WAKE_SECONDS)
+                return
+            late = time.monotonic() > deadline and not self._is_alone
+            if late or self._failure:
+                self._line.hang_up()
+                what = f"not ready within {self._options.takeover_seconds} s: {why()}" if late else self._failure
+                raise SvcnetError(f"--takeover: {what}; pid {self.pid} goes on")
+
+    def finish(self) -> None:
+        """Have the old one answer no more, and end."""
+        with contextlib.suppress(SvcnetError):  # it has ended
+            self._line.ask(DONE)
+        self._line.close()
+
+    def _ask(self, command: str) -> dict[str, Any]:
+        """Say something. When the old one is dead its place is taken here and now."""
+        if self.is_done:
+            return {}
+        try:
+            return self._line.ask(command)
+        except EndedError as error:
+            self._succeed(error)
+            return {}
+        except SvcnetError as error:
+            self._failure = str(error)
+            raise
+
+    def _succeed(self, error: EndedError) -> None:
+        try:
+            self._take(DEAD_SECONDS)
+        except SvcnetError:
+            self._failure = str(error)
+            raise error from None
+        self._is_alone = True
+        log.warning("pid=%s, which was to be followed, is dead: taking its place", self.pid)
+
+    def _take(self, seconds: float) -> None:
+        """Take the claims."""
+        deadline = time.monotonic() + seconds
         wanted: list[Callable[[], StateClaim | DataPathClaim]] = [
             lambda: StateClaim(self._options.state_dir),
             DataPathClaim,
@@ -101,20 +154,22 @@ class Takeover:
             self.claims.append(_patiently(claim, deadline))
         self._left.is_lent = False
         self.is_done = True
-        self._line.close()
 
 
-def prepare(options: Config) -> tuple[Takeover | None, Chosen, Claims]:
-    """Whom to take over from, by which data path, and our claims: those come with the take-over, if there is one."""
-    left = Left()
-    takeover = Takeover.begin(options, left) if options.takeover else None
+def prepare(options: Config) -> tuple[Chosen, "Before"]:
+    """By which data path, and what was here before; our claims come with the take-over, if there is one."""
+    children, left, inherited = own_children(), Left(), Inherited.from_environment(os.environ)
+    takeover = Takeover.begin(options, left, inherited) if options.takeover else None
     left.find(orphans=takeover is None)
     if takeover is not None:
-        return takeover, vet(options, left, Handing(takeover.rest, takeover.go)), takeover.claims
-    if options.takeover:
-        log.info("--takeover: no svcnet-proxy runs with %s: an ordinary start", options.state_dir)
-    chosen = vet(options, left)
-    return None, chosen, _claim(options, chosen)
+        chosen, claims = vet(options, left, Handing(takeover.rest, takeover.go)), takeover.claims
+    else:
+        if options.takeover:
+            log.info("--takeover: no svcnet-proxy runs with %s: an ordinary start", options.state_dir)
+        chosen = vet(options, left)
+        claims = _claim(options, chosen)
+    names = NameLeft().find(owner(options.state_dir), options.dns_listen)
+    return chosen, Before(names, takeover, inherited, claims, children)
 
 
 def _claim(options: Config, chosen: Chosen) -> Claims:
@@ -128,6 +183,9 @@ class Before(NamedTuple):
 
     names: NameLeft
     takeover: Takeover | None
+    inherited: Inherited
+    claims: Claims
+    """To be there, or to come with the take-over; given up when the process ends, or another takes over."""
     children: tuple[int, ...] = ()
     """Pids that are this process' children already."""
 
@@ -140,60 +198,6 @@ class After(Enum):
     """Another start of the program."""
     LEAVE = auto()
     """Another daemon, which is there."""
-
-
-class Predecessor:
-    """The old daemon's side."""
-
-    def __init__(self, options: Config, agent: Agent, leave: Callable[[], None]) -> None:
-        self._options, self._agent, self._leave = options, agent, leave
-        self._is_busy = False
-
-    async def converse(
-        self, request: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        """With one that wants to take over, until it has or is gone."""
-        if request.get("version") != VERSION or self._is_busy:
-            why = "another does it already" if self._is_busy else f"this version takes {VERSION}"
-            writer.write(answer({"message": f"--takeover: version {request.get('version')}: {why}"}, ok=False))
-            return
-        self._is_busy = True
-        try:
-            writer.write(answer(self._about(), ok=True))
-            if await _command(reader) == REST:
-                await self._rest(reader, writer)
-        finally:
-            self._is_busy = False
-
-    def _about(self) -> dict[str, Any]:
-        return {
-            "version": VERSION,
-            "pid": os.getpid(),
-            "service_cidr": [str(cidr) for cidr in self._options.service_cidr],
-            "network_namespace": network_namespace(),
-        }
-
-    async def _rest(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        async with self._agent.at_rest():
-            log.info("another daemon is about to take over")
-            writer.write(answer({}, ok=True))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(REST_SECONDS):
-                    if await _command(reader) == GO:
-                        self._leave()
-                        writer.write(answer({}, ok=True))
-                        await writer.drain()
-                        return
-        log.warning("the daemon that wanted to take over is gone: going on")
-
-
-async def _command(reader: asyncio.StreamReader) -> str:
-    """The next one; "" at the end."""
-    line = await reader.readline()
-    try:
-        return str(msgspec.json.decode(line, type=dict[str, Any]).get("command"))
-    except msgspec.DecodeError:
-        return ""
 
 
 def _patiently(claim: Callable[[], Any], deadline: float) -> Any:

@@ -7,6 +7,7 @@ and its answer (kube-proxy's form). Reads snapshots, changes nothing; a port tha
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from svcnet.feed import changed
 from svcnet.model.meta import Key
 from svcnet.model.snapshot import Delta, LeftOut, ServedPort, Snapshot
+from svcnet.status.inherited import Inherited
+from svcnet.status.last_words import LastWords, accept_no_more
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -63,6 +66,10 @@ class HealthPorts:
         self._by_port: dict[int, Checked] = {}
         self._failed: dict[Listen, str] = {}
         self._wake = asyncio.Event()
+        self._sockets: dict[Listen, socket.socket] = {}
+        self._sites: dict[Listen, web.SockSite] = {}
+        self._runner: web.AppRunner | None = None
+        self._last_words: LastWords | None = None
 
     def publish(self, _snapshot: Snapshot, delta: Delta) -> None:
         """Take a change in. O(changed)."""
@@ -90,44 +97,72 @@ class HealthPorts:
             if port in self._by_port
         )
 
-    async def run(self) -> None:
+    def wanted(self) -> set[Listen]:
+        """Where somebody may ask."""
+        return {(address, port) for address in self._addresses() for port in self._by_port}
+
+    def listeners(self) -> tuple[socket.socket, ...]:
+        """What it accepts by."""
+        return tuple(self._sockets.values())
+
+    async def run(self, inherited: Inherited) -> None:
         """Keep a listener on each address and port, for ever. Nothing is imported before there is one."""
         await self._wake.wait()
         from aiohttp import web  # noqa: PLC0415 - heavy, and most minions have no such port
 
         application = web.Application()
         application.router.add_get("/{any:.*}", self._answer)
-        runner = web.AppRunner(application, access_log=None, keepalive_timeout=1, shutdown_timeout=1)
+        self._last_words = LastWords(application)
+        runner = self._runner = web.AppRunner(application, access_log=None, keepalive_timeout=1, shutdown_timeout=1)
         await runner.setup()
-        sites: dict[Listen, web.TCPSite] = {}
-        try:
-            while True:
-                self._wake.clear()
-                await self._listen(runner, sites)
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), AGAIN_SECONDS if self._failed else None)
-        finally:
+        while True:
+            self._wake.clear()
+            await self._listen(runner, inherited)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), AGAIN_SECONDS if self._failed else None)
+
+    async def close(self) -> None:
+        """Accept nobody any more; after `run` was cancelled."""
+        await accept_no_more(self.listeners())
+        for place in tuple(self._sites):
+            await self._close(place)
+
+    async def stop(self) -> None:
+        """The same, and return when whoever has connected is answered."""
+        await self.close()
+        runner, self._runner = self._runner, None
+        if runner is not None and runner.server is not None:
+            assert self._last_words is not None
+            await self._last_words.wait(runner.server)
             await runner.cleanup()
 
-    async def _listen(self, runner: "web.AppRunner", sites: "dict[Listen, web.TCPSite]") -> None:
+    async def _listen(self, runner: "web.AppRunner", inherited: Inherited) -> None:
         from aiohttp import web  # noqa: PLC0415 - as above
 
-        wanted = {(address, port) for address in self._addresses() for port in self._by_port}
-        for gone in sites.keys() - wanted:
-            await sites.pop(gone).stop()
+        wanted = self.wanted()
+        unwanted = self._sites.keys() - wanted
+        await accept_no_more(self._sockets[place] for place in unwanted)
+        for gone in unwanted:
+            await self._close(gone)
         failed: dict[Listen, str] = {}
-        for address, port in sorted(wanted - sites.keys()):
-            site = web.TCPSite(runner, address, port, backlog=64, reuse_address=True)
+        for place in sorted(wanted - self._sites.keys()):
             try:
-                await site.start()
+                self._sockets[place] = inherited.open(place)
+                self._sites[place] = web.SockSite(runner, self._sockets[place], backlog=64)
+                await self._sites[place].start()
             except OSError as error:
-                await site.stop()
-                failed[address, port] = os.strerror(error.errno) if error.errno else str(error)
-                if (address, port) not in self._failed:
-                    log.warning("health port not open address=%s port=%s why=%s", address, port, failed[address, port])
-                continue
-            sites[address, port] = site
+                await self._close(place)
+                failed[place] = os.strerror(error.errno) if error.errno else str(error)
+                if place not in self._failed:
+                    log.warning("health port not open address=%s port=%s why=%s", *place, failed[place])
         self._failed = failed
+
+    async def _close(self, place: Listen) -> None:
+        site, sock = self._sites.pop(place, None), self._sockets.pop(place, None)
+        if site is not None:
+            await site.stop()
+        if sock is not None:
+            sock.close()
 
     async def _answer(self, request: "web.Request") -> "web.Response":
         from aiohttp import web  # noqa: PLC0415 - as above

@@ -12,14 +12,18 @@ import msgspec
 
 from svcnet.model.snapshot import PortKey, ServedPort
 from svcnet.status.exposition import Exposition
+from svcnet.status.inherited import Inherited
 from svcnet.status.metrics import Metrics
 from svcnet.status.page import page
 from svcnet.status.report import FAILED, RUNNING, Report
 
 if TYPE_CHECKING:
+    import socket
     from asyncio import Server
 
     from aiohttp import web
+
+    from svcnet.status.last_words import LastWords
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -47,38 +51,59 @@ class StatusServer:
         self._counts = metrics
         self._exposition: Exposition | None = None
         self._runner: web.AppRunner | None = None
+        self._last_words: LastWords | None = None
         self._listening: Server | None = None
+        self._socket: socket.socket | None = None
         self.port = 0
         """The TCP port it listens on, once started: differs from the wanted one when that was 0."""
 
-    async def start(self, listen: tuple[str, int]) -> str:
+    async def start(self, listen: tuple[str, int], inherited: Inherited | None = None) -> str:
         """Listen on (address, port); return the state of this part: `running`, or `failed: why`."""
         from asyncio import get_running_loop  # noqa: PLC0415 - counting needs it not
 
         from aiohttp import web  # noqa: PLC0415 - 655 ms, and rules come first
 
+        from svcnet.status.last_words import LastWords  # noqa: PLC0415 - needs asyncio
+
         application = web.Application()
         for path in ("healthz", "readyz", "metrics", "status", ""):
             application.router.add_get(f"/{path}", getattr(self, f"_{path or 'page'}"))
+        self._last_words = LastWords(application)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
         await self._runner.setup()
         assert self._runner.server is not None
         connect = partial(_connection, self._runner.server)
         try:
-            self._listening = await get_running_loop().create_server(connect, *listen, backlog=BACKLOG)
+            self._socket = (inherited or Inherited()).open(listen)
+            self._listening = await get_running_loop().create_server(connect, sock=self._socket, backlog=BACKLOG)
         except OSError as error:
             await self.stop()
             return f"{FAILED}: {error.strerror or error}"
-        self.port = self._listening.sockets[0].getsockname()[1]
+        self.port = self._socket.getsockname()[1]
         return RUNNING
 
-    async def stop(self) -> None:
-        """Close the port; more than once is fine."""
+    def listeners(self) -> "tuple[socket.socket, ...]":
+        """What it accepts by."""
+        return (self._socket,) if self._listening is not None and self._socket is not None else ()
+
+    async def close(self) -> None:
+        """Accept nobody any more."""
+        from svcnet.status.last_words import accept_no_more  # noqa: PLC0415 - as in start()
+
+        await accept_no_more(self.listeners())
         listening, self._listening = self._listening, None
         if listening is not None:
             listening.close()
+        if self._socket is not None:
+            self._socket.close()
+
+    async def stop(self) -> None:
+        """Close the port, once whoever has connected is answered; more than once is fine."""
+        await self.close()
         runner, self._runner = self._runner, None
-        if runner is not None:
+        if runner is not None and runner.server is not None:
+            assert self._last_words is not None
+            await self._last_words.wait(runner.server)
             await runner.cleanup()
 
     async def _healthz(self, _request: "web.Request") -> "web.Response":

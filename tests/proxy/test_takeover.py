@@ -4,7 +4,7 @@ import socket
 import threading
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import dns.exception
 import dns.message
@@ -13,11 +13,13 @@ import pytest
 import dns.query
 from tests.harness import client
 from tests.harness.client import LONG_SECONDS
-from tests.harness.daemon import Daemon
-from tests.harness.files import endpoints, service
+from tests.harness.daemon import STATUS_PORT, Daemon
+from tests.harness.files import Written, endpoints, service
+from tests.harness.http_hammer import HttpHammer
 from tests.harness.minion import VIP, A, B, C, Minion
 from tests.harness.stage import minion
 from tests.harness.until import until
+from tests.kernel.test_node_ports import HEALTH_PORT, MINION
 from tests.proxy.processes import children
 
 __all__ = ["minion"]
@@ -27,8 +29,7 @@ pytestmark = pytest.mark.kernel
 MODE = "--mode=userspace"
 DNS = ("--dns-listen=127.0.0.1:53", "--dns-upstream=off")
 TAKEOVER = "--takeover"
-TALK = 8081
-HANDOVERS = 5
+HTTP_PORTS = [("127.0.0.1", STATUS_PORT, "/healthz"), ("127.0.0.1", STATUS_PORT, "/readyz"), (MINION, HEALTH_PORT, "/")]
 
 
 class Asker(threading.Thread):
@@ -74,6 +75,14 @@ def records(minion: Minion) -> None:
     minion.put(service("web", VIP), endpoints("web", A, B))
 
 
+def checked(name: str, address: str) -> tuple[Written, Written]:
+    """A service with a health port, and its endpoint here."""
+    local: dict[str, Any] = {"externalTrafficPolicy": "Local", "healthCheckNodePort": HEALTH_PORT}
+    here = endpoints(name, A)
+    here["endpoints"][0]["nodeName"] = "m1"
+    return service(name, address, type="LoadBalancer", **local), here
+
+
 def dns_workers(daemon: Daemon) -> set[int]:
     names = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
     return {int(n) for n in names if b"svcnet.dns.worker" in Path(f"/proc/{n}/cmdline").read_bytes()}
@@ -88,14 +97,18 @@ def answers_more(*askers: Asker | client.Hammer) -> bool:
 @pytest.mark.parametrize("counts", [(1, 1, 1, 1, 1, 1), (1, 2, 3, 1)])
 def test_hand_overs_under_load_fail_nobody(minion: Minion, counts: tuple[int, ...]) -> None:
     records(minion)
+    minion.put(*checked("local", "10.0.0.7"))
     workers_of = "--proxy-workers={0} --dns-workers={0}".format
     daemon = minion.daemon(MODE, *DNS, *workers_of(counts[0]).split()).ready()
     daemon.until(lambda: dns_workers(daemon))
+    until(lambda: minion.ask(MINION, port=HEALTH_PORT) != client.REFUSED)
     with ExitStack() as stack:
+        balancer = stack.enter_context(HttpHammer(minion.enter, HTTP_PORTS))
         askers = [stack.enter_context(Asker(minion, protocol)) for protocol in ("udp", "dns")]
         hammers = [stack.enter_context(minion.hammer(VIP)) for _ in range(2)]
         for count in counts[1:]:
             answers_more(*askers, *hammers)
+            assert balancer.asks_more()
             old, daemon = daemon, minion.daemon(MODE, *DNS, TAKEOVER, *workers_of(count).split())
             assert old.ended() == 0, old.log
             daemon.ready()
@@ -103,6 +116,7 @@ def test_hand_overs_under_load_fail_nobody(minion: Minion, counts: tuple[int, ..
             daemon.until(lambda d=daemon, n=count: len(children(d)) == n)  # type: ignore[misc]  # as above
             answers_more(*askers, *hammers)
         assert not [failure for asker in askers for failure in asker.failures]
+        assert not balancer.failures
     minion.put(endpoints("web", C))
     assert minion.reaches(VIP, C)
     assert minion.reaches(VIP, C, protocol="udp")

@@ -23,7 +23,7 @@ from svcnet.wire import FDS_A_FRAME
 
 log = logging.getLogger(__name__)
 
-MARGIN_SECONDS = 5.0
+MARGIN_SECONDS = 1.0
 """The new one gives up by itself when it is not ready in time. One that does not, so much later, hangs."""
 _UCRED = struct.Struct("iII")
 
@@ -58,15 +58,15 @@ class Predecessor:
             writer.write(answer({"message": f"--takeover: version {request.get('version')}: {why}"}, ok=False))
             return
         self._is_busy = True
-        seconds = float(request.get("seconds", self._options.takeover_seconds)) + MARGIN_SECONDS
         try:
             writer.write(answer(self._about(), ok=True))
-            if await _command(reader, seconds) == REST:
+            request = await _request(reader, request)
+            if request.get("command") == REST:
                 async with self._agent.at_rest():
-                    await self._rest(reader, writer, seconds)
+                    await self._rest(request, reader, writer)
         except TimeoutError:
             log.warning("the daemon that wanted to take over hangs: going on")
-            writer.write(answer({"message": f"--takeover: not ready within {seconds:.0f} s"}, ok=False))
+            writer.write(answer({"message": "--takeover: not ready in time"}, ok=False))
         finally:
             self._is_busy = False
 
@@ -78,10 +78,11 @@ class Predecessor:
             "network_namespace": network_namespace(),
         }
 
-    async def _rest(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: float) -> None:
+    async def _rest(self, request: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         log.info("another daemon is about to take over")
         writer.write(answer({}, ok=True))
-        if await _command(reader, seconds) != GO:
+        request = await _request(reader, request)
+        if request.get("command") != GO:
             log.warning("the daemon that wanted to take over is gone: going on")
             return
         await writer.drain()
@@ -89,23 +90,24 @@ class Predecessor:
         self._leave()
         after = After.AGAIN
         try:
-            after = await self._see(reader, writer, seconds)
+            after = await self._see(request, reader, writer)
         finally:
             self._outcome.set_result(after)
 
-    async def _see(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: float) -> After:
+    async def _see(self, request: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> After:
         """What becomes of one that has been told to go."""
         try:
-            word = await _command(reader, seconds)
+            request = await _request(reader, request)
         except TimeoutError:
             pid = _peer(writer)
             log.warning("the daemon that took over hangs: ending it pid=%s", pid)
             if not pid:
                 return After.LEAVE
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, ConnectionError):
                 os.kill(pid, signal.SIGKILL)
-            word = await _command(reader, seconds)
-        if word != DONE:
+                await reader.read()  # to its end
+            request = {}
+        if request.get("command") != DONE:
             log.warning("the daemon that took over is gone: starting again")
             return After.AGAIN
         await self._fall_silent()
@@ -115,17 +117,17 @@ class Predecessor:
         return After.LEAVE
 
 
-async def _command(reader: asyncio.StreamReader, seconds: float) -> str:
-    """The next one; "" at the end. TimeoutError."""
-    async with asyncio.timeout(seconds):
+async def _request(reader: asyncio.StreamReader, before: dict[str, Any]) -> dict[str, Any]:
+    """The next one; {} at the end. TimeoutError: it takes longer than the one `before` said that it may."""
+    async with asyncio.timeout(float(before.get("seconds", 0)) + MARGIN_SECONDS):
         try:
             line = await reader.readline()
         except ConnectionError:
-            return ""
+            return {}
     try:
-        return str(msgspec.json.decode(line, type=dict[str, Any]).get("command"))
+        return msgspec.json.decode(line, type=dict[str, Any])
     except msgspec.DecodeError:
-        return ""
+        return {}
 
 
 def _give(writer: asyncio.StreamWriter, fds: list[int]) -> None:

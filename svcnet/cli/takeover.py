@@ -54,8 +54,11 @@ Claims = list[StateClaim | DataPathClaim]
 class Takeover:
     """The new daemon's side. `rest`, `go` and `finish` may be called in a thread."""
 
-    def __init__(self, line: Line, pid: int, options: Config, left: Left, inherited: Inherited) -> None:
+    def __init__(
+        self, line: Line, pid: int, options: Config, left: Left, inherited: Inherited, deadline: float
+    ) -> None:
         self.pid = pid
+        self._deadline = deadline
         self.claims: Claims = []
         self.is_done = self._has_gone = self._is_alone = False
         self._failure = ""
@@ -67,12 +70,12 @@ class Takeover:
 
         SvcnetError: it can't be taken over from, and why. ConfigError: not with these options.
         """
-        seconds = options.takeover_seconds
+        deadline = time.monotonic() + options.takeover_seconds
         try:
-            line = Line(options.state_dir, seconds)
+            line = Line(options.state_dir, options.takeover_seconds)
         except NoDaemonError:
             return None
-        old = line.ask(COMMAND, version=VERSION, seconds=seconds)
+        old = line.ask(COMMAND, version=VERSION, seconds=options.takeover_seconds)
         pid = int(old["pid"])
         mine = [str(cidr) for cidr in options.service_cidr]
         if old["service_cidr"] != mine:
@@ -83,7 +86,12 @@ class Takeover:
         if old["network_namespace"] != network_namespace():
             raise SvcnetError(f"--takeover: pid {pid} runs in another network namespace")
         left.is_lent = True
-        return cls(line, pid, options, left, inherited)
+        return cls(line, pid, options, left, inherited, deadline)
+
+    @property
+    def seconds(self) -> float:
+        """How much time is left."""
+        return max(0.0, self._deadline - time.monotonic())
 
     def rest(self) -> None:
         """Have the old one change nothing any more."""
@@ -104,12 +112,11 @@ class Takeover:
 
     async def wait(self, ready: asyncio.Event, why: Callable[[], str]) -> None:
         """Return when `ready` is set. SvcnetError: it won't be, or it takes too long; `why` has what is known of it."""
-        deadline = time.monotonic() + self._options.takeover_seconds
         while not ready.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(ready.wait(), WAKE_SECONDS)
                 return
-            late = time.monotonic() > deadline and not self._is_alone
+            late = not self.seconds and not self._is_alone
             if late or self._failure:
                 self._line.hang_up()
                 what = f"not ready within {self._options.takeover_seconds} s: {why()}" if late else self._failure
@@ -126,7 +133,7 @@ class Takeover:
         if self.is_done:
             return {}
         try:
-            return self._line.ask(command)
+            return self._line.ask(command, seconds=self.seconds)
         except EndedError as error:
             self._succeed(error)
             return {}

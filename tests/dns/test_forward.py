@@ -64,7 +64,9 @@ def upstreams(*behaviours: Behaviour) -> Iterator[tuple[Served, list[Upstream]]]
     with ExitStack() as stack:
         running = [stack.enter_context(Upstream(behave)) for behave in behaviours]
         settings = Settings(upstreams=tuple(one.address for one in running))
-        served = stack.enter_context(worker(settings, RECORDS, changed={} if {silent, lies_first} & {*behaviours} else PATIENT))
+        served = stack.enter_context(
+            worker(settings, RECORDS, changed={} if {silent, lies_first} & {*behaviours} else PATIENT)
+        )
         until(lambda: served.udp("tomcat.svc.").answer)
         yield served, running
 

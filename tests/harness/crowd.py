@@ -4,7 +4,7 @@ import socket
 from collections.abc import Iterable
 from contextlib import closing
 
-from tests.harness.client import opened
+from tests.harness.client import LONG_SECONDS, opened
 from tests.harness.files import PORT, Written, service
 from tests.harness.minion import VIP, VIP6, Minion
 
@@ -30,7 +30,7 @@ def _visit(address: str, client: str, port: int) -> str:
         six = ":" in client
         one.setsockopt(socket.IPPROTO_IPV6 if six else 0, IPV6_FREEBIND if six else IP_FREEBIND, 1)
         one.bind((client, 0))
-        one.settimeout(10)
+        one.settimeout(LONG_SECONDS)
         one.connect((address, port))
         return one.recv(512).decode().partition(" ")[0]
 

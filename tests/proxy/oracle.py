@@ -29,4 +29,5 @@ def haproxy(stack: ExitStack, stage: Stage, directory: Path, config: Callable[[i
     command = [str(HAPROXY), "-db", "-q", "-f", str(file)]
     process = stack.enter_context(subprocess.Popen(command, pass_fds=[listener.fileno()]))
     stack.callback(process.terminate)
+    stage.proxies.add(process.pid)
     return lambda: stage.keep(socket.create_connection(listener.getsockname(), PATIENCE_SECONDS))

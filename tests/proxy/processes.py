@@ -4,7 +4,8 @@ from pathlib import Path
 
 from tests.harness.daemon import Daemon
 
-WORKER = "svcnet.proxy.worker"
+COMM = "proxy-worker"
+"""What a worker is called once it serves; before, and while it is a spare, it is called otherwise."""
 
 
 def workers() -> set[int]:
@@ -13,18 +14,21 @@ def workers() -> set[int]:
     for path in Path("/proc").iterdir():
         if path.name.isdigit():
             try:
-                comm = (path / "comm").read_text().strip()
-                words = (path / "cmdline").read_bytes().split(b"\0")
+                if (path / "comm").read_text().strip() == COMM:
+                    found.add(int(path.name))
             except OSError:
                 continue
-            if WORKER.encode() in words and comm != "proxy-spare":
-                found.add(int(path.name))
     return found
 
 
 def children(daemon: Daemon) -> set[int]:
     """The workers of one daemon."""
     return {pid for pid in workers() if parent(pid) == daemon.pid}
+
+
+def serving(daemon: Daemon, number: int = 1) -> set[int]:
+    """Its workers, once so many serve: a daemon is ready while one may still start."""
+    return daemon.until(lambda: found if len(found := children(daemon)) == number else set())
 
 
 def parent(pid: int) -> int:

@@ -3,21 +3,28 @@
 Owns: the sockets of a test, closed at its end. Must not know what is tried.
 """
 
+import os
 import resource
+import signal
 import socket
 import struct
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from operator import add
+from pathlib import Path
 from typing import Any, Self
+
+import pytest
 
 from svcnet.model.frontend import Frontend
 from svcnet.model.terms import USUAL, Terms
+from svcnet.proxy import child
 from svcnet.proxy.child import Child, Message
 from svcnet.proxy.counts import CELLS
 from svcnet.proxy.ledger import Ledger
 from svcnet.proxy.row import Backend, Choice, Rule, Service
+from tests.harness.until import until
 
 PATIENCE_SECONDS = 30.0
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -31,6 +38,8 @@ class Stage:
         self._stack = ExitStack()
         self._idents = 0
         self.ledger = Ledger(1)
+        self.proxies: set[int] = set()
+        """Others that have conversations on this stage."""
         self._sums: dict[Frontend, list[int]] = {}
         self.child = Child(0, threading.RLock(), lambda _number: self._greeting(log_every))
 
@@ -38,6 +47,8 @@ class Stage:
         return [({"counts": True}, [self.ledger.block(0)]), ({"log": log_every}, ())]
 
     def __enter__(self) -> Self:
+        # One that is slow, as the machine is busy, does not hang.
+        self._stack.enter_context(pytest.MonkeyPatch.context()).setattr(child, "CONFIRM_SECONDS", PATIENCE_SECONDS)
         self.child.start()
         self._stack.callback(self.ledger.close)
         self._stack.callback(self.child.stop)
@@ -57,6 +68,20 @@ class Stage:
             threading.Event().wait(0.005)
         self.child.tell([(message, list(fds))])
         assert self.child.confirm()
+
+    def stop(self) -> None:
+        """Let the worker do nothing from now on; `go_on` lets it again."""
+        os.kill(self.child.pid, signal.SIGSTOP)
+        until(lambda: state(self.child.pid) == "T")
+
+    def rest(self) -> None:
+        """Wait until the worker, and any other proxy, has done all that there was to do."""
+        # Whatever happens on a socket of theirs wakes them at once: they run, or would.
+        until(lambda: all(state(pid) == "S" for pid in (self.child.pid, *self.proxies)))
+
+    def go_on(self) -> None:
+        """Let the worker find all that happened meanwhile at once."""
+        os.kill(self.child.pid, signal.SIGCONT)
 
     def frontend(
         self,
@@ -89,8 +114,14 @@ class Stage:
 
     def update(self, ident: int, *backends: Backend, protocol: str = "tcp", terms: Terms = USUAL) -> None:
         """Other backends, or other terms."""
+        self.tell({"put": [self.row(ident, *backends, protocol=protocol, terms=terms)]})
+
+    def row(
+        self, ident: int, *backends: Backend, protocol: str = "tcp", terms: Terms = USUAL, fresh: bool = False
+    ) -> list[Any]:
+        """What tells of other backends, or other terms; `fresh`: with a listener."""
         rule = leading_to(ident, *backends, terms=terms)
-        self.tell({"put": [[ident, protocol, False, False, rule, *self._slots(ident, backends)]]})
+        return [ident, protocol, fresh, False, rule, *self._slots(ident, backends)]
 
     def _slots(self, ident: int, backends: Iterable[Backend]) -> list[Any]:
         slots = self.ledger.assign(self._front(ident), backends)
@@ -113,13 +144,9 @@ class Stage:
         self.tell({"drop": [ident]})
 
     def reopen(self, ident: int, *backends: Backend, terms: Terms = USUAL) -> None:
-        """Close a frontend and open it again, as when its last backend goes and others come."""
-        where = self.address(ident)
-        self.drop(ident)
-        self.listeners[ident] = listener = self._listener(socket.SOCK_STREAM, where)
-        rule = leading_to(ident, *backends, terms=terms)
-        row = [ident, "tcp", True, False, rule, *self._slots(ident, backends)]
-        self.tell({"put": [row]}, [listener.fileno()])
+        """Close a frontend and open it again, as when its last backend goes and others come; no time passes between."""
+        row = self.row(ident, *backends, terms=terms, fresh=True)
+        self.tell({"drop": [ident], "put": [row]}, [self.listeners[ident].fileno()])
 
     def happened(self, what: str) -> int:
         """What the worker counted for all frontends together."""
@@ -190,6 +217,11 @@ def reset(sock: socket.socket) -> None:
     """Send a reset."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     sock.close()
+
+
+def state(pid: int) -> str:
+    """Of a process, as proc(5) has it: R runs or would, S waits for something, T is stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def file_limit() -> int:

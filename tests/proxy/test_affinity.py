@@ -13,7 +13,7 @@ from tests.harness.files import endpoints
 from tests.harness.minion import A6, B6, VIP, VIP6, A, B, C, Minion
 from tests.harness.stage import minion
 from tests.harness.until import until
-from tests.proxy.processes import another_than, children
+from tests.proxy.processes import another_than, serving
 from tests.proxy.stage import HOST, Stage
 
 __all__ = ["minion"]
@@ -49,7 +49,7 @@ def test_250_clients_stay_when_a_worker_is_killed_or_the_daemon_starts_anew(mini
     daemon = minion.daemon(MODE).ready()
     before = visit(minion, VIP, CLIENTS[4])
     assert set(before.values()) == {A, B}
-    (pid,) = children(daemon)
+    (pid,) = serving(daemon)
     os.kill(pid, signal.SIGKILL)
     daemon.until(lambda: another_than(pid, daemon))
     assert moved(before, visit(minion, VIP, CLIENTS[4])) == set()

@@ -140,7 +140,9 @@ def test_what_ended_it_is_told(
 ) -> None:
     with Stage(log_every=1) as stage:
         server, backend = stage.server()
-        ends = talk(stage, stage.frontend(backend, terms=terms), server)
+        front = stage.frontend(backend)
+        ends = talk(stage, front, server)
+        stage.update(front, backend, terms=terms)  # not before: the conversation might take longer
         do(stage, *ends)
         line = lines(1)[0]
     assert (line["why"], line["bytes_in"], line["bytes_out"]) == (why, 8, 6)

@@ -15,7 +15,7 @@ from tests.harness.files import endpoints, service
 from tests.harness.minion import A6, B6, VIP, VIP6, A, B, C, Minion
 from tests.harness.stage import minion
 from tests.harness.until import until
-from tests.proxy.processes import another_than, children, workers
+from tests.proxy.processes import another_than, children, serving, workers
 
 __all__ = ["minion"]
 
@@ -49,9 +49,13 @@ def test_traffic_is_counted_by_service_and_endpoint(minion: Minion) -> None:
     for _ in range(3):
         assert minion.ask(VIP) == A
     service_labels = 'namespace="default",port="80",protocol="tcp",service="web"'
-    daemon.until(lambda: f"svcnet_service_connections_total{{{service_labels}}} 3.0" in daemon.get("/metrics")[1])
-    assert f'svcnet_endpoint_connections_total{{endpoint="{A}:8080",{service_labels}}} 3.0' in daemon.get("/metrics")[1]
-    assert 'svcnet_service_bytes_total{direction="out"' in daemon.get("/metrics")[1]
+    endpoint_labels = f'endpoint="{A}:8080",{service_labels}'
+    for series in (
+        f"svcnet_service_connections_total{{{service_labels}}} 3.0",
+        f"svcnet_endpoint_connections_total{{{endpoint_labels}}} 3.0",
+        'svcnet_service_bytes_total{direction="out"',
+    ):
+        daemon.until(lambda wanted=series: wanted in daemon.get("/metrics")[1])  # type: ignore[misc]  # held value
 
 
 def test_no_rule_of_netfilter_is_made(minion: Minion) -> None:
@@ -89,11 +93,11 @@ def test_a_killed_worker_fails_no_new_connection(minion: Minion) -> None:
     one_service(minion)
     daemon = minion.daemon(MODE).ready()
     for _ in range(3):
-        (pid,) = children(daemon)
+        (pid,) = serving(daemon)
         os.kill(pid, signal.SIGKILL)
         assert minion.inside(lambda: client.ask(VIP, patience_seconds=client.LONG_SECONDS)) in {A, B}
         daemon.until(partial(another_than, pid, daemon))
-    assert "svcnet_proxy_worker_starts_total 4.0" in daemon.get("/metrics")[1]
+    daemon.until(lambda: "svcnet_proxy_worker_starts_total 4.0" in daemon.get("/metrics")[1])
     minion.put(endpoints("web", C))
     assert minion.reaches(VIP, C)
     assert minion.reaches(VIP, C, protocol="udp")
@@ -102,8 +106,7 @@ def test_a_killed_worker_fails_no_new_connection(minion: Minion) -> None:
 def test_workers_end_with_a_daemon_that_is_stopped(minion: Minion) -> None:
     one_service(minion)
     daemon = minion.daemon(MODE, "--proxy-workers=2").ready()
-    pids = children(daemon)
-    assert len(pids) == 2
+    pids = serving(daemon, 2)
     assert daemon.stop() == 0
     until(lambda: not pids & workers())
     assert minion.ask(VIP) == client.REFUSED
@@ -114,7 +117,7 @@ def test_a_reload_ends_the_workers_and_starts_others(minion: Minion) -> None:
     config = minion.root / "svcnet.toml"
     config.write_text("proxy-workers = 1\n")
     daemon = minion.daemon(MODE, f"--config={config}").ready()
-    (pid,) = children(daemon)
+    (pid,) = serving(daemon)
     config.write_text("proxy-workers = 2\n")
     daemon.signal(signal.SIGHUP)
     daemon.until(lambda: len(children(daemon)) == 2 and not Path(f"/proc/{pid}").exists())
@@ -178,13 +181,17 @@ def is_translated(minion: Minion, *, by_netfilter: bool) -> bool:
     return ("svcnet" in f"{text}{minion.ruleset()}".lower()) == by_netfilter
 
 
+def has_routes(minion: Minion, *, wanted: bool) -> bool:
+    return ("proto 115" in minion.run("ip", "route", "show", "table", "local").stdout) == wanted
+
+
 @pytest.mark.parametrize("other", ["nftables", "iptables"])
 def test_modes_take_each_others_place(minion: Minion, other: str) -> None:
     one_service(minion)
     for mode in ("userspace", other, "userspace"):
         daemon = minion.daemon(f"--mode={mode}").ready()
         assert minion.reaches(VIP, A, B)
-        assert ("proto 115" in minion.run("ip", "route", "show", "table", "local").stdout) == (mode == "userspace")
+        daemon.until(partial(has_routes, minion, wanted=mode == "userspace"))
         # Rules stay until the last connection through them is over.
         daemon.until(partial(is_translated, minion, by_netfilter=mode != "userspace"))
         daemon.stop()

@@ -27,7 +27,7 @@ global
   nbthread 1
 defaults
   mode tcp
-  timeout connect 250ms
+  timeout connect 5s
   timeout client 30s
   timeout server 30s
   retries 3

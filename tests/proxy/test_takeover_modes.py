@@ -10,7 +10,7 @@ from tests.harness.files import endpoints, service
 from tests.harness.minion import A6, B6, VIP, VIP6, A, B, C, Minion
 from tests.harness.stage import minion
 from tests.harness.until import until
-from tests.proxy.processes import children
+from tests.proxy.processes import children, serving
 from tests.proxy.test_hybrid import KEPT_PORT, asking, entrance, kept, web
 
 __all__ = ["minion"]
@@ -35,7 +35,7 @@ def gone(pids: set[int]) -> bool:
 def test_beside_a_kernel_path_workers_serve_on_without_their_daemon(minion: Minion, mode: str) -> None:
     records(minion)
     daemon = minion.daemon(f"--mode={mode}").ready()
-    port, workers = entrance(daemon, minion), children(daemon)
+    port, workers = entrance(daemon, minion), serving(daemon)
     with minion.call(KEPT, C, KEPT_PORT) as call:
         with minion.hammer(VIP), minion.hammer(VIP6):
             daemon.kill()
@@ -58,7 +58,7 @@ def test_beside_a_kernel_path_workers_serve_on_without_their_daemon(minion: Mini
 def test_a_take_over_cuts_nothing_whatever_the_modes(minion: Minion, before: str, after: str) -> None:
     records(minion)
     old = minion.daemon(f"--mode={before}").ready()
-    workers = children(old)
+    workers = serving(old)
     with minion.call(KEPT, C, KEPT_PORT) as call:
         assert call.say("hello") == "hello"
         with minion.hammer(VIP), minion.hammer(VIP6):
@@ -78,7 +78,7 @@ def test_a_take_over_cuts_nothing_whatever_the_modes(minion: Minion, before: str
 def test_rules_that_nobody_keeps_keep_the_workers_that_they_lead_to(minion: Minion) -> None:
     records(minion)
     daemon = minion.daemon("--mode=nftables").ready()
-    workers = children(daemon)
+    workers = serving(daemon)
     daemon.kill()
     without = minion.daemon("--mode=none").ready()
     assert without.stop() == 0

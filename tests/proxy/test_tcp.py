@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import signal
 import socket
 import sys
 import threading
@@ -49,11 +48,11 @@ def test_what_comes_with_an_end_is_passed_on_in_one_packet_with_it(stage: Stage)
     server, backend = stage.server()
     client = stage.client(stage.frontend(backend))
     inner = stage.accept(server)
-    os.kill(stage.child.pid, signal.SIGSTOP)  # so that it finds both at once
+    stage.stop()  # so that it finds both at once
     client.sendall(b"all of it")
     client.shutdown(socket.SHUT_WR)
     before = packets(inner)
-    os.kill(stage.child.pid, signal.SIGCONT)
+    stage.go_on()
     assert read_all(inner) == b"all of it"
     assert packets(inner) == before + 1
 

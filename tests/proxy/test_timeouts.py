@@ -2,13 +2,14 @@
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
 from svcnet.model.terms import Terms
 from svcnet.proxy.counts import CLIENT_RESETS, CONNECTIONS, DRAINED, GIVEN_UP, IDLE, REFUSED, SERVER_RESETS
 from tests.harness.until import until
-from tests.proxy.stage import Stage, read_all, reset
+from tests.proxy.stage import PATIENCE_SECONDS, Stage, read_all, reset
 
 SOON = 0.2
 
@@ -35,10 +36,11 @@ def test_a_connection_that_says_nothing_for_its_services_time_is_reset_others_go
     usual = stage.frontend(backend)
     front = stage.frontend(backend, terms=Terms(idle_seconds=SOON))
     spared = talking(stage, usual, server)
-    assert_reset(*talking(stage, front, server))
+    assert_reset(stage.client(front), stage.accept(server))
     spared[0].sendall(b"still")
     assert spared[1].recv(5) == b"still"
-    assert (stage.counted(front, IDLE), stage.counted(usual, IDLE)) == (1, 0)
+    until(lambda: stage.counted(front, IDLE) == 1)
+    assert not stage.counted(usual, IDLE)
 
 
 def test_a_new_timeout_holds_for_connections_that_are_open(stage: Stage) -> None:
@@ -52,7 +54,7 @@ def test_a_new_timeout_holds_for_connections_that_are_open(stage: Stage) -> None
 def test_open_connections_of_a_closed_frontend_keep_their_timeout(stage: Stage) -> None:
     server, backend = stage.server()
     front = stage.frontend(backend, terms=Terms(idle_seconds=SOON))
-    ends = talking(stage, front, server)
+    ends = stage.client(front), stage.accept(server)
     stage.drop(front)
     assert_reset(*ends)
 
@@ -62,7 +64,8 @@ def test_half_closed_connections_have_a_time_of_their_own(stage: Stage) -> None:
     front = stage.frontend(backend, terms=Terms(half_closed_seconds=SOON))
     client, inner = talking(stage, front, server)
     client.shutdown(socket.SHUT_WR)
-    assert inner.recv(1) == b""
+    with suppress(ConnectionResetError):  # it may have come by now
+        assert inner.recv(1) == b""
     assert_reset(client)
 
 
@@ -80,7 +83,7 @@ def test_a_flow_of_udp_ends_after_its_services_time(stage: Stage) -> None:
             server.settimeout(SOON / 4)
             with pytest.raises(TimeoutError):
                 server.recv(10)
-        server.settimeout(None)
+        server.settimeout(PATIENCE_SECONDS)
         return len(places) > 1
 
     until(another_flow)
@@ -94,7 +97,7 @@ def test_each_step_of_the_services_ladder_is_a_try(stage: Stage) -> None:
         waiting.connect_ex(silent)
     front = stage.frontend(silent, terms=Terms(connect_seconds=(0.05, 0.05, 0.05)))
     assert_reset(stage.client(front))
-    assert stage.counted(front, GIVEN_UP) == 1
+    until(lambda: stage.counted(front, GIVEN_UP) == 1)
     full.close()
 
 
@@ -140,8 +143,7 @@ def test_an_endpoint_that_comes_back_in_time_keeps_its_connections(stage: Stage)
     terms = Terms(drain_seconds=SOON)
     front = stage.frontend(a, b, terms=terms)
     first, second = talking(stage, front, one), talking(stage, front, two)
-    stage.update(front, terms=terms)
-    stage.update(front, a, terms=terms)
+    stage.tell({"put": [stage.row(front, terms=terms), stage.row(front, a, terms=terms)]})  # no time between
     assert_reset(*second)
     first[0].sendall(b"still")
     assert first[1].recv(5) == b"still"

@@ -11,7 +11,7 @@ from svcnet.proxy.row import Backend
 from tests.harness.until import until
 from tests.proxy.stage import PATIENCE_SECONDS, Stage, read_all, reset
 
-ONE = Terms(endpoint_limit=EndpointLimit(1))
+ONE = Terms(endpoint_limit=EndpointLimit(1, seconds=3600.0))
 
 
 def queued(stage: Stage, front: int) -> int:

@@ -24,7 +24,7 @@ from svcnet.proxy.patience import Patience
 from svcnet.proxy.place import Place
 from svcnet.wire import Inbox, encode, send
 from tests.harness.until import until
-from tests.proxy.stage import HOST, Stage, leading_to
+from tests.proxy.stage import HOST, Stage, leading_to, state
 
 FEW = 256
 
@@ -49,11 +49,6 @@ def crowded() -> Iterator[Crowd]:
             yield Crowd(stage, server, [stage.client(front) for _ in range(FEW)])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def sleeps(pid: int) -> bool:
-    """Whether a process waits for something (proc(5), state S)."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
 
 
 def open_files(pid: int) -> int:
@@ -136,7 +131,7 @@ def test_a_worker_that_is_full_does_not_spin(crowded: Crowd) -> None:
 
     def asleep_a_hundred_times() -> bool:
         nonlocal looks
-        looks = looks + 1 if sleeps(pid) else 0
+        looks = looks + 1 if state(pid) == "S" else 0
         return looks > 100
 
     until(asleep_a_hundred_times)
@@ -206,9 +201,17 @@ def test_a_spare_ends_with_its_worker() -> None:
 
 def spares_of(pid: int) -> set[int]:
     """Its children that wait for a worker's end."""
-    lists = [file.read_text().split() for file in Path(f"/proc/{pid}/task").glob("*/children")]
+    lists = [read(file).split() for file in Path(f"/proc/{pid}/task").glob("*/children")]
     found = {int(child) for some in lists for child in some}
-    return {child for child in found if Path(f"/proc/{child}/comm").read_text() == "proxy-spare\n"}
+    return {child for child in found if read(Path(f"/proc/{child}/comm")) == "proxy-spare\n"}
+
+
+def read(file: Path) -> str:
+    """What is there; nothing of a thread or process that has just ended."""
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
 
 
 def test_a_frontend_that_is_closed_leaves_nothing_behind() -> None:

@@ -21,6 +21,10 @@ ROTATIONS = 8
 """Orders in which several addresses are given in turn."""
 LONGEST_CHAIN = 8
 ANY_DATA = b"\x07RFC8482\x00"
+POINTER = 0xC0
+"""Instead of the length of a label: the rest of the name is elsewhere."""
+_FIXED_BYTES = 10
+"""Of a record behind its owner: type, class, TTL, length of its data."""
 
 
 class Answer(NamedTuple):
@@ -142,6 +146,20 @@ def _written(rrs: Iterable[RR], question: bytes) -> bytes:
         % (_packed(rr.owner, question), rr.type.to_bytes(2), rr.ttl.to_bytes(4), len(rr.data).to_bytes(2), rr.data)
         for rr in rrs
     )
+
+
+def beginning(body: bytes, room: int) -> tuple[bytes, int]:
+    """Return as many of the first records of a body as have room, and how many these are."""
+    number, end, at = 0, 0, 0
+    while at < len(body):
+        while 0 < body[at] < POINTER:
+            at += 1 + body[at]
+        at += _FIXED_BYTES + (2 if body[at] else 1)
+        at += int.from_bytes(body[at - 2 : at])
+        if at > room:
+            break
+        number, end = number + 1, at
+    return body[:end], number
 
 
 def _packed(owner: bytes, question: bytes) -> bytes:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from svcnet.dns.answer import Answer
+from svcnet.dns.answer import HEADER_BYTES, Answer, beginning
 from svcnet.dns.counts import Cell, Counts
 from svcnet.dns.query import AA, QR, RA, RD, TC, Query, opt
 
@@ -157,7 +157,10 @@ class Answers:
         return packet[:2] + _spelled(ready.next(self.serial), name)
 
     def _replies(self, query: Query, answer: Answer) -> list[bytes]:
-        """The whole reply in each order; glue goes first when it is too long, then all, with TC (RFC 2181 §9)."""
+        """The whole reply in each order. When it is too long, glue goes first, then, with TC, what has no room.
+
+        What is cut still has records, as RFC 2181 §9 allows: there are clients that never ask by TCP.
+        """
         head = QR | AA | answer.rcode | (RA if self._recursion else 0) | query.flags & RD
         own_opt = opt(query) if query.edns else b""
         edns = 1 if own_opt else 0
@@ -167,7 +170,12 @@ class Answers:
         if size + len(extra) > query.limit:
             extra, extras = b"", 0
         if size > query.limit:
-            return [b"".join(((head | TC).to_bytes(2), _WITH_OPT if edns else _PLAIN, question, own_opt))]
+            kept = [
+                beginning(body, query.limit - HEADER_BYTES - len(question) - len(own_opt)) for body in answer.bodies
+            ]
+            begin = (head | TC).to_bytes(2) + b"\0\1"
+            end = b"\0\0" + edns.to_bytes(2) + question
+            return [begin + number.to_bytes(2) + end + part + own_opt for part, number in kept]
         numbers = (1, answer.answers, answer.authorities, extras + edns)
         begin = head.to_bytes(2) + b"".join(n.to_bytes(2) for n in numbers) + question
         end = answer.authority + extra + own_opt

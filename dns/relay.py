@@ -6,6 +6,7 @@ client's limit.
 
 from svcnet.dns.answer import SERVFAIL
 from svcnet.dns.query import AA, CD, QR, RA, RD, TC, Query, opt, refusal
+from svcnet.dns.records import SOA
 from svcnet.dns.reply import AD, Reply
 from svcnet.dns.responder import Ask
 
@@ -37,19 +38,24 @@ def _head(query: Query, reply: Reply) -> bytes:
 
 
 def _with_aliases(ask: Ask, reply: Reply, body: bytes | bytearray) -> bytes:
-    """Put the aliases in front of the answers; b"" when upstream's packet can't be read."""
+    """Put the aliases in front of the answers; b"" when upstream's packet can't be read.
+
+    An SOA goes along: it says how long it is known that there is nothing (RFC 2308 §2).
+    """
     # Aliases that lead elsewhere are rare, so that it is read late; it has no types.
     from dnslib import DNSBuffer, DNSRecord  # type: ignore[import-untyped]  # noqa: PLC0415
 
     query = ask.query
     try:
         message = bytes(4) + b"\0\1" + reply.counts + ask.name + query.question[-4:] + body
-        answers = DNSRecord.parse(message).rr
+        record = DNSRecord.parse(message)
+        answers, soas = record.rr, [rr for rr in record.auth if rr.rtype == SOA]
         head = QR | AA | RA | query.flags & (RD | CD) | reply.rcode & 0xF
-        counts = b"\0\1" + (ask.aliases + len(answers)).to_bytes(2) + b"\0\0" + (b"\0\1" if query.edns else b"\0\0")
+        numbers = 1, ask.aliases + len(answers), len(soas), int(query.edns)
+        counts = b"".join(number.to_bytes(2) for number in numbers)
         buffer = DNSBuffer(query.id + head.to_bytes(2) + counts + query.question + ask.alias)
         buffer.offset = len(buffer.data)
-        for rr in answers:
+        for rr in (*answers, *soas):
             rr.pack(buffer)
     except Exception:  # noqa: BLE001 (whatever a parser of foreign bytes raises: SERVFAIL is the answer)
         return b""

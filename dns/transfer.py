@@ -87,8 +87,10 @@ class Transfers:
         zone, soa = self._zone, self._soa(query.name)
         if query.serial is None:
             return None
-        if not later(zone.serial, query.serial):
+        if query.serial == zone.serial or later(query.serial, zone.serial):
             return iter((soa,))
+        if not later(zone.serial, query.serial):
+            return None  # half of all serials away: neither is later (RFC 1982 §3.2), and who asks takes ours for newer
         # A zone that is as it was then needs no step, as many as there may have been.
         past = zone.journal.since(query.serial) if later(zone.changed[query.name], query.serial) else {}
         if past is None:

@@ -50,7 +50,7 @@ RECEIVE_BYTES = 1 << 20
 """Queries that wait for a worker: some thousands (the kernel may grant less)."""
 SO_MEMINFO, MEMINFO_BYTES = 55, 36
 """asm-generic/socket.h; nine numbers, the last of them the drops."""
-HALF_OF_SERIALS = 1 << 31
+HALF_OF_SERIALS, ALL_SERIALS = 1 << 31, 1 << 32
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 (to know them)
 
 
@@ -179,8 +179,12 @@ class NameService:
                 return
 
     def _number(self, rev: int) -> int:
-        """Go on to a revision; where it is so far ahead that it would count as earlier (RFC 1982 §3.2), by one."""
-        return self._numbers.next(rev if rev - self._numbers.last < HALF_OF_SERIALS else 0)
+        """Go on to a revision; where it is so far ahead that it would count as earlier (RFC 1982 §3.2), by one.
+
+        Never to a number whose serial is 0: among workers that is one who serves nothing yet (dns/serials.py).
+        """
+        found = self._numbers.next(rev if rev - self._numbers.last < HALF_OF_SERIALS else 0)
+        return found if found % ALL_SERIALS else self._numbers.next()
 
     def _bind(self, listens: Iterable[Listen]) -> None:
         for listen in listens:

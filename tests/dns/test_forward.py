@@ -9,6 +9,7 @@ import dns.flags
 import dns.message
 import dns.rcode
 import dns.rrset
+import pytest
 
 import dns.query
 from svcnet.dns.settings import Settings
@@ -206,6 +207,25 @@ def test_an_external_name_is_followed_upstream() -> None:
         assert (reply.rcode().name, lines(reply.answer)) == ("NXDOMAIN", ["shop.svc. 5 IN CNAME shop.example."])
     with upstreams(silent) as (served, _):
         assert served.udp("shop.svc.").rcode().name == "SERVFAIL"
+
+
+@pytest.mark.parametrize("code", [dns.rcode.NXDOMAIN, dns.rcode.NOERROR])
+def test_that_an_external_name_leads_to_nothing_may_be_kept_as_long_as_its_zone_says(code: dns.rcode.Rcode) -> None:
+    def nothing(query: dns.message.Message, _stream: bool) -> dns.message.Message:
+        reply = dns.message.make_response(query)
+        reply.set_rcode(code)
+        reply.authority.append(dns.rrset.from_text("example.", 300, "IN", "SOA", "a.example. b.example. 1 2 3 4 60"))
+        reply.authority.append(dns.rrset.from_text("example.", 300, "IN", "NS", "a.example."))
+        return reply
+
+    with upstreams(nothing) as (served, _):
+        for edns in (False, True, False):
+            reply = served.udp("shop.svc.", edns=edns)
+            assert (reply.rcode(), lines(reply.answer)) == (code, ["shop.svc. 5 IN CNAME shop.example."])
+            (told,) = (line.split() for line in lines(reply.authority))
+            assert told[0] == "example."
+            assert told[2:] == ["IN", "SOA", "a.example.", "b.example.", "1", "2", "3", "4", "60"]
+            assert int(told[1]) <= 300
 
 
 def test_what_is_not_in_a_zone_that_others_have_too_is_asked_upstream() -> None:

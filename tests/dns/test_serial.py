@@ -68,3 +68,11 @@ def test_a_revision_far_ahead_does_not_look_like_one_before(started: Callable[[]
     told = started()
     begin = told.at(1)
     assert told.at(begin + (1 << 33)) == begin + 1
+
+
+def test_it_is_never_0_where_it_begins_again(started: Callable[[], Told], tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "serial").write_text(str((1 << 32) - 3))
+    told = started()
+    assert [told.at(rev) for rev in (1, 1, 1 << 32, 1)] == [(1 << 32) - 2, (1 << 32) - 1, 1, 2]
+    assert started().at(1) > 2

@@ -226,6 +226,16 @@ def test_secondaries_follow_when_the_serial_begins_again_at_0() -> None:
     assert len(dns.message.from_wire(wires[0]).answer) > 2, "it is behind us, from where we don't know: all"
 
 
+def test_who_is_half_of_all_serials_away_gets_all_as_neither_is_later() -> None:
+    primary = Primary(*RECORDS)
+    for apex in ("svc.", "1.10.in-addr.arpa."):  # one in which nothing changed since then, whenever that was
+        query = query_for(dns.name.from_text(apex), dns.rdatatype.IXFR, 7 + (1 << 31))
+        (wire,) = primary.ask(query)
+        told = [line.split()[3] for line in lines(dns.message.from_wire(wire, one_rr_per_rrset=True).answer)]
+        assert (told[0], told[-1], told.count("SOA")) == ("SOA", "SOA", 2)
+        assert "NS" in told
+
+
 def test_no_record_is_told_twice() -> None:
     named = Endpoint("10.1.0.9", 80, hostname="a")
     primary = Primary(headless("db", named, named._replace(port=81)), virtual("a", "10.0.0.5", namespace="db"))

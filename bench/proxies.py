@@ -38,6 +38,8 @@ FULL = Terms(
     slow_start_seconds=1.0,
     endpoint_limit=EndpointLimit(9000),
     locality=Locality("zone"),
+    most_rate=1_000_000,
+    udp_replies=1000,
 )
 """All that can be switched on for a service, and leaves the bytes as they are; ejection is on by itself."""
 LOGGED = 100

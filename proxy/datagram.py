@@ -41,6 +41,7 @@ class Flow:
         "_since",
         "_tally",
         "_unanswered",
+        "awaited",
         "backend",
         "client",
         "door",
@@ -61,6 +62,8 @@ class Flow:
         """Of the backend."""
         self._unanswered: bytes | None = None
         """The last datagram of the client, until there is an answer: what a backend refuses, the next one gets."""
+        self.awaited = 0
+        """So many replies are to come, where it is known how many do."""
         self.last = door.place.loop.now
         self.timer: Timer = door.place.loop.later(door.idle_seconds, self._look)
 
@@ -158,10 +161,15 @@ class Flow:
             if self._unanswered is not None:
                 self._answer()
             tally.cells[tally.at + BYTES_OUT] += number
-            try:
+            try:  # noqa: SIM105 - suppress() costs a call more for each datagram
                 reply(view[:number], client)
             except OSError:
-                continue  # no room, no way: as if it was lost
+                pass  # no room, no way: as if it was lost
+            if self.awaited:
+                self.awaited -= 1
+                if not self.awaited:
+                    self.end()
+                    return
         place.loop.again(self._more)
 
     def _answer(self) -> None:
@@ -190,6 +198,8 @@ class UdpDoor:
         self.tallies = Tallies(place.counts)
         self.family = sock.family
         self.idle_seconds = IDLE_SECONDS
+        self.replies = 0
+        """To each datagram of a client; 0: who knows."""
         self._sock = sock
         self.reply = sock.sendto
         """From the virtual IP to a client."""
@@ -208,7 +218,7 @@ class UdpDoor:
         """Flows whose backend is gone find another with their next datagram."""
         self.tallies.update(slots, self.place.loop.now)
         self.lead.show(self.tallies)
-        self.idle_seconds = terms.idle_seconds or IDLE_SECONDS
+        self.idle_seconds, self.replies = terms.idle_seconds or IDLE_SECONDS, terms.udp_replies
         for flow in [f for f in self._flows.values() if f.backend not in self.lead.weights(f.client[0])]:
             flow.end()
 
@@ -270,6 +280,7 @@ class UdpDoor:
                 continue  # an ICMP error about a reply of ours: the client is gone
             flow = find(client) or self._new_flow(client)
             if flow is not None:
+                flow.awaited += self.replies
                 flow.send(view[:number].tobytes())
         self.place.loop.again(self._more)
 

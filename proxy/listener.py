@@ -286,13 +286,13 @@ class TcpDoor:
                 relay.peer = address[:2]
             if gate is not None:
                 relay.gate = gate
-                gate.enter()
+                gate.come()
             relay.begin()
 
     def _greet(self, client: _socket.socket, peer: Address, gate: Gate | None) -> None:
         """Take one in whose origin matters."""
         if gate is not None:
-            gate.enter()
+            gate.come()
         if self._trusted is None or not self._trusted.have(peer[0]):
             self._admit(client, gate, origin(client, peer))
             return

@@ -103,10 +103,10 @@ class Pool:
         terms, before = service.terms, self.scopes[False].weights
         self.ladder, self.hedge_seconds = terms.connect_seconds or LADDER_SECONDS, terms.hedge_seconds
         self.ramp.seconds = terms.slow_start_seconds
-        if terms.most_connections and self.gate is None:
-            self.gate = Gate()
+        if (terms.most_connections or terms.most_rate) and self.gate is None:
+            self.gate = Gate(self._clock)
         if self.gate is not None:
-            self.gate.limit(terms.most_connections)
+            self.gate.limit(terms.most_connections, terms.most_rate)
         if self.load is None and (service.choice is Choice.LEAST or terms.endpoint_limit is not None):
             self.load = {}  # for good: who was counted once must be given back
         near = Nearness(service.levels, terms.share) if service.levels else ANYWHERE

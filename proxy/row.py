@@ -82,7 +82,7 @@ class Rule(NamedTuple):
     def share(self, number: int, workers: int) -> "Rule":
         """What one of several workers obeys: limits are shared out, at least 1 for each."""
         terms, limit = self.service.terms, self.service.terms.endpoint_limit
-        if workers == 1 or (not terms.most_connections and limit is None):
+        if workers == 1 or (not terms.most_connections and not terms.most_rate and limit is None):
             return self
 
         def mine(most: int) -> int:
@@ -90,7 +90,8 @@ class Rule(NamedTuple):
 
         if limit is not None:
             limit = limit._replace(connections=mine(limit.connections), queue=mine(limit.queue))
-        terms = terms._replace(most_connections=mine(terms.most_connections), endpoint_limit=limit)
+        most, rate = mine(terms.most_connections), mine(terms.most_rate)
+        terms = terms._replace(most_connections=most, most_rate=rate, endpoint_limit=limit)
         return self._replace(service=self.service._replace(terms=terms))
 
     def encoded(self) -> list[Any]:

@@ -82,6 +82,8 @@ _FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "half-closed-timeout": ("half_closed_seconds", seconds),
     "drain": ("drain_seconds", seconds),
     "max-connections": ("most_connections", int),
+    "max-connection-rate": ("most_rate", int),
+    "udp-replies": ("udp_replies", int),
     "max-connections-per-endpoint": ("endpoint_limit", _endpoint_limit),
     "send-proxy": ("send_proxy", _off(str, "")),
     "accept-proxy": ("accept_proxy", _off(lambda text: tuple(text.split(",")), ())),

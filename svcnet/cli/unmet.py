@@ -18,6 +18,8 @@ UNTOLD = {
     "half_closed_seconds": "half-closed-timeout",
     "drain_seconds": "drain",
     "most_connections": "max-connections",
+    "most_rate": "max-connection-rate",
+    "udp_replies": "udp-replies",
     "endpoint_limit": "max-connections-per-endpoint",
     "send_proxy": "send-proxy",
     "accept_proxy": "accept-proxy",

@@ -142,6 +142,8 @@ RULES: dict[str, Rule] = {
     "half-closed-timeout": Rule(_SERVICE, _positive_duration, "a duration, as in 30s"),
     "drain": Rule(_SERVICE, _duration, "a duration, as in 30s"),
     "max-connections": Rule(_SERVICE, _CONNECTIONS, "a number of connections, 1 or more"),
+    "max-connection-rate": Rule(_SERVICE, _CONNECTIONS, "new connections a second, 1 or more"),
+    "udp-replies": Rule(_SERVICE, _COUNT, "replies to a datagram, 1..1000"),
     "max-connections-per-endpoint": Rule(
         _SERVICE, _endpoint_limit, "a number of connections, then options, as in 100,queue=1000,timeout=5s"
     ),

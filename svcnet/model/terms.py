@@ -65,6 +65,10 @@ class Terms(NamedTuple):
     endpoint_limit: EndpointLimit | None = None
     """Of each worker's share."""
     locality: Locality | None = None
+    most_rate: int = 0
+    """New connections a second, of each worker's share; beyond it clients wait in the kernel's queue."""
+    udp_replies: int = 0
+    """A flow is over when so many replies came for each of its datagrams."""
 
     @property
     def share(self) -> int:

@@ -238,3 +238,18 @@ SHARES = [(10, 1, [10]), (10, 3, [4, 3, 3]), (1, 2, [1, 1]), (0, 2, [0, 0])]
 def test_each_worker_has_its_share_of_a_limit(most: int, workers: int, shares: list[int]) -> None:
     rule = Rule(Service("web", {}, terms=Terms(most_connections=most)))
     assert [rule.share(number, workers).service.terms.most_connections for number in range(workers)] == shares
+
+
+def test_a_rate_lets_clients_wait_their_time_and_those_of_others_do_not(stage: Stage) -> None:
+    server, backend = stage.server()
+    slow = stage.frontend(backend, terms=Terms(most_rate=1))
+    talk(stage, slow, server)
+    waiting = stage.client(slow)
+    waiting.sendall(b"waiting")
+    until(lambda: stage.counted(slow, AT_LIMIT) == 1)
+    talk(stage, stage.frontend(backend), server)
+    assert stage.accept(server).recv(10) == b"waiting"
+    last = stage.client(slow)
+    last.sendall(b"last")
+    stage.update(slow, backend)
+    assert stage.accept(server).recv(10) == b"last", "without a rate nobody waits"

@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from svcnet.model.terms import Terms
 from svcnet.proxy.counts import NO_ROOM
 from svcnet.proxy.row import Backend
 from tests.harness.until import until
@@ -128,3 +129,31 @@ def test_without_a_descriptor_left_a_datagram_is_lost_and_the_worker_goes_on(sta
     assert one.recv(100) == b"found"
     assert stage.child.pid == pid
     assert stage.happened("flows") == 1
+
+
+def test_a_flow_of_which_the_replies_are_known_is_over_with_the_last_of_them(stage: Stage) -> None:
+    (one, a), (two, b) = stage.server(DGRAM), stage.server(DGRAM)
+    front = stage.frontend(a, b, protocol="udp", terms=Terms(udp_replies=2))
+    asking = client(stage, front)
+    for server in (one, two, one):
+        asking.send(b"?")
+        data, peer = server.recvfrom(100)
+        for reply in (b"first", b"second"):
+            server.sendto(reply, peer)
+        assert data == b"?"
+        assert [asking.recv(100), asking.recv(100)] == [b"first", b"second"]
+        until(lambda: not stage.happened("flows"))
+
+
+def test_datagrams_that_are_on_their_way_keep_such_a_flow(stage: Stage) -> None:
+    (server, backend) = stage.server(DGRAM)
+    front = stage.frontend(backend, protocol="udp", terms=Terms(udp_replies=1))
+    asking = client(stage, front)
+    for _ in range(2):
+        for number in b"12":
+            asking.send(bytes([number]))
+        seen = [server.recvfrom(100) for _ in range(2)]
+        for data, peer in seen:
+            server.sendto(data, peer)
+        assert {data for data, _ in seen} == {asking.recv(100), asking.recv(100)} == {b"1", b"2"}
+        until(lambda: not stage.happened("flows"))

@@ -17,6 +17,8 @@ GOOD = {
     "half-closed-timeout": ["30s"],
     "drain": ["0s", "10m"],
     "max-connections": ["1", "100000"],
+    "max-connection-rate": ["1", "5000"],
+    "udp-replies": ["1", "1000"],
     "max-connections-per-endpoint": ["1", "100,queue=1000,timeout=5s", "7,queue=0", "7,timeout=250ms"],
     "send-proxy": ["v1", "v2", "off"],
     "accept-proxy": ["off", "10.0.0.0/8", "192.0.2.1,2001:db8::/32"],
@@ -44,6 +46,8 @@ BAD = {
     "half-closed-timeout": ["30 s"],
     "drain": ["x"],
     "max-connections": ["0", "many"],
+    "max-connection-rate": ["0", "1.5", "10/s"],
+    "udp-replies": ["0", "1001", ""],
     "max-connections-per-endpoint": [
         "",
         "0",

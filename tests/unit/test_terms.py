@@ -37,6 +37,7 @@ def test_each_annotation_is_one_term() -> None:
     assert asked(connect_timeouts="250ms,1s").connect_seconds == (0.25, 1)
     assert asked(idle_timeout="5m", half_closed_timeout="10s") == Terms(idle_seconds=300, half_closed_seconds=10)
     assert asked(drain="0s").drain_seconds == 0
+    assert asked(max_connection_rate="50", udp_replies="2") == Terms(most_rate=50, udp_replies=2)
     assert asked(max_connections="100", send_proxy="v2") == Terms(most_connections=100, send_proxy="v2")
     assert asked(eject="failures=5,share=10") == Terms(eject=Eject(failures=5, share=10))
     assert asked(eject="base=1s,max=1m").eject == Eject(base_seconds=1, most_seconds=60)
@@ -78,6 +79,8 @@ def test_every_annotation_of_a_service_that_is_the_proxy_s_has_a_term() -> None:
         "hedge": "1s",
         "slow-start": "1s",
         "locality": "zone",
+        "max-connection-rate": "5",
+        "udp-replies": "1",
     }
     others = {"ttl", "health"}  # of names, and of every mode
     assert {name for name, rule in RULES.items() if "Service" in rule.kinds} - others == set(values)

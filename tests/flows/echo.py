@@ -1,6 +1,7 @@
 """Servers that say who was reached and whom they saw, on TCP and UDP, in any number of namespaces.
 
-Owns: the listening sockets and the thread that answers. An answer is `ADDRESS PORT SOURCE`, as the server saw them.
+Owns: the listening sockets and the thread that answers. An answer is `ADDRESS PORT SOURCE`, as the server saw them; a
+datagram `?NUMBER` gets that back at its end, so that late answers are told from those that are waited for.
 Must not know what a service is.
 """
 
@@ -92,10 +93,12 @@ def _accepted(listener: socket.socket) -> None:
 
 
 def _received(server: socket.socket) -> None:
-    _, ancillary, _, peer = server.recvmsg(512, socket.CMSG_SPACE(_PKTINFO.size))
+    question, ancillary, _, peer = server.recvmsg(512, socket.CMSG_SPACE(_PKTINFO.size))
     packed, _interface = _PKTINFO.unpack_from(ancillary[0][2])
     here = plain(socket.inet_ntop(socket.AF_INET6, packed))
     text = f"{here} {server.getsockname()[1]} {plain(peer[0])}".encode()
+    if len(question) > 1 and question.startswith(b"?"):
+        text += b" " + question
     # From the address that was asked, which a wildcard socket would not choose by itself.
     answer = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _PKTINFO.pack(packed, 0))]
     server.sendmsg([text], answer, 0, peer)

@@ -3,9 +3,13 @@
 Owns: what a user of a virtual IP sees. Every socket belongs to the namespace of the thread that calls.
 """
 
+import errno
+import os
+import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
@@ -16,19 +20,26 @@ from tests.harness.files import PORT
 REFUSED, RESET, SILENCE = "refused", "reset", "silence"
 """No connection; one that was reset before an answer; nothing."""
 BRIEF_SECONDS = 0.3
-"""How long silence lasts until it is called so, where it is waited for again or expected."""
+"""How long silence lasts until it is called so, where it is expected; also until a datagram is sent once more."""
 LONG_SECONDS = 30.0
 """For what must be answered: only a test that fails waits for it."""
+GLANCE_SECONDS = 0.01
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _RETRANSMITTED = struct.Struct("100xI")
 """Where struct tcp_info (include/uapi/linux/tcp.h) has tcpi_total_retrans."""
 
 
-def ask(address: str, protocol: str = "tcp", port: int = PORT, patience_seconds: float = BRIEF_SECONDS) -> str:
-    """Who answers there: an address, REFUSED, RESET or SILENCE."""
+def ask(address: str, protocol: str = "tcp", port: int = PORT, patience_seconds: float = LONG_SECONDS) -> str:
+    """Who answers there: an address, REFUSED, RESET or SILENCE.
+
+    However slow the machine is, who is there answers. SILENCE by TCP: the kernel had to send its first packet again (it
+    waits 1 s), or nothing came after so long. By UDP: no datagram was answered in that time, one every BRIEF_SECONDS.
+    """
     with opened(address, protocol) as client:
-        client.settimeout(patience_seconds)
-        return _answer(client, (address, port), protocol)
+        if protocol == "udp":
+            client.settimeout(BRIEF_SECONDS)
+            return _exchange(client, (address, port), patience_seconds)
+        return _answer(client, (address, port), patience_seconds)
 
 
 def opened(address: str, protocol: str) -> socket.socket:
@@ -40,10 +51,24 @@ def opened(address: str, protocol: str) -> socket.socket:
     return client
 
 
-def _answer(client: socket.socket, where: tuple[str, int], protocol: str) -> str:
+def _answer(client: socket.socket, where: tuple[str, int], patience_seconds: float) -> str:
+    client.setblocking(False)
+    deadline = time.monotonic() + patience_seconds
     try:
-        client.connect(where)
-        return _exchange(client) if protocol == "udp" else client.recv(512).decode().partition(" ")[0]
+        if error := client.connect_ex(where):
+            if error != errno.EINPROGRESS:
+                raise OSError(error, os.strerror(error))
+            writable = select.poll()
+            writable.register(client, select.POLLOUT)
+            while not writable.poll(GLANCE_SECONDS * 1000):
+                if _lost(client) or time.monotonic() > deadline:
+                    return SILENCE
+            if error := client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                raise OSError(error, os.strerror(error))
+        if _lost(client):
+            return SILENCE
+        client.settimeout(patience_seconds)
+        return client.recv(512).decode().partition(" ")[0]
     except ConnectionRefusedError:
         return REFUSED
     except ConnectionResetError:
@@ -52,17 +77,40 @@ def _answer(client: socket.socket, where: tuple[str, int], protocol: str) -> str
         return SILENCE
 
 
-def _exchange(client: socket.socket) -> str:
-    """Send one datagram; who answers."""
+def _lost(client: socket.socket) -> bool:
+    """Whether the kernel had to send something again."""
+    info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RETRANSMITTED.size)
+    return bool(_RETRANSMITTED.unpack(info)[0])
+
+
+def _exchange(client: socket.socket, where: tuple[str, int] | None, patience_seconds: float, number: int = 0) -> str:
+    """Send one datagram, and again while nothing comes; who answers it. `where`: to be connected first."""
+    deadline = time.monotonic() + patience_seconds
+    question = f"?{number}"
     try:
-        # EPERM: a rule stopped what this machine itself sent. Whether it was refused, the ICMP error tells.
-        with suppress(PermissionError):
-            client.send(b"?")
-        return client.recv(512).decode().partition(" ")[0]
+        if where:
+            client.connect(where)
+        while True:
+            # EPERM: a rule stopped what this machine itself sent. Whether it was refused, the ICMP error tells.
+            with suppress(PermissionError):
+                client.send(question.encode())
+            if answer := _of(client, question):
+                return answer
+            if time.monotonic() > deadline:
+                return SILENCE
     except ConnectionRefusedError:
         return REFUSED
+
+
+def _of(client: socket.socket, question: str) -> str:
+    """Who answers it in time, "" for nobody; answers that were late for an earlier one are passed over."""
+    try:
+        while True:
+            who, *_, to = client.recv(512).decode().split()
+            if to == question:
+                return who
     except TimeoutError:
-        return SILENCE
+        return ""
 
 
 class Conversation:
@@ -72,6 +120,7 @@ class Conversation:
         self._socket = opened(address, "udp")
         self._socket.settimeout(BRIEF_SECONDS)
         self._socket.connect((address, port))
+        self._said = 0
         self.source_port: int = self._socket.getsockname()[1]
 
     def __enter__(self) -> Self:
@@ -82,9 +131,14 @@ class Conversation:
         """Close it."""
         self._socket.close()
 
-    def say(self) -> str:
-        """Who answers the next datagram: an address, REFUSED or SILENCE."""
-        return _exchange(self._socket)
+    def is_left_alone(self) -> bool:
+        """Whether nobody answers the next datagram."""
+        return self.say(0) == SILENCE
+
+    def say(self, patience_seconds: float = LONG_SECONDS) -> str:
+        """Who answers the next datagram, or one of those that follow it: an address, REFUSED or SILENCE."""
+        self._said += 1
+        return _exchange(self._socket, None, patience_seconds, self._said)
 
 
 class Call:
@@ -152,12 +206,10 @@ class Hammer:
         self._enter()
         while not self._stop.wait(self._pause):
             with opened(self._address, "tcp") as client:
-                client.settimeout(LONG_SECONDS)
-                answer = _answer(client, (self._address, PORT), "tcp")
-                info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RETRANSMITTED.size)
-            if answer in {REFUSED, RESET, SILENCE, ""}:
-                self.failures.append(answer or "closed without an answer")
-            elif _RETRANSMITTED.unpack(info)[0]:
-                self.failures.append(f"packets were lost before {answer} answered, after {self.answers} others")
+                answer = _answer(client, (self._address, PORT), LONG_SECONDS)
+                if answer in {REFUSED, RESET, SILENCE, ""}:
+                    self.failures.append(f"{answer or 'closed without an answer'}, after {self.answers} others")
+                elif _lost(client):
+                    self.failures.append(f"packets were lost before {answer} answered, after {self.answers} others")
             self.answered_by.add(answer)
             self.answers += 1

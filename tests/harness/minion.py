@@ -45,6 +45,9 @@ _LINES = (
     "route add ::/0 dev out src fd00:99::1",
 )
 
+_SETTINGS = [(f"net/netfilter/nf_conntrack_udp_timeout{stream}", "3600") for stream in ("", "_stream")]
+"""Seconds. By default a flow is forgotten after 30: a test that tells one by its entry may take longer."""
+
 Result = TypeVar("Result")
 
 
@@ -66,6 +69,7 @@ class Minion:
         namespace.add([self.name])
         try:
             namespace.run_batches([(self.name, _LINES)])
+            namespace.write_settings(self.name, _SETTINGS)
             self.inside(lambda: self._echo.listen([TARGET_PORT], ("tcp", "udp")))
             self._echo.__enter__()
         except BaseException:
@@ -180,16 +184,23 @@ class Minion:
         done = self.run("conntrack", "-L", "-p", "udp", "--orig-port-src", str(conversation.source_port), "-o", "id")
         return next(word for word in done.stdout.split() if word.startswith("id="))
 
-    def ask(self, address: str, protocol: str = "tcp", port: int = files.PORT) -> str:
+    def ask(
+        self,
+        address: str,
+        protocol: str = "tcp",
+        port: int = files.PORT,
+        patience_seconds: float = client.LONG_SECONDS,
+    ) -> str:
         """Who answers a virtual IP: an address, `refused` or `silence`."""
-        return self.inside(lambda: client.ask(address, protocol, port))
+        return self.inside(lambda: client.ask(address, protocol, port, patience_seconds))
 
     def reaches(self, address: str, *expected: str, protocol: str = "tcp") -> bool:
         """Wait until a virtual IP is answered by each of these, and of the last answers by no other."""
         wanted, seen = set(expected), list[str]()
+        patience = client.BRIEF_SECONDS if client.SILENCE in wanted else client.LONG_SECONDS
 
         def settled() -> bool:
-            seen.append(self.ask(address, protocol))
+            seen.append(self.ask(address, protocol, patience_seconds=patience))
             return set(seen[-8 * len(wanted) :]) == wanted
 
         return until(settled, lambda: f"{seen[-20:]}")

@@ -138,8 +138,9 @@ def test_nobody_gets_to_the_proxy_but_by_the_service(minion: Minion, mode: str) 
     for protocol in ("tcp", "udp"):
         port = entrance(daemon, minion, protocol)
         assert minion.ask(VIP, protocol) in {A, B}
-        assert minion.ask(ENTRANCES, protocol, port) == client.SILENCE
-        assert namespace.inside(pod, lambda p=protocol, n=port: client.ask(ENTRANCES, p, n)) == client.SILENCE  # type: ignore[misc]  # bound
+        asking_it = partial(client.ask, ENTRANCES, protocol, port, client.BRIEF_SECONDS)
+        assert minion.inside(asking_it) == client.SILENCE
+        assert namespace.inside(pod, asking_it) == client.SILENCE
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -19,8 +19,8 @@ show_on() { # MEMBER SHELL_TEXT: the same inside a minion or a pod
   echo "$1\$ $2"
   on "$1" -- sh -c "$2"
 }
-until_shown() { # TEXT COMMAND...: wait (at most 20 s) until a command prints TEXT
-  local end=$((SECONDS + 20)) text=$1
+until_shown() { # TEXT COMMAND...: wait (at most 60 s) until a command prints TEXT
+  local end=$((SECONDS + 60)) text=$1
   shift
   until "$@" 2>/dev/null | grep -q "$text"; do
     [ $SECONDS -lt $end ] || { echo "demo: '$*' never showed $text" >&2; exit 1; }
@@ -54,6 +54,9 @@ show svcnet get pods
 show svcnet create -f docs/examples/tomcat-service.json
 show svcnet get services
 address=$(svcnet get services tomcat -o json | python3 -c 'import json, sys; print(json.load(sys.stdin)["spec"]["clusterIP"])')
+for minion in m1 m2 m3; do # a name leads nowhere before the kernel does
+  until_shown "$address" on "$minion" -- getent ahostsv4 tomcat.svc
+done
 
 for mode in nftables iptables userspace; do
   say "Data path: $mode. The same service by address, by variable, by name"

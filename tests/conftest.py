@@ -27,7 +27,7 @@ NETNS = Path("/run/netns")
 SESSION = f"{os.getpid()}-{time.time_ns()}"
 """In the environment of this process, and so of all that it starts: how the guard knows them."""
 SESSION_VARIABLE = "PYTEST_SVCNET_SESSION"
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 30.0
 """How long processes of the suite may take to end after the last test."""
 
 CLONE_NEWNS, MS_REC, MS_SLAVE = 0x20000, 0x4000, 0x80000

@@ -7,6 +7,7 @@ from tests.containers.engine import GATEWAY, SUBNET, Engine
 from tests.harness.files import Written
 from tests.harness.minion import TREE, Minion
 from tests.harness.until import until
+from tests.kernel.test_daemon_dns import ask
 
 pytestmark = [pytest.mark.kernel, pytest.mark.needs("podman")]
 
@@ -40,7 +41,7 @@ def answers(engine: Engine, container: str) -> set[str]:
     """Who answers a container that asks often, in every way; each connection is answered, or the test fails."""
     urls = " ".join(f'"{url}"' for url in WAYS)
     script = (
-        f'for i in $(seq {EACH}); do for url in {urls}; do curl -fsS --max-time 10 --noproxy "*" "$url"; done; done'
+        f'for i in $(seq {EACH}); do for url in {urls}; do curl -fsS --max-time 30 --noproxy "*" "$url"; done; done'
     )
     return set(engine.sh(container, script).split())
 
@@ -75,7 +76,8 @@ def test_a_container_uses_a_service_by_variable_and_by_name_also_after_a_backend
     first = {name: serve(minion, engine, name) for name in ("tomcat-1", "tomcat-2")}
     listen = f"--dns-listen={GATEWAY}:53"
     daemon = minion.daemon(f"--cluster-cidr={SUBNET}", listen, "--dns-upstream=off", *options).ready()
-    daemon.until(lambda: daemon.status()["parts"]["dns"] == "running")
+    daemon.until(lambda: ask(minion, "tomcat.svc.", server=GATEWAY) not in ([], ["SERVFAIL"], ["NXDOMAIN"]))
+    daemon.until((minion.env / "default.env").exists)
 
     variables = minion.root / "tomcat.env"
     variables.write_text(write(minion, "env", "--format", "docker"))

@@ -37,7 +37,7 @@ from tests.flows.world import World, address_of, wanted
 
 SILENCE_SECONDS = 0.7
 """How long a row that expects to be dropped waits. What leaks is answered in a few ms."""
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 30.0
 """How long all others wait: as long as a loaded machine may take."""
 MOST_TRIES = 40
 """Tries for each unit of weight at most: that one of n is never chosen by chance in 40·n tries has odds of e⁻⁴⁰."""
@@ -240,12 +240,14 @@ class Userspace(Network):
         if self._path is None or world is not self._world:  # another world has other pods
             self._stop()
             self._path, self._world = UserspacePath(world.config.service_cidr, 1, world.config.cluster_cidr), world
-        changed = _shown(self._path.sync(wanted()))
-        return changed + _shown(diff(self._path.look(wanted()), wanted()))
+        asked = {front: t._replace(terms=t.terms._replace(connect_seconds=DIAL)) for front, t in wanted().items()}
+        changed = _shown(self._path.sync(asked))
+        return changed + _shown(diff(self._path.look(asked), asked))
 
 
-ASKED = Terms(userspace=True, connect_seconds=(PATIENCE_SECONDS,))
+DIAL = (PATIENCE_SECONDS,)
 """A dial that takes long must not lead a client with affinity elsewhere: all rows are tried at once."""
+ASKED = Terms(userspace=True, connect_seconds=DIAL)
 
 
 class Proxied(Network):

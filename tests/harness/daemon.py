@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 from tests.harness.until import PATIENCE_SECONDS, until
 
 STATUS_PORT = 10256
-ANSWER_SECONDS = 10.0
+ANSWER_SECONDS = 30.0
 
 Result = TypeVar("Result")
 

@@ -5,6 +5,7 @@ Owns: the records, the foreign rules, and the reading of all that a cleanup must
 
 import re
 
+from tests.harness.client import BRIEF_SECONDS
 from tests.harness.files import Written, endpoints, service
 from tests.harness.minion import A6, B6, VIP, VIP6, A, B, Minion
 
@@ -63,8 +64,8 @@ def use(minion: Minion) -> None:
     for n in range(1, 9):
         for address in (f"10.0.0.{20 + n}", f"fd00:10::{20 + n}"):
             for protocol in ("tcp", "udp"):
-                minion.ask(address, protocol)
-        minion.ask(MINION, port=30080 + 2 * n)
+                minion.ask(address, protocol, patience_seconds=BRIEF_SECONDS)
+        minion.ask(MINION, port=30080 + 2 * n, patience_seconds=BRIEF_SECONDS)
 
 
 def furnish(minion: Minion, variant: str) -> None:

@@ -44,7 +44,8 @@ def test_250_clients_stay_until_their_endpoint_goes_also_over_restarts(crowd: Mi
     assert moved(six, visit(minion, VIP6, CLIENTS[6])) == set()
 
     minion.put(endpoints("web", A, C), endpoints("web", A6))
-    until(lambda: members(minion) == 3)
+    until(lambda: minion.plan() == "0 to create, 0 to update, 0 to delete")
+    assert members(minion) == 3
     after = visit(minion, VIP, CLIENTS[4])
     assert moved(four, after) == {client for client, where in four.items() if where == B}
     assert set(after.values()) == {A, C}
@@ -64,10 +65,17 @@ def test_a_client_is_forgotten_when_its_time_is_over_and_every_connection_begins
         found = [key["elem"]["expires"] for key, _ in notes if key["elem"]["val"]["concat"][1] == client]
         return found[0] if found else -1
 
-    visit(minion, VIP, [client])
-    until(lambda: 0 <= left() < 2)
-    visit(minion, VIP, [client])
-    assert left() >= 2
+    def begins_anew() -> bool:
+        """A visit late in its time leaves it more than there was; one that came too late is another's begin."""
+        before = left()
+        if 0 <= before < 3:
+            visit(minion, VIP, [client])
+            return left() > before
+        if before < 0:
+            visit(minion, VIP, [client])
+        return False
+
+    until(begins_anew)
     visit(minion, VIP, rest)
     until(lambda: not minion.elements("affinity"))
     assert set(visit(minion, VIP, [client, *rest]).values()) == {A, B}

@@ -17,7 +17,7 @@ from tests.harness.daemon import Daemon
 from tests.harness.files import service
 from tests.harness.minion import VIP, Minion
 from tests.harness.until import PATIENCE_SECONDS
-from tests.kernel.test_daemon_dns import HERE, LISTEN, SECONDS, ask, says, workers
+from tests.kernel.test_daemon_dns import HERE, LISTEN, ask, says, workers
 
 pytestmark = pytest.mark.kernel
 
@@ -39,7 +39,7 @@ class Caller(threading.Thread):
         how = dns.query.tcp if self._stream else dns.query.udp
         while not self._over.is_set():
             try:
-                reply = how(dns.message.make_query(self._name, "A"), "127.0.0.1", SECONDS)
+                reply = how(dns.message.make_query(self._name, "A"), "127.0.0.1", PATIENCE_SECONDS)
             except (OSError, EOFError, dns.exception.Timeout) as error:
                 self.answers.append(f"lost: {error!r}")
             else:

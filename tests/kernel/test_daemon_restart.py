@@ -113,7 +113,7 @@ def test_one_daemon_a_state_directory_and_a_namespace(minion: Minion, tmp_path: 
 
     # Without a data path there is nothing to fight over; in another namespace neither.
     beside = minion.daemon("--mode=none", f"--state-dir={tmp_path}/state3", "--status-listen=127.0.0.1:10300")
-    beside.until(lambda: "default.env" in [p.name for p in minion.env.iterdir()])
+    beside.until((minion.env / "default.env").exists)
     (tmp_path / "other").mkdir()
     with Minion(f"{minion.name}-other", tmp_path / "other") as other:
         other.put(WEB, endpoints("web", B))
@@ -167,7 +167,7 @@ def test_what_somebody_else_broke_is_repaired_with_the_next_change(minion: Minio
     daemon.until(
         lambda: [minion.ask(VIP6), minion.ask("10.0.0.6")] == [A6, B]
     )  # what the change did not meet, a bit later
-    assert minion.plan() == "0 to create, 0 to update, 0 to delete"
+    daemon.until(lambda: minion.plan() == "0 to create, 0 to update, 0 to delete")
     daemon.until(lambda: daemon.status()["drift"] > 0)
 
 

@@ -57,7 +57,8 @@ def test_files_written_by_hand_get_virtual_ips_and_stay_as_they_are(minion: Mini
     assert minion.ask(four) == A
     assert minion.ask(six) == A6
     assert minion.ask(addresses["other"][0]) == "refused"
-    assert f"MINE_SERVICE_HOST={four}" in until((minion.env / "default.env").read_text).replace('"', "")
+    variables = minion.env / "default.env"
+    until(lambda: variables.exists() and f"MINE_SERVICE_HOST={four}" in variables.read_text().replace('"', ""))
 
     # The address is the name's for as long as it lives, whatever else the file says of it.
     minion.put(endpoints("mine", B))
@@ -171,7 +172,7 @@ def test_status_wait_returns_when_all_that_was_written_is_applied(minion: Minion
     assert minion.svcnet("status", "--wait", "--timeout", "0.01").returncode == 4
 
     daemon = minion.daemon()
-    done = minion.svcnet("status", "--wait")
+    done = minion.svcnet("status", "--wait", "--timeout", "300")
     assert (done.returncode, done.stderr) == (0, "")
     assert minion.ask(VIP) == A
     assert "in sync" in done.stdout

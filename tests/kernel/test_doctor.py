@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.harness.client import SILENCE
-from tests.harness.minion import Minion
+from tests.harness.client import SILENCE, Conversation
+from tests.harness.files import TARGET_PORT
+from tests.harness.minion import A, Minion
 from tests.kernel.ward import FAR, OTHER, POD, TO_FAR, TO_OTHER, TO_POD, UNREACHABLE, Ward
 
 pytestmark = pytest.mark.kernel
@@ -212,12 +213,14 @@ def test_an_ordinary_user_gets_what_can_be_read_and_is_told_what_is_missing(ward
 def test_a_full_connection_table_is_given_room(ward: Ward, tmp_path: Path) -> None:
     """The limit belongs to the whole machine: a file stands in for it."""
     ward.start("--mode=nftables")
-    assert ward.from_pod(TO_FAR) == FAR
     limit = tmp_path / "nf_conntrack_max"
     limit.write_text("1")
     script = f'mount --bind {limit} /proc/sys/net/netfilter/nf_conntrack_max && exec "$@"'
     wrap = ("unshare", "-m", "sh", "-ec", script, "sh")
-    said = ward.doctor(*wrap)
+    # At least one entry is in the table as long as this lasts.
+    with ward.minion.inside(lambda: Conversation(A, TARGET_PORT)) as talk:
+        assert talk.say() == A
+        said = ward.doctor(*wrap)
     (command,) = said.mend["conntrack"]
     assert command == "sysctl -w net.netfilter.nf_conntrack_max=4"
 

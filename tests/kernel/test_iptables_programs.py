@@ -2,7 +2,7 @@
 
 import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -184,11 +184,9 @@ def held(lock: Path) -> Iterator[None]:
 
 def waiting(pid: int) -> bool:
     """Whether a child of this process is an iptables-restore."""
-    children = Path(f"/proc/{pid}/task").glob("*/children")
-    for child in " ".join(file.read_text() for file in children).split():
-        try:
-            if "iptables-legacy-restore" in Path(f"/proc/{child}/cmdline").read_text():
-                return True
-        except FileNotFoundError:
-            continue
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has just ended, or the child
+            for child in file.read_text().split():
+                if "iptables-legacy-restore" in Path(f"/proc/{child}/cmdline").read_text():
+                    return True
     return False

@@ -60,7 +60,7 @@ class World:
         return self.lab.files.log(KEEPER).read_text()
 
     def get(self, member: str, url: str) -> str:
-        done = self.lab.exec(member, ["curl", "-sS", "--max-time", "5", url])
+        done = self.lab.exec(member, ["curl", "-sS", "--max-time", "30", url])
         return (done.stdout or done.stderr).strip()
 
     def processes(self) -> list[str]:
@@ -143,7 +143,7 @@ def test_replicas_go_up_and_down_and_away_with_the_controller(lab: Lab) -> None:
     world.ready(1)
     world.store.delete(KEY)
     until(lambda: not world.pods() and not world.namespaces() and not world.processes(), world.log)
-    assert [p.name for p in lab.files.processes.iterdir()] == [KEEPER]
+    until(lambda: [p.name for p in lab.files.processes.iterdir()] == [KEEPER], world.log)
 
 
 def test_the_pods_of_up_stay_as_they_are(lab: Lab) -> None:
@@ -173,7 +173,7 @@ def test_a_host_port_leads_to_the_pod_of_its_minion(lab: Lab, topology: str) -> 
     world.want(0)
     until(lambda: not world.namespaces(), world.log)
     assert "connect" in world.get("switch", f"http://{pods[0].host_ip}/")
-    assert lab.exec(pods[0].spec.node, ["nft", "list", "tables"]).stdout == ""
+    until(lambda: lab.exec(pods[0].spec.node, ["nft", "list", "tables"]).stdout == "", world.log)
 
 
 def test_more_than_fit_wait_with_a_reason_and_come_when_there_is_room(lab: Lab) -> None:

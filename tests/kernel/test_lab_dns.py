@@ -35,7 +35,7 @@ def test_pods_and_minions_find_services_by_name(tmp_path: Path, topology: str) -
             until(lambda m=member: said(m, "dig", "+short", "+tries=1", "tomcat.svc") == "10.0.0.5")  # type: ignore[misc]  # the loop's value, held
         assert said("m1p1", "dig", "@10.1.1.1", "+short", "+tcp", "SRV", "_http._tcp.tomcat.default.svc.cluster.local")
         for name in ("tomcat.svc", "tomcat", "tomcat.default"):
-            answered = said("m1p1", "curl", "-sS", "--max-time", "9", f"http://{name}:8080/")
+            answered = said("m1p1", "curl", "-sS", "--max-time", "30", f"http://{name}:8080/")
             assert answered in {"m1p1", "m2p1"}
         assert said("m2p1", "dig", "+short", "-x", "10.0.0.5") == "tomcat.default.svc.cluster.local."
         asked = lab.exec("m2p1", ["dig", "nothing.svc"])

@@ -42,7 +42,7 @@ def opened(lab: Lab) -> Store:
 
 def asks(lab: Lab, member: str, url: str) -> str:
     """What a member is answered, "" for nothing."""
-    return lab.exec(member, ["curl", "-s", "--max-time", "2", url]).stdout.strip()
+    return lab.exec(member, ["curl", "-s", "--max-time", "30", url]).stdout.strip()
 
 
 def test_minions_follow_etcd_and_go_on_without_it(lab: Lab) -> None:
@@ -89,7 +89,7 @@ def test_the_command_makes_a_lab_whose_relay_leads_to_it(lab: Lab) -> None:
     svcnet = [sys.executable, "-m", "svcnet.cli.main"]
     options = ["--name", NAME, "--minions", "1", "--pods", "0", "--no-proxy", "--store", "etcd"]
     done = subprocess.run(
-        [*svcnet, "lab", "up", *options], env=lab.environ, capture_output=True, text=True, check=False, timeout=60
+        [*svcnet, "lab", "up", *options], env=lab.environ, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"export SVCNET_RECORDS={lab.records} SVCNET_SERVICE_CIDR=10.0.0.0/16\n"
@@ -100,7 +100,7 @@ def test_the_command_makes_a_lab_whose_relay_leads_to_it(lab: Lab) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     assert shown.stdout == "minion/m1\n", shown.stderr
     assert lab.alive(ETCD)

@@ -7,6 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from svcnet.iptables import flow_events
 from svcnet.lab import namespace
+from tests.harness.client import LONG_SECONDS
 from tests.harness.daemon import Daemon
 from tests.harness.files import endpoints, service
 from tests.harness.minion import A6, B6, VIP, VIP6, A, B, Minion
@@ -41,7 +42,7 @@ def send(minion: Minion, address: str, count: int, size: int) -> int:
 
     def talk() -> int:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-            client.settimeout(10)
+            client.settimeout(LONG_SECONDS)
             client.connect((address, 80))
             for _ in range(count):
                 client.send(bytes(size))

@@ -42,6 +42,13 @@ class Total:
         self.connections = self.bytes_in = self.bytes_out = 0
         self.proxied: tuple[tuple[int, ...], ...] = ()
 
+    def copy(self) -> "Total":
+        """As it is at this moment."""
+        found = Total()
+        found.connections, found.bytes_in, found.bytes_out = self.connections, self.bytes_in, self.bytes_out
+        found.proxied = self.proxied
+        return found
+
     def add(self, seen: Seen) -> None:
         """Count."""
         self.connections += seen.connections

@@ -1,4 +1,4 @@
-"""The status server: /healthz, /readyz, /metrics, /status, and a page.
+"""The status server: /healthz, /readyz, /metrics, /status, /traffic, and a page.
 
 Owns: paths, codes and content types. Reads a Report for each answer, changes nothing, and is no condition of serving:
 a port that is taken makes this part fail, not the daemon.
@@ -16,6 +16,7 @@ from svcnet.status.inherited import Inherited
 from svcnet.status.metrics import Metrics
 from svcnet.status.page import page
 from svcnet.status.report import FAILED, RUNNING, Report
+from svcnet.status.traffic_json import TrafficNow
 
 if TYPE_CHECKING:
     import socket
@@ -66,7 +67,7 @@ class StatusServer:
         from svcnet.status.last_words import LastWords  # noqa: PLC0415 - needs asyncio
 
         application = web.Application()
-        for path in ("healthz", "readyz", "metrics", "status", ""):
+        for path in ("healthz", "readyz", "metrics", "status", "traffic", ""):
             application.router.add_get(f"/{path}", getattr(self, f"_{path or 'page'}"))
         self._last_words = LastWords(application)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=1)
@@ -133,6 +134,14 @@ class StatusServer:
         return web.Response(
             body=msgspec.json.encode(self._report()) + b"\n", content_type="application/json", headers=HEADERS
         )
+
+    async def _traffic(self, _request: "web.Request") -> "web.Response":
+        import asyncio  # noqa: PLC0415 - loaded by whoever runs this
+
+        from aiohttp import web  # noqa: PLC0415 - loaded by start()
+
+        body = await asyncio.to_thread(TrafficNow(self._counts.traffic).render)
+        return web.Response(body=body, content_type="application/json", headers=HEADERS)
 
     async def _page(self, _request: "web.Request") -> "web.Response":
         from aiohttp import web  # noqa: PLC0415 - loaded by start()

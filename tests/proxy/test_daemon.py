@@ -1,5 +1,6 @@
 """`--mode userspace`: the daemon with its worker, as clients and an operator see it."""
 
+import json
 import os
 import re
 import shutil
@@ -56,6 +57,17 @@ def test_traffic_is_counted_by_service_and_endpoint(minion: Minion) -> None:
         'svcnet_service_bytes_total{direction="out"',
     ):
         daemon.until(lambda wanted=series: wanted in daemon.get("/metrics")[1])  # type: ignore[misc]  # held value
+    code, text = daemon.get("/traffic")
+    (told,) = json.loads(text)["services"]
+    (end,) = told["endpoints"]
+    assert (code, told["service"], told["connections"], end["endpoint"]) == (200, "web", 3, f"{A}:8080")
+    for numbers in (told, end):
+        assert numbers["dial_failures"] == {"refused": 0, "timeout": 0, "unreachable": 0}
+        dials = numbers["dial_duration_seconds"]
+        assert (dials["count"], sum(count for _, count in dials["buckets"])) == (3, 3)
+        assert dials["sum"] > 0
+        assert [bound for bound, _ in dials["buckets"]][-1] is None
+    assert (told["queued_connections"], told["connections_limited"], end["ejected"]) == (0, False, False)
 
 
 def test_no_rule_of_netfilter_is_made(minion: Minion) -> None:

@@ -44,10 +44,14 @@ SPEC, EXIST, ABSENT = "spec", "exist", "absent"
 
 
 class Serving(NamedTuple):
-    """What of a service is told. `endpoints`: theirs, so headless services at all; `empty`: SPEC, EXIST or ABSENT."""
+    """What of a service is told. `endpoints`: theirs, so headless services at all; `empty`: SPEC, EXIST or ABSENT.
+
+    `pod_names`: endpoints without a host name are called as their pods.
+    """
 
     endpoints: bool = True
     empty: str = SPEC
+    pod_names: bool = False
 
 
 USUAL = Serving()
@@ -87,6 +91,8 @@ def records_of(
         return frozenset()
     if not serving.endpoints:
         ports = tuple(msgspec.structs.replace(port, endpoints=()) for port in ports)
+    elif serving.pod_names:
+        ports = tuple(msgspec.structs.replace(p, endpoints=tuple(map(_named, p.endpoints))) for p in ports)
     one = _headless(service, owner, ports, home, place) if service.headless else _virtual(service, owner, ports, home)
     reverse = _reverse(service, owner, ports, home)
     here = RR(owner, EXISTS, 0, b"")
@@ -146,6 +152,15 @@ def address_record(owner: bytes, ttl: int, address: str, rank: int = NEAREST) ->
     if ":" in address:
         return RR(owner, AAAA, ttl, inet_pton(AF_INET6, address), rank)
     return RR(owner, A, ttl, inet_pton(AF_INET, address), rank)
+
+
+def _named(endpoint: Endpoint) -> Endpoint:
+    """An endpoint with its pod's name, if that is one label, as its host name, unless it has one of its own."""
+    kind, _, pod = endpoint.target.partition("/")
+    name_of_pod = pod.rpartition("/")[2]
+    if endpoint.hostname or kind != "Pod" or "." in name_of_pod:
+        return endpoint
+    return endpoint._replace(hostname=name_of_pod)
 
 
 def endpoint_label(endpoint: Endpoint) -> bytes:

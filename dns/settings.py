@@ -28,6 +28,8 @@ class Settings(msgspec.Struct, frozen=True):
     """(zone, seconds), zone "" the others."""
     endpoints: bool = True
     """Whether endpoints have names, and headless services."""
+    pod_names: bool = False
+    """Whether endpoints are called as their pods."""
     empty_services: str = SPEC
     pods: str = VERIFIED
     onward: tuple[str, ...] = ()
@@ -59,7 +61,7 @@ class Settings(msgspec.Struct, frozen=True):
     def shape(self) -> Shape:
         """The zones."""
         reverse = tuple(map(ip_network, self.reverse))
-        serving = Serving(self.endpoints, self.empty_services)
+        serving = Serving(self.endpoints, self.empty_services, self.pod_names)
         onward = self.onward if self.upstreams else ()
         zones = self.zones, self.cluster_domain, reverse
         return Shape(*zones, self.servers, self.ttls, self.node, serving, self.pods, onward)

@@ -65,6 +65,7 @@ class Config:
     dns_namespace_labels: Selector
     dns_labels: Selector
     dns_endpoints: bool
+    dns_endpoint_pod_names: bool
     dns_empty_services: str
     dns_pods: str
     dns_fallthrough: tuple[str, ...]
@@ -156,6 +157,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("dns_namespace_labels", kind.SELECTOR, "", "labels that a namespace needs to have names"),
     Option("dns_labels", kind.SELECTOR, "", "labels that a service needs to have names"),
     Option("dns_endpoints", kind.FLAG, "true", "names of endpoints, and of headless services"),
+    Option("dns_endpoint_pod_names", kind.FLAG, "false", "endpoints without a host name are called as their pods"),
     Option(
         "dns_empty_services",
         kind.one_of("spec", "exist", "absent"),
@@ -170,12 +172,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("dns_fallthrough", kind.DNS_FALLTHROUGH, "none", "zones of which names that are not there go upstream"),
     Option("dns_upstream", kind.DNS_UPSTREAM, "system", "where other names go; off: REFUSED"),
-    Option(
-        "dns_upstream_policy",
-        kind.one_of("sequential", "random", "round-robin"),
-        "sequential",
-        "which server upstream is asked first",
-    ),
+    Option("dns_upstream_policy", kind.one_of("sequential", "random", "round-robin"), "sequential", "who comes first"),
     Option(
         "dns_upstream_max_fails",
         kind.whole(0, 1000),

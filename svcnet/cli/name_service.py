@@ -246,6 +246,7 @@ class NameService:
             node=options.node,
             ttls=options.dns_ttl,
             endpoints=options.dns_endpoints,
+            pod_names=options.dns_endpoint_pod_names,
             empty_services=options.dns_empty_services,
             pods=options.dns_pods,
             onward=options.dns_fallthrough,

@@ -29,6 +29,7 @@ WHAT_IS_SERVED = (
     "dns_namespace_labels",
     "dns_labels",
     "dns_endpoints",
+    "dns_endpoint_pod_names",
     "dns_empty_services",
     "dns_pods",
 )
@@ -180,7 +181,7 @@ def _responder(config: Config) -> "Responder":
     scope = Scope(Wanted(config.dns_namespaces, config.dns_namespace_labels, config.dns_labels))
     snapshot, _ = scope.follow(snapshot, Delta(snapshot.rev))
     reverse = (*config.service_cidr, *config.cluster_cidr)
-    serving = Serving(config.dns_endpoints, config.dns_empty_services)
+    serving = Serving(config.dns_endpoints, config.dns_empty_services, config.dns_endpoint_pod_names)
     shape = Shape(config.zone, config.cluster_domain, reverse, (), config.dns_ttl, "", serving, config.dns_pods)
     responder = Responder(Zone(shape), Networks(()), recursion=False)
     for frame in feed.whole(snapshot):

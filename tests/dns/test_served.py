@@ -18,7 +18,7 @@ from svcnet.model.record import Record
 from svcnet.model.service import Service, ServicePort
 from svcnet.model.snapshot import Delta, Endpoint
 from svcnet.tracker import Tracker
-from tests.dns.world import SHAPE, Asked, external, gone, headless, namespace, pod, virtual
+from tests.dns.world import SHAPE, Asked, external, gone, headless, lines, namespace, pod, virtual
 
 HOME = "svc.cluster.local."
 ONE = Endpoint("10.1.1.2", 80, hostname="db-0")
@@ -162,6 +162,28 @@ def test_services_without_endpoints_are_there_or_not(empty: str, expected: list[
     assert asked.text("db.svc.") == ["db.svc. 5 IN A 10.1.1.2"]
     asked.change(headless("db"))
     assert asked.ask("db.svc.").rcode().name == expected[1]
+
+
+def test_endpoints_without_a_host_name_are_called_as_their_pods_where_that_is_wanted() -> None:
+    endpoints = (
+        Endpoint("10.1.1.2", 80, hostname="db-0", target="Pod/default/pod-a"),
+        Endpoint("10.1.1.3", 80, target="Pod/default/pod-b"),
+        Endpoint("10.1.1.4", 80),
+        Endpoint("10.1.1.5", 80, target="Pod/default/pod.c"),
+        Endpoint("10.1.1.6", 80, target="VirtualMachine/default/vm"),
+        Endpoint("10.1.1.7", 80, target=f"Pod/default/{'x' * 64}"),
+    )
+    named = ["db-0", "pod-b", "10-1-1-4", "10-1-1-5", "10-1-1-6", "10-1-1-7"]
+    usual = ["db-0", *(f"10-1-1-{number}" for number in range(3, 8))]
+    for wanted, expected in ((True, named), (False, usual)):
+        asked = Asked(headless("db", *endpoints), shape=SHAPE._replace(serving=Serving(pod_names=wanted)))
+        for endpoint, label in zip(endpoints, expected, strict=True):
+            name = f"{label}.db.default.{HOME}"
+            assert asked.text(name) == [f"{name} 5 IN A {endpoint.address}"]
+            owner = f"{endpoint.address.rpartition('.')[2]}.1.1.10.in-addr.arpa."
+            assert asked.text(owner, "PTR") == [f"{owner} 5 IN PTR {name}"]
+        srv = asked.ask(f"_http._tcp.db.default.{HOME}", "SRV", payload=1232)
+        assert {line.split()[-1] for line in lines(srv.answer)} == {f"{label}.db.default.{HOME}" for label in expected}
 
 
 def test_without_names_of_endpoints_headless_services_are_not_there() -> None:

@@ -5,7 +5,7 @@ Every statement is a row of the table in docs/dns.md, whose tests exist.
 
 import json
 import re
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +195,32 @@ def test_2_4_1_endpoints_that_lack_a_port_have_addresses_and_no_srv() -> None:
     assert asked.text(name) == [f"{name} 5 IN A 10.1.1.{i}" for i in (2, 3, 4)]
     assert asked.text(f"10-1-1-3.{name}") == [f"10-1-1-3.{name} 5 IN A 10.1.1.3"]
     assert asked.text(f"_tcp._tcp.{name}", "SRV") == [f"_tcp._tcp.{name} 5 IN SRV 0 1 5432 10-1-1-2.{name}"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "other", "addresses"),
+    [("A", "AAAA", ("10.0.0.6", "10.1.1.2")), ("AAAA", "A", ("fd00:10::6", "fd00:1::2"))],
+)
+def test_2_4_1_a_service_of_one_family_has_nothing_of_the_other(
+    kind: str, other: str, addresses: tuple[str, str]
+) -> None:
+    virtual_ip, endpoint = addresses
+    family = 6 if kind == "AAAA" else 4
+    asked = Cluster(
+        headless("db", ipFamilies=[f"IPv{family}"]),
+        slice_of("db", entry(endpoint, hostname="db-0"), family=family),
+        service("web", virtual_ip),
+    )
+    for name, address in ((f"web.default.{HOME}", virtual_ip), (f"db.default.{HOME}", endpoint)):
+        assert asked.text(name, kind) == [f"{name} 5 IN {kind} {address}"]
+        assert asked.text(name, other) == ["NOERROR", "cluster.local."]
+    name = f"db-0.db.default.{HOME}"
+    assert asked.text(name, kind) == [f"{name} 5 IN {kind} {endpoint}"]
+    assert asked.text(name, other) == ["NOERROR", "cluster.local."]
+    srv = asked.ask(f"_tcp._tcp.db.default.{HOME}", "SRV", payload=1232)
+    assert lines(srv.additional) == [f"{name} 5 IN {kind} {endpoint}"]
+    reverse = f"{ip_address(endpoint).reverse_pointer}."
+    assert asked.text(reverse, "PTR") == [f"{reverse} 5 IN PTR {name}"]
 
 
 @pytest.mark.parametrize("kind", ["A", "AAAA", "SRV"])

@@ -150,22 +150,23 @@ def test_a_taken_status_port_is_named_and_traffic_goes_on(minion: Minion) -> Non
     with minion.inside(listen):
         daemon = minion.daemon()
         daemon.until(lambda: minion.ask(VIP) == A)
-        report = daemon.until(lambda: told_by_control_socket(minion.state / "control.sock"))
-        assert report["parts"]["status"].startswith("failed: ")
-        assert "in use" in report["parts"]["status"].lower()
+        said = daemon.until(lambda: told_by_control_socket(minion.state / "control.sock"))
+        assert "in use" in said.lower()
         assert daemon.runs
         minion.put(endpoints("web", B))
         assert minion.reaches(VIP, B)
 
 
-def told_by_control_socket(path: Path) -> dict[str, dict[str, str]]:
-    """The report, once the status server was tried."""
+def told_by_control_socket(path: Path) -> str:
+    """What became of the status server, once it failed."""
     with socket.socket(socket.AF_UNIX) as control:
-        control.connect(str(path))
+        if control.connect_ex(str(path)):  # not there yet
+            return ""
         control.sendall(b'{"command": "status"}\n')
         with control.makefile() as stream:
             report: dict[str, dict[str, str]] = json.loads(stream.readline())["status"]
-    return report if "status" in report["parts"] else {}
+    said = report["parts"].get("status", "")
+    return said if said.startswith("failed: ") else ""
 
 
 def test_a_control_socket_answers_nonsense_with_words(minion: Minion) -> None:
@@ -216,7 +217,7 @@ def test_env_files_that_cannot_be_written_stop_nothing_and_follow_when_they_can(
     minion.env.rmdir()
     minion.env.touch()
     minion.put(service("missed", "10.0.0.10"))
-    daemon.until(lambda: daemon.log.count("env files: ") == 2)
+    daemon.until(lambda: daemon.log.count("env files: ") >= 2)
     minion.env.unlink()
     other = service("other", "10.0.0.11")
     other["metadata"]["namespace"] = "apart"

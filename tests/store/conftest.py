@@ -8,6 +8,7 @@ import pytest
 
 from svcnet.codec.writer import to_json
 from svcnet.model.record import Record
+from svcnet.store import etcd_client, etcd_watch
 from svcnet.store.dir import DirStore
 from svcnet.store.etcd import EtcdStore
 from svcnet.store.etcd_client import Access, EtcdClient, modules
@@ -15,6 +16,7 @@ from svcnet.store.etcd_keys import Keyspace
 from svcnet.store.memory import MemoryStore
 from svcnet.store.protocol import Store
 from svcnet.virtual_ip import Allocation
+from tests.harness.until import PATIENCE_SECONDS
 from tests.store.etcd_server import EtcdServer, etcd_in
 from tests.store.follower import ALLOCATION
 
@@ -156,8 +158,10 @@ def etcd_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer
 
 
 @pytest.fixture
-def etcd(etcd_server: EtcdServer, tmp_path: Path) -> Iterator[Etcd]:
-    """A store below a fresh prefix."""
+def etcd(etcd_server: EtcdServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Etcd]:
+    """A store below a fresh prefix. An etcd that is slow, as the machine is busy, is not away."""
+    monkeypatch.setattr(etcd_client, "CALL_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(etcd_watch, "SILENCE_SECONDS", PATIENCE_SECONDS)
     made = Etcd(etcd_server, tmp_path.name)
     yield made
     made.close()

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,17 +17,10 @@ from urllib.request import Request, build_opener
 
 import pytest
 
+from tests.harness.ports import unused
 from tests.harness.until import until
 
 _OPENER = build_opener()
-
-
-def free_port() -> int:
-    """A port of loopback that nothing listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 class EtcdServer:
@@ -36,7 +28,7 @@ class EtcdServer:
 
     def __init__(self, path: Path, options: Sequence[str] = (), scheme: str = "http") -> None:
         self.path = path
-        self.port, self._peer_port, self._health_port = free_port(), free_port(), free_port()
+        self.port, self._peer_port, self._health_port = unused(), unused(), unused()
         self._options = options
         self._scheme = scheme
         self._process: subprocess.Popen[bytes] | None = None
@@ -88,7 +80,7 @@ class EtcdServer:
     @contextmanager
     def elsewhere(self) -> Iterator[None]:
         """Run it on another port for a while, where its clients don't look; then on its own again."""
-        port, self.port = self.port, free_port()
+        port, self.port = self.port, unused()
         try:
             self.start()
             yield
@@ -101,13 +93,13 @@ class EtcdServer:
         """Return the answer of etcd's JSON gateway, as in call("kv/compaction", {"revision": 7})."""
         headers = {"Authorization": token} if token else {}
         request = Request(f"http://{self.host}/v3/{method}", json.dumps(fields).encode(), headers)
-        with _OPENER.open(request, timeout=10) as answer:
+        with _OPENER.open(request, timeout=30) as answer:
             found: dict[str, Any] = json.load(answer)
             return found
 
     def _is_healthy(self) -> bool:
         try:
-            with _OPENER.open(f"http://127.0.0.1:{self._health_port}/health", timeout=5) as answer:
+            with _OPENER.open(f"http://127.0.0.1:{self._health_port}/health", timeout=30) as answer:
                 return bool(json.load(answer)["health"] == "true")
         except HTTPError as error:
             error.close()

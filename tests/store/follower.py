@@ -19,7 +19,7 @@ from svcnet.store.protocol import Store
 from svcnet.virtual_ip import Allocation
 
 ALLOCATION = Allocation((ip_network("10.0.0.0/16"), ip_network("fd00:10::/108")))
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 60.0
 
 
 def service(name: str, address: str = "", **fields: Any) -> Service:

@@ -32,7 +32,7 @@ def test_what_changed_while_etcd_was_away_is_told_after_it_is_back(etcd: Etcd) -
             other = etcd.open()
             other.put(pod("changed", "10.1.0.9"), pod("new"))
             other.delete(key("deleted", "Pod"))
-            await reader.until(lambda f: f.syncs == 2)
+            await reader.until(lambda f: f.syncs > 1)
             await reader.until(lambda f: f.records == listed(other))
             assert not reader.events(key("kept", "Pod"))[1:]
 
@@ -53,7 +53,7 @@ def test_a_compaction_while_away_becomes_a_list_of_what_differs(etcd: Etcd) -> N
             other.put(pod("changed", "10.1.0.9"))
             other.delete(key("deleted", "Pod"))
             compact(etcd.server)
-            await reader.until(lambda f: f.syncs == 2)
+            await reader.until(lambda f: f.syncs > 1)
             await reader.until(lambda f: f.records == listed(other))
             told = [event for event in reader.seen[begin:] if not isinstance(event, Away | Synced)]
             assert {event.record.key for event in told if isinstance(event, Put)} == {key("changed", "Pod")}
@@ -81,7 +81,7 @@ def test_another_etcd_in_its_place_is_read_anew(etcd: Etcd, more: int) -> None:
                     other.put(pod("only", f"10.1.0.{turn % 200 + 1}"))
                 other.put(pod("only"))
                 other.close()
-            await reader.until(lambda f: f.syncs == 2 and set(f.keys) == {key("only", "Pod")})
+            await reader.until(lambda f: f.syncs > 1 and set(f.keys) == {key("only", "Pod")})
             assert not [event for event in reader.seen if isinstance(event, Delete)]
 
     run(scenario)
@@ -116,27 +116,26 @@ def test_away_is_said_once_an_outage(etcd: Etcd) -> None:
             with pytest.raises(StoreError, match=etcd.server.host):
                 store.list()
             etcd.server.start()
-            await reader.until(lambda f: f.syncs == 2)
+            await reader.until(lambda f: f.syncs > 1)
             assert len([event for event in reader.seen if isinstance(event, Away)]) <= 2
 
     run(scenario)
 
 
 def test_an_etcd_that_hangs_is_away_until_it_goes_on(etcd: Etcd, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(etcd_watch, "SILENCE_SECONDS", 0.1)
-    monkeypatch.setattr(etcd_client, "CALL_SECONDS", 0.5)
-
     async def scenario() -> None:
         store = etcd.open()
         store.put(pod("p"))
         async with Follower(store) as reader:
             await reader.synced()
-            with etcd.server.hanging():
+            with etcd.server.hanging(), monkeypatch.context() as hasty:
+                hasty.setattr(etcd_watch, "SILENCE_SECONDS", 0.1)
+                hasty.setattr(etcd_client, "CALL_SECONDS", 0.5)
                 await reader.until(lambda f: f.away)
                 assert "no answer within 0.5 s" in reader.away
                 with pytest.raises(StoreError, match="no answer within"):
                     store.put(pod("q"))
-            await reader.until(lambda f: f.syncs == 2)
+            await reader.until(lambda f: f.syncs > 1)
             store.put(pod("r"))
             await reader.shows(pod("r"))
             assert key("p", "Pod") in reader.records

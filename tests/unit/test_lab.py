@@ -156,11 +156,11 @@ def test_a_head_request_has_no_body() -> None:
 def test_the_loop_answers_tcp_and_udp_with_the_address_of_the_client() -> None:
     streams, datagrams = stand_in.listen(0, ipv6=False)
     threading.Thread(target=stand_in.serve, args=("m1p1", streams, datagrams), daemon=True).start()
-    with socket.create_connection(("127.0.0.1", streams.getsockname()[1]), 5) as client:
+    with socket.create_connection(("127.0.0.1", streams.getsockname()[1]), 30) as client:
         client.sendall(b"GET /client HTTP/1.0\r\n\r\n")
         assert b"".join(iter(lambda: client.recv(4096), b"")).endswith(b"127.0.0.1\n")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.settimeout(5)
+        client.settimeout(30)
         client.sendto(b"hello", ("127.0.0.1", datagrams.getsockname()[1]))
         assert client.recv(100) == b"m1p1\n"
 

@@ -14,7 +14,7 @@ from svcnet.sd_notify import Notifier, watchdog_seconds
 def manager(address: str) -> Iterator[Callable[[], str]]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(address)
-        listener.settimeout(5)
+        listener.settimeout(30)
         yield lambda: listener.recv(4096).decode()
 
 

@@ -15,7 +15,7 @@ def session(directory: Path, test: str, *, ci: bool = False, path: str | None = 
     """Run a suite of one file under the conftest; return (exit code, output)."""
     (directory / "pytest.ini").write_text(OPTIONS)
     (directory / "conftest.py").write_text(
-        CONFTEST.read_text().replace("PATIENCE_SECONDS = 10.0", "PATIENCE_SECONDS = 0.5")
+        CONFTEST.read_text().replace("PATIENCE_SECONDS = 30.0", "PATIENCE_SECONDS = 0.5")
     )
     (directory / "test_it.py").write_text(f"import os, subprocess, pytest\n{test}")
     environ = {k: v for k, v in os.environ.items() if k not in {"CI", "PYTEST_CURRENT_TEST"}}

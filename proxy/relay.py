@@ -12,21 +12,20 @@ from select import EPOLLOUT
 from socket import IPPROTO_TCP, SO_ERROR, SOL_SOCKET, TCP_KEEPIDLE
 from typing import TYPE_CHECKING
 
-from svcnet.proxy.connection_log import ConnectionLog, Entry, bytes_sent
-from svcnet.proxy.counts import LOG_LOST, REDISPATCHES, RETRIES, TIMED_OUT, Tally
+from svcnet.proxy.account import settle
+from svcnet.proxy.counts import REDISPATCHES, RETRIES, TIMED_OUT, Tally
 from svcnet.proxy.dial import IN_PROGRESS, kind_of, socket_to
 from svcnet.proxy.flush import Flush, reset_on_close
 from svcnet.proxy.hedge import Hedge
 from svcnet.proxy.host import Host
 from svcnet.proxy.loop import LOST, Timer
-from svcnet.proxy.origin import NOWHERE, Origin, origin
+from svcnet.proxy.origin import NOWHERE, Origin
 from svcnet.proxy.patience import silent_seconds, watch_for_dead_peer
 from svcnet.proxy.place import Place
 from svcnet.proxy.pump import End, client_end, finish, pump, push, send_now, server_end
 from svcnet.proxy.row import Backend
 from svcnet.proxy.session import Act, Command, Session, Side
 from svcnet.proxy.wait import Wait
-from svcnet.proxy.why import COUNTED, Why
 
 if TYPE_CHECKING:
     from svcnet.proxy.gate import Gate
@@ -42,7 +41,6 @@ class Relay:
     __slots__ = (
         "_at",
         "_place",
-        "_since",
         "client",
         "dial_seconds",
         "gate",
@@ -52,6 +50,7 @@ class Relay:
         "peer",
         "server",
         "session",
+        "since",
         "timer",
         "wait",
         "watched",
@@ -71,7 +70,7 @@ class Relay:
         self.gate: Gate | None = None
         """Where it is counted."""
         self.host = host
-        self._at = self._since = place.loop.now
+        self._at = self.since = place.loop.now
         """When the last dial began, and when the client came, on the loop's clock."""
         self.dial_seconds = -1.0
         """What the dial took that was answered; below 0 until then."""
@@ -349,7 +348,7 @@ class Relay:
             place.counters.active -= 1
             if self.gate is not None:
                 self.gate.leave()
-            self._account()
+            settle(self, place)
         for end in (self.client, self.server):
             if end is not None:
                 end.drop(place)
@@ -364,37 +363,3 @@ class Relay:
             self._stop_waiting()
         self.session.leave()
         place.budget.give(DESCRIPTORS if keep is None else DESCRIPTORS - 1)
-
-    def _account(self) -> None:
-        """Count its end."""
-        tally = self.client.tally
-        if self.dial_seconds >= 0 and tally is not None:
-            tally.ended(self._place.loop.now - self._since)
-        field = COUNTED.get(self.session.why)
-        if field is not None:
-            (tally or self.host.own_tally).add(field)
-        if self._place.log is not None:
-            self.log(self._place.log, self.session.why)
-
-    def log(self, log: ConnectionLog, why: Why) -> None:
-        """Tell of it, if its turn has come."""
-        session, server = self.session, self.server
-        if self.peer is NOWHERE and (self.origin is None or not log.is_due()):
-            return
-        whose = self.origin or origin(self.client.sock, self.peer)
-        answered = self.dial_seconds >= 0 and server is not None
-        before = len(self.host.introduction(whose)) if self.origin is not None and self.host.introduction else 0
-        to_server = bytes_sent(server.sock) if answered and server is not None else 0
-        entry = Entry(
-            self.host.name,
-            whose,
-            session.backend,
-            to_server and max(0, to_server - before),
-            bytes_sent(self.client.sock),
-            self.dial_seconds if answered else None,
-            self._place.loop.now - self._since,
-            session.tries,
-            why,
-        )
-        if not log.note(entry):
-            (self.client.tally or self.host.own_tally).add(LOG_LOST)

@@ -27,6 +27,7 @@ from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
+from svcnet.proxy.account import note
 from svcnet.proxy.connection_log import ConnectionLog
 from svcnet.proxy.counts import NOBODY, Counts
 from svcnet.proxy.datagram import UdpDoor
@@ -82,7 +83,7 @@ class Worker:
         log = self._place.log
         if log is not None:
             for relay in self._place.relays:
-                relay.log(log, Why.SHUTDOWN)
+                note(relay, log, Why.SHUTDOWN, self._loop.now)
             log.close()
 
     def on_term(self, _number: int, _frame: object) -> None:

@@ -82,6 +82,12 @@ class Child:
         self.starts = 0
         self.counters: dict[str, int] = {}
         """What it counted, as of its last answer."""
+        self.faults = 0
+        """Exceptions that nobody expected, those of processes before it too."""
+        self.last_fault = ""
+        """What the last one was, and where."""
+        self._faults_before = 0
+        """As of the begin of this process."""
 
     @property
     def pid(self) -> int:
@@ -164,6 +170,9 @@ class Child:
             except OSError as error:
                 code = error.errno or 1
                 log.exception("proxy worker could not start number=%s", self._number)
+            except Exception:  # this thread is all that starts another one
+                code = 1
+                log.exception("proxy worker said what nobody understands number=%s", self._number)
             if self._stopping.is_set():
                 return
             log.error("proxy worker ended number=%s code=%s: starting another", self._number, code)
@@ -182,6 +191,7 @@ class Child:
             now.socket.settimeout(CONFIRM_SECONDS)
             with self._lock:
                 self._process, self._socket = now
+                self._faults_before = self.faults
                 self.starts += 1
                 if self._stopping.is_set():
                     now.socket.shutdown(socket.SHUT_RDWR)
@@ -209,12 +219,19 @@ class Child:
             except OSError:
                 return
             while (got := inbox.take()) is not None:
-                with self._told:
-                    self._confirmed = max(self._confirmed, got[0].pop("ack"))
-                    self.counters = got[0]
-                    self._told.notify_all()
+                self._hear(got[0])
             if not alive:
                 return
+
+    def _hear(self, said: dict[str, Any]) -> None:
+        ack, self.last_fault = said.pop("ack"), said.pop("fault", self.last_fault)
+        if trace := said.pop("trace", ""):
+            log.error("fault in proxy worker number=%s: what it came up in was ended\n%s", self._number, trace.rstrip())
+        with self._told:
+            self.faults = self._faults_before + said.pop("faults")
+            self._confirmed = max(self._confirmed, ack)
+            self.counters = said
+            self._told.notify_all()
 
     def _have_spare(self) -> None:
         if self._spare is not None and self._spare.process.poll() is not None:

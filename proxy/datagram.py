@@ -89,8 +89,14 @@ class Flow:
     def end(self) -> None:
         """Forget it."""
         self.timer.cancel()
-        self._disconnect()
-        self.door.forget(self)
+        try:
+            self._disconnect()
+        finally:
+            self.door.forget(self)
+
+    def abort(self) -> None:
+        """A fault came up: the client's next datagram begins another one."""
+        self.end()
 
     def _connect(self) -> bool:
         place = self.door.place
@@ -219,8 +225,8 @@ class UdpDoor:
         self.tallies.update(slots, self.place.loop.now)
         self.lead.show(self.tallies)
         self.idle_seconds, self.replies = terms.idle_seconds or IDLE_SECONDS, terms.udp_replies
-        for flow in [f for f in self._flows.values() if f.backend not in self.lead.weights(f.client[0])]:
-            flow.end()
+        flows = self._flows.values()
+        self.place.loop.call([f.end for f in flows if f.backend not in self.lead.weights(f.client[0])])
 
     def hold(self) -> None:
         """Let datagrams wait in the socket; replies go out."""
@@ -242,8 +248,7 @@ class UdpDoor:
         assert self._drained is not None
         now = self.place.loop.now
         patience = DRAINED_IDLE_SECONDS if now - self._drained < DRAINED_SECONDS else 0.0
-        for flow in [f for f in self._flows.values() if now - f.last >= patience]:
-            flow.end()
+        self.place.loop.call([f.end for f in self._flows.values() if now - f.last >= patience])
         if self._flows:
             self.place.loop.later(DRAINED_IDLE_SECONDS / 2, self._end_idle)
         else:
@@ -252,11 +257,14 @@ class UdpDoor:
     def close(self) -> None:
         """Serve no more."""
         self.is_open = False
-        for flow in list(self._flows.values()):
-            flow.end()
+        self.place.loop.call([flow.end for flow in self._flows.values()])
         self.tallies.close()
         self.place.loop.bury(self._sock)
         self.place.budget.give(1)
+
+    def abort(self) -> None:
+        """A fault came up: what waits is still to be read."""
+        self.place.loop.again(self._more)
 
     def count_no_room(self) -> None:
         """A flow could not be."""
@@ -278,10 +286,14 @@ class UdpDoor:
                 return
             except OSError:
                 continue  # an ICMP error about a reply of ours: the client is gone
-            flow = find(client) or self._new_flow(client)
-            if flow is not None:
-                flow.awaited += self.replies
-                flow.send(view[:number].tobytes())
+            flow = find(client)
+            try:
+                flow = flow or self._new_flow(client)
+                if flow is not None:
+                    flow.awaited += self.replies
+                    flow.send(view[:number].tobytes())
+            except Exception as error:  # noqa: BLE001 - a bug, which shall not stop the flows of others
+                self.place.loop.on_fault(flow, error)
         self.place.loop.again(self._more)
 
     def _more(self) -> None:

@@ -43,9 +43,8 @@ class Drain:
         """Time is up for some: one walk over all connections, whatever their number."""
         self._timer = None
         due, host = {tally for tally in self._tallies if self._is_due(tally)}, self._host()
-        for relay in tuple(self._place.relays) if due else ():
-            if relay.host is host and relay.client.tally in due:
-                relay.drain()
+        late = [r.drain for r in self._place.relays if r.host is host and r.client.tally in due] if due else []
+        self._place.loop.call(late)
         self._wait()
 
     def _is_due(self, tally: Tally) -> bool:

@@ -24,19 +24,26 @@ class Flush:
     __slots__ = ("_delay", "_left", "_place", "_sock")
 
     def __init__(self, place: Place, sock: _socket.socket) -> None:
-        self._place, self._sock = place, sock
+        self._place = place
+        self._sock: _socket.socket | None = sock
         self._delay, self._left = FIRST_LOOK_SECONDS, FLUSH_SECONDS
         self._look()
 
     def _look(self) -> None:
-        if _unacknowledged(self._sock) and self._left > 0:
+        if self._sock is not None and _unacknowledged(self._sock) and self._left > 0:
             self._left -= self._delay
             self._place.loop.later(self._delay, self._look)
             self._delay = min(LAST_LOOK_SECONDS, self._delay * 2)
             return
-        reset_on_close(self._sock)
-        self._place.loop.bury(self._sock)
-        self._place.budget.give(1)
+        self.abort()
+
+    def abort(self) -> None:
+        """Reset it now."""
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            reset_on_close(sock)
+            self._place.loop.bury(sock)
+            self._place.budget.give(1)
 
 
 def _unacknowledged(sock: _socket.socket) -> int:

@@ -89,9 +89,8 @@ class Gate:
             if missing > _SLACK:
                 self._look_in(missing / self.rate)
                 return
-        waiting, self._waiting = self._waiting, []
-        for callback in waiting:
-            callback()
+        for _ in range(len(self._waiting)):
+            self._waiting.pop(0)()
 
     def _look_in(self, seconds: float) -> None:
         if not self._is_set:

@@ -75,6 +75,15 @@ class Greeting:
     def _late(self) -> None:
         self._end(Why.LATE_HEADER)
 
+    def abort(self) -> None:
+        """A fault came up."""
+        self._end(Why.FAULT)
+
     def _end(self, why: Why) -> None:
         self._timer.cancel()
-        self._refuse(self._sock, why)
+        refuse, self._refuse = self._refuse, _done
+        refuse(self._sock, why)
+
+
+def _done(_sock: _socket.socket, _why: Why) -> None:
+    """It was refused before."""

@@ -38,6 +38,10 @@ class Dialling(Protocol):
         """The rival, whose dial began then, answered first."""
         ...
 
+    def abort(self) -> None:
+        """A fault came up."""
+        ...
+
 
 class Hedge:
     """Of one dial. It looks after `seconds`; `cancel` it when the dial is answered, or over."""
@@ -58,6 +62,13 @@ class Hedge:
         self._of = None
         self._timer.cancel()
         self._drop()
+
+    def abort(self) -> None:
+        """A fault came up: the connection ends."""
+        of = self._of
+        self.cancel()
+        if of is not None:
+            of.abort()
 
     def release(self) -> tuple[End, float, float]:
         """Its socket, which is another's from now on, when the dial began, and how long it may still take.
@@ -162,6 +173,11 @@ class Loser:
             self._end.tally.add(TIMED_OUT)
         self._on_silent()
 
+    def abort(self) -> None:
+        """A fault came up."""
+        self._end_it()
+
     def _end_it(self) -> None:
-        self._place.loop.bury(self._end.sock)
-        self._place.budget.give(1)
+        if self._place.loop.hears(self._end.sock.fileno()):
+            self._place.loop.bury(self._end.sock)
+            self._place.budget.give(1)

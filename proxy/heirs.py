@@ -85,6 +85,9 @@ class Heirs:
                 alive = self._hear(connection)
             except (OSError, ValueError):
                 alive = False
+            except Exception as error:  # noqa: BLE001 - a bug: the other program is told by the end
+                self._loop.on_fault(self, error)
+                alive = False
             if not alive:
                 self._forget(connection)
 

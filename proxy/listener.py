@@ -130,6 +130,10 @@ class Hall:
         else:
             self.loop.later(seconds, self.resume)
 
+    def abort(self) -> None:
+        """A fault came up while something was accepted: who waits is still there, and asked for a little later."""
+        self.pause(RETRY_SECONDS)
+
     def _on_ready(self, _events: int) -> None:
         for fd, _ in self._epoll.poll(0, ACCEPTS_A_TURN):
             door = self._doors.get(fd)
@@ -180,8 +184,9 @@ class TcpDoor:
             self._count_at(pool.gate)
         if pool is not None and pool.load is not self._load:
             self._load = pool.load
-            for relay in [relay for relay in self._place.relays if relay.host is self]:
-                relay.session.join(pool)
+            self._place.loop.call(
+                partial(relay.session.join, pool) for relay in tuple(self._place.relays) if relay.host is self
+            )
         self.tallies.update(slots, self._place.loop.now)
         self.lead.show(self.tallies)
         if terms is not USUAL or self._terms is not USUAL:
@@ -276,49 +281,67 @@ class TcpDoor:
                     self._hall.pause(RETRY_SECONDS)
                 return
             client = _socket.socket(self._family, socket.SOCK_STREAM, 0, number)
-            if self.lead.is_filtered:
-                admit_all(client)
-            if self._asks:
-                self._greet(client, address[:2], gate)
+            try:
+                if self.lead.is_filtered:
+                    admit_all(client)
+                if self._asks:
+                    self._greet(client, address[:2], gate)
+                    continue
+                relay = Relay(place, client, Session(self._pick or self.lead.picker(address[0]), self._watch), self)
+                if place.log is not None and place.log.is_due():
+                    relay.peer = address[:2]
+            except Exception as error:  # noqa: BLE001 - a bug, which is this client's trouble alone
+                self._abandon(client, error)
                 continue
-            relay = Relay(place, client, Session(self._pick or self.lead.picker(address[0]), self._watch), self)
-            if place.log is not None and place.log.is_due():
-                relay.peer = address[:2]
             if gate is not None:
                 relay.gate = gate
                 gate.come()
             relay.begin()
 
+    def _abandon(self, client: _socket.socket, error: Exception) -> None:
+        """A fault came up before there was anything of a client but its socket."""
+        self._place.loop.on_fault(self, error)
+        reset_on_close(client)
+        self._place.loop.bury(client)
+        self._place.budget.give(DESCRIPTORS)
+
     def _greet(self, client: _socket.socket, peer: Address, gate: Gate | None) -> None:
         """Take one in whose origin matters."""
-        if gate is not None:
-            gate.come()
-        if self._trusted is None or not self._trusted.have(peer[0]):
-            self._admit(client, gate, origin(client, peer))
-            return
         place = self._place
-        place.counters.connections += 1
-        place.counters.active += 1
+        if self._trusted is None or not self._trusted.have(peer[0]):
+            relay = self._relay(client, origin(client, peer))
+            relay.gate = gate
+            if gate is not None:
+                gate.come()
+            relay.begin()
+            return
         refuse = partial(self._refuse, peer, gate, place.loop.now)
         Greeting(place, client, partial(self._greeted, peer, gate), refuse)
+        place.counters.connections += 1
+        place.counters.active += 1
+        if gate is not None:
+            gate.come()
 
     def _greeted(self, peer: Address, gate: Gate | None, client: _socket.socket, said: Header) -> None:
-        counters = self._place.counters
+        relay, counters = self._relay(client, origin(client, peer, said)), self._place.counters
         counters.connections -= 1  # it is counted as every other from now on
         counters.active -= 1
         if gate is None and self._gate is not None:  # the limit came meanwhile
             gate = self._gate
             gate.enter()
-        self._admit(client, gate, origin(client, peer, said))
-
-    def _admit(self, client: _socket.socket, gate: Gate | None, whose: Origin) -> None:
-        relay = Relay(self._place, client, Session(self._pick or self.lead.picker(whose.source[0]), self._watch), self)
-        relay.gate, relay.origin = gate, whose
+        relay.gate = gate
         relay.begin()
+
+    def _relay(self, client: _socket.socket, whose: Origin) -> Relay:
+        session = Session(self._pick or self.lead.picker(whose.source[0]), self._watch)
+        relay = Relay(self._place, client, session, self)
+        relay.origin = whose
+        return relay
 
     def _refuse(self, peer: Address, gate: Gate | None, came: float, client: _socket.socket, why: Why) -> None:
         place, log = self._place, self._place.log
-        self.own_tally.add(BAD_HEADERS)
+        if why is not Why.FAULT:
+            self.own_tally.add(BAD_HEADERS)
         if log is not None and log.is_due():
             entry = Entry(self.name, origin(client, peer), None, 0, 0, None, place.loop.now - came, 0, why)
             if not log.note(entry):

@@ -1,6 +1,7 @@
 """The event loop of a worker: one epoll, edge-triggered; a wheel of timers; turns that give way to others.
 
-Owns: when something is called. Must not know what is called. No asyncio: its cost per event is two to eight times the
+Owns: when something is called, and that others are called still when a call fails. Must not know what is called. No
+asyncio: its cost per event is two to eight times the
 work that there is to do (measured: see docs/adr/0008).
 """
 
@@ -10,7 +11,7 @@ import math
 import select
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
@@ -38,18 +39,24 @@ class Timer:
         """Never call it."""
         self._callback = None
 
-    def fire(self) -> None:
-        """Call it, once."""
+    def take(self) -> Callback | None:
+        """What is to be called now, once."""
         callback, self._callback = self._callback, None
-        if callback is not None:
-            callback()
+        return callback
+
+
+def _raise(_call: object, error: Exception) -> None:
+    raise error
 
 
 class Loop:
-    """Run with `run()` until `stop()`."""
+    """Run with `run()` until `stop()`. `on_fault` hears of what is raised by what is called, and whose it is."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, on_fault: Callable[[object, Exception], None] = _raise
+    ) -> None:
         self._clock = clock
+        self.on_fault = on_fault
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
         self._wheel: dict[int, list[Timer]] = {}
@@ -117,11 +124,7 @@ class Loop:
         """
         ready = self._epoll.poll(self._patience(), BATCH)
         self.now = self._clock()  # before the handlers: a timer of theirs must not begin before the sleep
-        find = self._handlers.get
-        for fd, events in ready:
-            handler = find(fd)
-            if handler is not None:
-                handler(events)
+        self._handle(iter(ready))
         if len(ready) == BATCH and self._full < len(self._handlers) // BATCH:
             self._full += 1
         else:
@@ -131,13 +134,40 @@ class Loop:
             for one in self._graves:
                 one.close()
             self._graves.clear()
-        for _ in range(len(self._again)):
-            self._again.popleft()()
+        if self._again:
+            calls, self._again = self._again, deque()
+            self.call(calls)
+
+    def _handle(self, ready: Iterator[tuple[int, int]]) -> None:
+        """Until all were, whatever becomes of one. To be ready for that costs nothing as long as nothing is raised."""
+        find, handler = self._handlers.get, None
+        while True:
+            try:
+                for fd, events in ready:
+                    handler = find(fd)
+                    if handler is not None:
+                        handler(events)
+            except Exception as error:  # noqa: BLE001 - a bug, which shall not end the connections of others
+                self.on_fault(handler, error)
+            else:
+                return
+
+    def call(self, calls: Iterable[Callback | None]) -> None:
+        """All of these, whatever becomes of one."""
+        left, call = iter(calls), None
+        while True:
+            try:
+                for call in left:
+                    if call is not None:
+                        call()
+            except Exception as error:  # noqa: BLE001 - as above
+                self.on_fault(call, error)
+            else:
+                return
 
     def _fire(self) -> None:
         while self._ticks and self._ticks[0] <= self.now * TICKS:
-            for timer in self._wheel.pop(heapq.heappop(self._ticks)):
-                timer.fire()
+            self.call(map(Timer.take, self._wheel.pop(heapq.heappop(self._ticks))))
 
     def _patience(self) -> float:
         if self._again or self._full:

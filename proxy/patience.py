@@ -9,6 +9,8 @@ import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from svcnet.proxy.place import Place
@@ -103,11 +105,10 @@ class _Round:
         self.mind(*self._hosts, *{relay.host for relay in relays})
 
     def _some(self, left: Iterator["Relay"]) -> None:
-        for number, relay in enumerate(left, 1):
-            relay.lose_patience()
-            if number == LOOKS_A_TURN:
-                self._place.loop.again(lambda: self._some(left))
-                return
+        some = tuple(islice(left, LOOKS_A_TURN))
+        self._place.loop.call(relay.lose_patience for relay in some)
+        if len(some) == LOOKS_A_TURN:
+            self._place.loop.again(partial(self._some, left))
 
 
 def silent_seconds(sock: _socket.socket) -> float:

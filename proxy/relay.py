@@ -87,10 +87,13 @@ class Relay:
         place.relays[self] = None
         place.counters.connections += 1
         place.counters.active += 1
-        sock = self.client.sock
-        sock.setblocking(False)
-        place.loop.add(sock.fileno(), self._on_client)
-        self._obey(self.session.begin())
+        try:
+            sock = self.client.sock
+            sock.setblocking(False)
+            place.loop.add(sock.fileno(), self._on_client)
+            self._obey(self.session.begin())
+        except Exception as error:  # noqa: BLE001 - a bug, which is this client's trouble alone
+            place.loop.on_fault(self, error)
 
     def probe(self, idle_seconds: int) -> None:
         """Let the kernel ask the client, from when nothing was said for so long; keepalive is on, as the listener's."""
@@ -214,16 +217,22 @@ class Relay:
         """Wait until the ticket is called."""
         self._drop_server()
         self._drop_hedge()
-        self.wait = Wait(self._place.loop, self.host.own_tally, seconds, lambda: self._obey(self.session.waited()))
+        self.wait = Wait(self._place.loop, self.host.own_tally, seconds, self._waited)
         assert self.session.ticket is not None
         self.session.ticket.call = self._seated
 
+    def _waited(self) -> None:
+        self._obey(self.session.waited())
+
     def _seated(self) -> bool:
-        command = self.session.seated()
-        if command.act is Act.NOTHING:
-            return False
-        self._stop_waiting()
-        self._obey(command)
+        try:
+            command = self.session.seated()
+            if command.act is Act.NOTHING:
+                return False
+            self._stop_waiting()
+            self._obey(command)
+        except Exception as error:  # noqa: BLE001 - a bug, which shall not stop the queue
+            self._place.loop.on_fault(self, error)
         return True
 
     def _stop_waiting(self) -> None:
@@ -340,26 +349,44 @@ class Relay:
         self._stop_timer()
         self._leave(keep=None)
 
-    def _leave(self, keep: End | None) -> None:
-        place = self._place
-        if self in place.relays:
-            del place.relays[self]
-            place.half_closed.discard(self)
-            place.counters.active -= 1
-            if self.gate is not None:
-                self.gate.leave()
-            settle(self, place)
+    def abort(self) -> None:
+        """A fault came up in it: reset both sides at once, if they are there still."""
+        self._stop_timer()
         for end in (self.client, self.server):
             if end is not None:
-                end.drop(place)
-                if end is not keep:
+                reset_on_close(end.sock)
+        self.session.aborted()
+        self._leave(keep=None)
+
+    def _leave(self, keep: End | None) -> None:
+        place = self._place
+        if self not in place.relays:
+            return
+        del place.relays[self]
+        try:
+            self._let_go()
+        finally:  # its descriptors are free again, whatever was wrong with it
+            for end in (self.client, self.server):
+                if end is not None and end is not keep:
                     if keep is not None:  # an end of a broken connection has no more to say
                         reset_on_close(end.sock)
                     place.loop.bury(end.sock)
-        self.server = None
+            self.server = None
+            place.budget.give(DESCRIPTORS if keep is None else DESCRIPTORS - 1)
+
+    def _let_go(self) -> None:
+        """Give back what it has of others, and tell of it."""
+        place = self._place
+        place.half_closed.discard(self)
+        place.counters.active -= 1
+        for end in (self.client, self.server):
+            if end is not None:
+                end.drop(place)
+        if self.gate is not None:
+            self.gate.leave()
         if self.hedge is not None:
             self._drop_hedge()
         if self.wait is not None:
             self._stop_waiting()
+        settle(self, place)
         self.session.leave()
-        place.budget.give(DESCRIPTORS if keep is None else DESCRIPTORS - 1)

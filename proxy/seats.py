@@ -108,10 +108,12 @@ class Seats:
         self._is_set, self._is_calling = False, True
         due, self._due = self._due, set()
         left = CALLS_A_TURN
-        for line in due:
-            left = self._serve_line(line, left)
-        self._is_calling = False
-        self._call(())
+        try:
+            for line in due:
+                left = self._serve_line(line, left)
+        finally:
+            self._is_calling = False
+            self._call(())
 
     def _serve_line(self, line: Hashable, left: int) -> int:
         """Call as many as find room; how many more may be called in this turn."""

@@ -255,6 +255,10 @@ class Session:
             return _NOTHING
         return self._end(Command(Act.RESET, Side.CLIENT), Why.DRAINED)
 
+    def aborted(self) -> None:
+        """It was ended, as a fault of ours came up in it."""
+        self.state, self.why = State.ENDED, Why.FAULT
+
     def stuck(self) -> Command:
         """No dial can be made."""
         return self._end(Command(Act.RESET, Side.CLIENT), Why.NO_ROOM)

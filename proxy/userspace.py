@@ -94,6 +94,11 @@ class Userspace:
         return sum(child.starts for child in self._children)
 
     @property
+    def faults(self) -> int:
+        """How many exceptions nobody expected in worker processes."""
+        return sum(child.faults for child in self._children)
+
+    @property
     def workers(self) -> tuple[Child, ...]:
         """The worker processes."""
         return self._children

@@ -43,6 +43,8 @@ class Why(Enum):
     """Its endpoint, or its service, was gone for longer than `drain`."""
     SHUTDOWN = "KS"
     """The worker ended."""
+    FAULT = "KF"
+    """An exception in the worker that nobody expected."""
     BAD_HEADER = "HB"
     """A client of `accept-proxy` sent something else than a PROXY header, or less."""
     LATE_HEADER = "HT"

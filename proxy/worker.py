@@ -10,7 +10,9 @@ what `Rule.encoded` gives; slot (of the frontend) and slots ([address, port, slo
 counted; `drop`, ids; and `ack`, a number that comes back when all of it is in force. `wait`: accept nothing until
 `serve`; `stay`: when the daemon is gone, serve on, and be found by the next one (heirs.py); `probe`: let connections
 that are idle for so many seconds send a packet; `drain`: accept no more, and end with the last connection; `end`: at
-once.
+once. A message, or a row of one, that can't be obeyed is a fault as any other (faults.py): what was so before stays so.
+
+What it says itself: `ack`, 0 where nobody asked, with what it has counted; `trace` is of a fault.
 """
 
 import contextlib
@@ -22,7 +24,8 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
@@ -31,6 +34,7 @@ from svcnet.proxy.account import note
 from svcnet.proxy.connection_log import ConnectionLog
 from svcnet.proxy.counts import NOBODY, Counts
 from svcnet.proxy.datagram import UdpDoor
+from svcnet.proxy.faults import Faults
 from svcnet.proxy.heirs import Heirs
 from svcnet.proxy.lead import Lead, Neighbours
 from svcnet.proxy.listener import Door, Hall, TcpDoor
@@ -49,6 +53,8 @@ from svcnet.wire import Inbox, send
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 SPARE, WORKER = b"proxy-spare", b"proxy-worker"
 """What ps(1) calls the process (comm): while it waits in case that another ends, and once it serves."""
+TELLING_SECONDS = 0.05
+"""Faults of so long are told together."""
 DRAINED_SECONDS = 0.05
 """How often a worker that accepts no more looks whether connections are left."""
 
@@ -58,7 +64,8 @@ class Worker:
 
     def __init__(self, control: socket.socket, limit: int) -> None:
         self._control = control
-        self._loop = Loop()
+        self.faults = Faults(time.monotonic, self._say)
+        self._loop = Loop(on_fault=self._take_fault)
         self._place = Place(self._loop, limit)
         self._hall = Hall(self._place)
         self._patience = Patience(self._place)
@@ -72,6 +79,9 @@ class Worker:
         self._neighbours = Neighbours((), self._ways.is_local)
         self._inbox = Inbox()
         self._heirs = Heirs(self._loop, self)
+        self._traces: list[str] = []
+        self._is_telling = False
+        """Of faults, in a moment."""
         self._called = self._waits = self._stays = self._drains = False
         self.is_led = True
         # Level-triggered: one read a turn, however much there is.
@@ -117,10 +127,39 @@ class Worker:
             alive = False
         except OSError as error:
             sys.exit(f"proxy worker: {error}")  # the next one is told everything again
-        while (got := self._inbox.take()) is not None:
-            self._obey(*got)
+        while self._hear():
+            pass
         if not alive:
             self._lose_daemon()
+
+    def _hear(self) -> bool:
+        """Obey one message; whether there was one."""
+        try:
+            got = self._inbox.take()
+            if got is not None:
+                self._obey(*got)
+        except Exception as error:  # noqa: BLE001 - what was so before stays so
+            self._loop.on_fault(self, error)
+            return True
+        return got is not None
+
+    def _take_fault(self, owner: object, error: Exception) -> None:
+        self.faults.take(owner, error)
+        if not self._is_telling:
+            self._is_telling = True
+            self._loop.later(TELLING_SECONDS, self._tell_faults)
+
+    def _say(self, trace: str) -> None:
+        self._traces.append(trace)
+
+    def _tell_faults(self) -> None:
+        """Tell the daemon, which counts them and has a log; without one there is stderr."""
+        self._is_telling = False
+        trace, self._traces = "".join(self._traces), []
+        if not self.is_led:
+            sys.stderr.write(trace)
+        elif select.select([], [self._control], [], 0)[1]:  # one that does not read is not waited for
+            self._confirm(0, trace)
 
     def _lose_daemon(self) -> None:
         self.is_led = False
@@ -129,13 +168,7 @@ class Worker:
             self._loop.stop()
 
     def _obey(self, message: dict[str, Any], fds: list[int]) -> None:
-        for ident in message.get("drop", ()):
-            door = self._doors.pop(ident, None)
-            if door is not None:
-                if isinstance(door, TcpDoor):
-                    self._closed[door.name, door.address] = door
-                self._forget(door.lead.follow(None))
-                door.close()
+        self._loop.call([partial(self._drop, ident) for ident in message.get("drop", ())])
         if "counts" in message:
             self._place.counts = Counts(fds[0])
             os.close(fds[0])
@@ -144,12 +177,7 @@ class Worker:
         if "pods" in message:
             self._neighbours = Neighbours(message["pods"], self._ways.is_local)
         given = iter(fds)
-        for ident, protocol, listener, filtered, told, *slots in message.get("put", ()):
-            rule = Rule.decoded(told)
-            if listener:
-                self._open(ident, protocol, socket.socket(fileno=next(given)), rule.service.name)
-            self._doors[ident].lead.is_filtered = filtered
-            self._follow(self._doors[ident], rule, _slots(*slots))
+        self._loop.call([partial(self._put, given, row) for row in message.get("put", ())])
         if "stay" in message:
             self._stay()
         if "wait" in message or "serve" in message:
@@ -160,13 +188,30 @@ class Worker:
 
     def carry_out(self, message: dict[str, Any]) -> None:
         """What whoever may tell it anything may ask: `probe`, `drain`, `end`."""
-        for relay in self._place.relays if "probe" in message else ():
-            relay.probe(message["probe"])
+        if "probe" in message:
+            self._loop.call([partial(relay.probe, message["probe"]) for relay in self._place.relays])
         if "drain" in message and not self._drains:
             self._drains = True
             self._drain_all()
         if "end" in message:
             self._loop.stop()
+
+    def _put(self, given: Iterator[int], row: list[Any]) -> None:
+        """A frontend. One that is new is opened whatever its rule is: who comes is refused then, not left to wait."""
+        ident, protocol, listener, filtered, told, *slots = row
+        if listener:
+            self._open(ident, protocol, socket.socket(fileno=next(given)), told[0])
+        rule, door = Rule.decoded(told), self._doors[ident]
+        door.lead.is_filtered = filtered
+        self._follow(door, rule, _slots(*slots))
+
+    def _drop(self, ident: int) -> None:
+        door = self._doors.pop(ident, None)
+        if door is not None:
+            if isinstance(door, TcpDoor):
+                self._closed[door.name, door.address] = door
+            self._forget(door.lead.follow(None))
+            door.close()
 
     def _stay(self) -> None:
         try:
@@ -194,8 +239,7 @@ class Worker:
     def _drain_all(self) -> None:
         """Serve who is here, or waits to be accepted, and nobody else."""
         end_with_parent(0)
-        for door in self._doors.values():
-            door.drain()
+        self._loop.call([door.drain for door in self._doors.values()])
         self._end_when_empty()
 
     def _end_when_empty(self) -> None:
@@ -204,10 +248,11 @@ class Worker:
         else:
             self._loop.stop()
 
-    def _confirm(self, number: int) -> None:
+    def _confirm(self, number: int, trace: str = "") -> None:
         with contextlib.suppress(OSError):  # the daemon is gone, which the next read will tell
-            limit = {"most_connections": self._place.budget.total // DESCRIPTORS}
-            send(self._control, {"ack": number, **limit, **self._place.counters.as_dict()})
+            said = {"most_connections": self._place.budget.total // DESCRIPTORS, "faults": self.faults.count}
+            told = {"fault": self.faults.last, "trace": trace} if self.faults.count else {}
+            send(self._control, {"ack": number, **said, **told, **self._place.counters.as_dict()})
 
     def _open(self, ident: int, protocol: str, sock: socket.socket, service: str) -> None:
         # A listener always gets its place: the daemon keeps their number below what a worker can have.

@@ -6,6 +6,7 @@ JSON. Descriptors travel with the first byte of their frame (SCM_RIGHTS), and th
 
 import errno
 import json
+import os
 import socket
 import struct
 from collections import deque
@@ -48,13 +49,20 @@ class Inbox:
         return bool(data)
 
     def take(self) -> tuple[dict[str, Any], list[int]] | None:
-        """The next whole message with its file descriptors."""
+        """The next whole message with its file descriptors. ValueError for one that is no JSON; it is passed over."""
         if len(self._bytes) < _HEAD.size:
             return None
         length, fds = _HEAD.unpack_from(self._bytes)
         end = _HEAD.size + length
         if len(self._bytes) < end:
             return None
-        message: dict[str, Any] = json.loads(self._bytes[_HEAD.size : end])
+        text = bytes(self._bytes[_HEAD.size : end])
         del self._bytes[:end]
-        return message, [self._fds.popleft() for _ in range(fds)]
+        given = [self._fds.popleft() for _ in range(fds)]
+        try:
+            message: dict[str, Any] = json.loads(text)
+        except ValueError:
+            for fd in given:
+                os.close(fd)
+            raise
+        return message, given

@@ -137,7 +137,8 @@ def _state(worker: Child) -> str:
     if not worker.pid:
         return "failed: it ended, and another is being started"
     most = worker.counters.get("most_connections")
-    return f"running: at most {most} connections" if most else "running"
+    state = f"running: at most {most} connections" if most else "running"
+    return f"{state}; {worker.faults} faults, the last: {worker.last_fault}" if worker.faults else state
 
 
 def rule(treatment: Treatment) -> Rule:

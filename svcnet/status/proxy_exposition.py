@@ -122,6 +122,11 @@ class Limits(Protocol):
         """Worker processes that began to serve."""
         ...
 
+    @property
+    def faults(self) -> int:
+        """Exceptions in them that nobody expected."""
+        ...
+
 
 def limit_metrics(proxy: Limits) -> "Iterator[Metric]":
     """Yield what the proxy has and can have."""
@@ -136,6 +141,7 @@ def limit_metrics(proxy: Limits) -> "Iterator[Metric]":
     yield CounterMetricFamily(
         "svcnet_proxy_worker_starts", "Worker processes that began to serve.", proxy.worker_starts
     )
+    yield CounterMetricFamily("svcnet_proxy_faults", "Exceptions in workers that nobody expected.", proxy.faults)
 
 
 def proxy_metrics(traffic: Traffic) -> "Iterator[Metric]":

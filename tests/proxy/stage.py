@@ -37,6 +37,7 @@ class Stage:
     def __init__(self, log_every: int = 0) -> None:
         self._stack = ExitStack()
         self._idents = 0
+        self._kept: list[socket.socket] = []
         self.ledger = Ledger(1)
         self.proxies: set[int] = set()
         """Others that have conversations on this stage."""
@@ -60,7 +61,13 @@ class Stage:
     def keep(self, sock: socket.socket) -> socket.socket:
         """Close it in the end."""
         sock.settimeout(PATIENCE_SECONDS)
+        self._kept.append(sock)
         return self._stack.enter_context(sock)
+
+    def hang_up(self) -> None:
+        """Close all clients, backends and listeners; the worker has its own of these."""
+        for sock in self._kept:
+            sock.close()
 
     def tell(self, message: dict[str, Any], fds: Iterable[int] = ()) -> None:
         """Tell the worker, and wait until it is so."""
@@ -91,6 +98,7 @@ class Stage:
         choice: Choice = Choice.TURN,
         terms: Terms = USUAL,
         listener: socket.socket | None = None,
+        name: str = "",
     ) -> int:
         """Open a frontend to these backends; its number. Its address: `self.address(number)`."""
         self._idents += 1
@@ -98,7 +106,7 @@ class Stage:
         if listener is None:
             listener = self._listener(kind, (HOST, 0))
         self.listeners = getattr(self, "listeners", {}) | {self._idents: listener}
-        rule = leading_to(self._idents, *backends, weights=weights, choice=choice, terms=terms)
+        rule = leading_to(self._idents, *backends, weights=weights, choice=choice, terms=terms, name=name)
         slots = self._slots(self._idents, backends)
         self.tell({"put": [[self._idents, protocol, True, False, rule, *slots]]}, [listener.fileno()])
         return self._idents
@@ -199,10 +207,11 @@ def leading_to(
     weights: Mapping[Backend, int] | None = None,
     choice: Choice = Choice.TURN,
     terms: Terms = USUAL,
+    name: str = "",
 ) -> list[Any]:
     """A rule as it is told to a worker."""
     weighted = dict.fromkeys(backends, 1) | dict(weights or {})
-    return Rule(Service(f"service {ident}", weighted, choice=choice, terms=terms)).encoded()
+    return Rule(Service(name or f"service {ident}", weighted, choice=choice, terms=terms)).encoded()
 
 
 def read_all(sock: socket.socket) -> bytes:

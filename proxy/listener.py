@@ -267,18 +267,12 @@ class TcpDoor:
                 return
             try:
                 number, address = accept()
-            except BlockingIOError:
-                place.budget.give(DESCRIPTORS)
-                return
-            except ConnectionError:
-                place.budget.give(DESCRIPTORS)  # the client left while it waited
-                continue
             except OSError as error:
                 place.budget.give(DESCRIPTORS)
-                if error.errno == errno.EINVAL:  # the parent has shut it down, and is about to say so
-                    self._hall.remove(self)
-                else:  # no descriptor, no memory
-                    self._hall.pause(RETRY_SECONDS)
+                if isinstance(error, ConnectionError):
+                    continue  # the client left while it waited
+                if not isinstance(error, BlockingIOError):
+                    self._stop_accepting(error)
                 return
             client = _socket.socket(self._family, socket.SOCK_STREAM, 0, number)
             try:
@@ -297,6 +291,12 @@ class TcpDoor:
                 relay.gate = gate
                 gate.come()
             relay.begin()
+
+    def _stop_accepting(self, error: OSError) -> None:
+        if error.errno == errno.EINVAL:  # the parent has shut it down, and is about to say so
+            self._hall.remove(self)
+        else:  # no descriptor, no memory
+            self._hall.pause(RETRY_SECONDS)
 
     def _abandon(self, client: _socket.socket, error: Exception) -> None:
         """A fault came up before there was anything of a client but its socket."""

@@ -10,7 +10,7 @@ from ipaddress import IPv4Network, IPv6Network
 from types import MappingProxyType
 from typing import NamedTuple
 
-from svcnet.health import probes_of
+from svcnet.health import is_panic, probes_of
 from svcnet.model.check import Probe
 from svcnet.model.endpoint import Endpoints, EndpointSlice, SliceEndpoint
 from svcnet.model.level import Levels
@@ -208,9 +208,16 @@ def _out(
 
 
 def _passing(service: Service, whole: list[Endpoint], failing: Failing, left_out: list[LeftOut]) -> list[Endpoint]:
-    """Those that fail count as not ready, which readiness of the records may not undo."""
+    """Those that fail count as not ready, which readiness of the records may not undo; in a panic all stay."""
+    ready = [e for e in whole if e.ready]
+    passing = sum((e.address, e.port) not in failing for e in ready)
+    panic = is_panic(service, passing, len(ready))
+    but = f"; it is used, as {passing} of {len(ready)} pass (panic)" if panic else ""
     for (address, number), why in sorted(failing.items()):
-        left_out.append(LeftOut(f"endpoint {address}:{number} of {service.key}", f"its health check fails: {why}"))
+        reason = f"its health check fails: {why}{but}"
+        left_out.append(LeftOut(f"endpoint {address}:{number} of {service.key}", reason))
+    if panic:
+        return whole
     return [e._replace(ready=False, serving=False) if (e.address, e.port) in failing else e for e in whole]
 
 

@@ -21,6 +21,7 @@ from svcnet.model.snapshot import Endpoint
 from svcnet.terms import options, seconds
 
 HEALTH = "svcnet.dev/health"
+SEND_PROXY = "svcnet.dev/send-proxy"
 FIRST_SECONDS = 0.2
 """New endpoints are asked within this time: all of them in the same moment would be a herd."""
 LEAST_SECONDS = 0.1
@@ -29,20 +30,39 @@ JITTER = 0.1
 """Of an interval, to both sides, so that checks of many minions don't fall together."""
 
 
-def check_of(text: str) -> Check | None:
+def check_of(text: str, introduction: str = "") -> Check | None:
     """What an annotation asks: `tcp`, `http:/PATH`, `script:NAME`, with options after commas; None for `off` and "".
 
+    `introduction`: the PROXY header that endpoints expect unless it says otherwise: `v1`, `v2`, `off` or "".
     ValueError for what the codec refuses.
     """
     probe, _, more = text.partition(",")
     if probe in {"", "off"}:
         return None
     kind, _, what = probe.partition(":")
-    readers: dict[str, Callable[[str], Any]] = {"interval": seconds, "timeout": seconds, "rise": int, "fall": int}
-    found = options(more, readers) if more else {}
-    renamed = {"interval": "interval_seconds", "timeout": "timeout_seconds"}
-    found |= {"script": what} if kind == "script" else {"path": what}
-    return Check(**{renamed.get(name, name): value for name, value in found.items()})
+    found = {"send-proxy": introduction, **(options(more, _READERS) if more else {})}
+    values = {_FIELDS.get(name, name): value for name, value in found.items() if name not in {"send-proxy", "panic"}}
+    if kind == "script":
+        return Check(script=what, **values)
+    return Check(what, introduction="" if found["send-proxy"] == "off" else found["send-proxy"], **values)
+
+
+def is_panic(service: Service, passing: int, of: int) -> bool:
+    """Whether so few of a port's endpoints pass their checks that the checks are not believed (option `panic`)."""
+    more = pair_get(service.meta.annotations, HEALTH).partition(",")[2]
+    least: int = options(more, _READERS).get("panic", 0) if more else 0
+    return passing * 100 < least * of
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "interval": seconds,
+    "timeout": seconds,
+    "rise": int,
+    "fall": int,
+    "panic": int,
+    "send-proxy": str,
+}
+_FIELDS = {"interval": "interval_seconds", "timeout": "timeout_seconds"}
 
 
 def probes_of(
@@ -51,16 +71,18 @@ def probes_of(
     """Which of a port's endpoints the minion `node` checks: its own, and those that no minion has; (address, port).
 
     Only TCP can be asked; endpoints that the records call not ready are out anyway, and a service that publishes them
-    all the same wants no check. A pod's own annotation comes before its service's.
+    all the same wants no check. A pod's own annotation comes before its service's. A check says first what the proxy
+    says first to endpoints: they would wait for it.
     """
     asked = pair_get(service.meta.annotations, HEALTH) if service.meta.annotations else ""
     own = {f"Pod/{pod.meta.namespace}/{pod.meta.name}": pod.meta.annotations for pod in pods if pod.meta.annotations}
     if not (asked or own) or protocol != "TCP" or service.publish_not_ready_addresses:
         return {}
+    introduction = pair_get(service.meta.annotations, SEND_PROXY)
     found: dict[tuple[str, int], Probe] = {}
     for e in endpoints:
         if e.ready and e.port and e.node in {"", node}:
-            check = check_of(pair_get(own.get(e.target, ()), HEALTH, asked))
+            check = check_of(pair_get(own.get(e.target, ()), HEALTH, asked), introduction)
             if check is not None:
                 found[e.address, e.port] = Probe(e.address, e.port, check, own=bool(e.node))
     return found

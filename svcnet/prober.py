@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import svcnet
 from svcnet.health import Schedule
+from svcnet.http_probe import PASSING, request, status_of
 from svcnet.model.check import Probe
 from svcnet.model.errors import SvcnetError, UnmadeError
 from svcnet.model.event import Verdict
@@ -25,19 +26,16 @@ from svcnet.model.meta import Key
 from svcnet.model.snapshot import Delta, LeftOut, ServedPort, Snapshot
 from svcnet.script import Scripts
 
-if TYPE_CHECKING:
-    from aiohttp import ClientSession
-
 log = logging.getLogger(__name__)
 
 SPEAK_SECONDS = 10.0
 """How often other minions hear that this one is alive; its words last three times as long."""
 MOST_AT_ONCE = 100
 """Checks in flight; others wait."""
-PASSING = range(200, 400)
-"""As the kubelet has it (Kubernetes, Probe.httpGet)."""
-LINE_BYTES = 16 << 10
-"""Of an HTTP answer's head, a line."""
+RECEIVED_BYTES = 16 << 10
+"""At a time."""
+INTRODUCTIONS = {"v1": b"PROXY UNKNOWN\r\n", "v2": b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"}
+"""PROXY headers of who speaks for himself: an unknown connection; LOCAL (HAProxy, proxy-protocol.txt, 2.1 and 2.2)."""
 OURS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
 """Errors that say something of this minion, and nothing of who is asked: no descriptor, memory, or port was left."""
 
@@ -71,7 +69,6 @@ class Prober:
         self._schedule = Schedule()
         self._chance: Iterator[float] = iter(random.random, None)
         self._wake = asyncio.Event()
-        self._session: ClientSession | None = None
         self._speaker = speaker
         self._failing: dict[tuple[Key, str, int], str] = {}
         """What other minions are to know."""
@@ -130,8 +127,6 @@ class Prober:
                         tasks.create_task(self._check(probe, room))
         finally:
             self._scripts.close()
-            if self._session is not None:
-                await self._session.close()
 
     async def _speak(self, speaker: Speaker) -> None:
         """Tell the other minions, and that this one is alive."""
@@ -198,34 +193,11 @@ class Prober:
             return await self._scripts.ask(probe, self._schedule.services(probe))
         try:
             async with asyncio.timeout(probe.check.timeout_seconds):
-                return await (self._get(probe) if probe.check.path else _connect(probe))
+                return await _asked(probe)
         except TimeoutError:
             return "no answer in time"
         except OSError as error:
             return _reason(error)
-
-    async def _get(self, probe: Probe) -> str:
-        import aiohttp  # noqa: PLC0415 - heavy, and most minions ask nobody
-        from yarl import URL  # noqa: PLC0415 - as above
-
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, force_close=True),
-                headers={"User-Agent": f"svcnet/{svcnet.__version__}"},
-                auto_decompress=False,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                max_line_size=LINE_BYTES,
-                max_field_size=LINE_BYTES,
-            )
-        host = f"[{probe.address}]" if ":" in probe.address else probe.address
-        url = URL(f"http://{host}:{probe.port}{probe.check.path}", encoded=True)
-        try:
-            async with self._session.get(url, allow_redirects=False) as answer:
-                return "" if answer.status in PASSING else f"HTTP {answer.status}"
-        except aiohttp.ClientOSError as error:
-            return _reason(error)
-        except (aiohttp.ClientError, ValueError) as error:
-            return f"no HTTP answer: {error}"
 
     def _say(self) -> None:
         number, out = len(self._schedule), self._schedule.failing
@@ -239,8 +211,29 @@ def _reason(error: OSError) -> str:
     return why
 
 
-async def _connect(probe: Probe) -> str:
+async def _asked(probe: Probe) -> str:
+    """What an endpoint says to a check; "": it passes. OSError."""
+    loop = asyncio.get_running_loop()
     family = socket.AF_INET6 if ":" in probe.address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
-        await asyncio.get_running_loop().sock_connect(sock, (probe.address, probe.port))
-    return ""
+        await loop.sock_connect(sock, (probe.address, probe.port))
+        said = INTRODUCTIONS.get(probe.check.introduction, b"")
+        if probe.check.path:
+            said += request(probe, f"svcnet/{svcnet.__version__}")
+        if said:
+            await loop.sock_sendall(sock, said)
+        return await _answer(loop, sock) if probe.check.path else ""
+
+
+async def _answer(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> str:
+    heard, status = b"", None
+    while status is None:
+        more = await loop.sock_recv(sock, RECEIVED_BYTES)
+        heard += more
+        try:
+            status = status_of(heard)
+        except ValueError as error:
+            return f"no HTTP answer: {error}"
+        if not more and status is None:
+            return "no HTTP answer: it ended too soon"
+    return "" if status in PASSING else f"HTTP {status}"

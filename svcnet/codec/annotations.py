@@ -62,6 +62,8 @@ _HEALTH: dict[str, Test] = {
     "timeout": _positive_duration,
     "rise": _COUNT,
     "fall": _COUNT,
+    "panic": _within(0, 100),
+    "send-proxy": _word("v1", "v2", "off"),
 }
 _EJECT: dict[str, Test] = {
     "failures": _COUNT,
@@ -154,7 +156,7 @@ RULES: dict[str, Rule] = {
     "health": Rule(
         ("Service", "Pod"),
         _health,
-        "tcp, http:/PATH, script:NAME or off, then options, as in http:/ready,interval=2s,timeout=1s,rise=2,fall=3",
+        "tcp, http:/PATH, script:NAME or off, then options, as in http:/ready,interval=2s,timeout=1s,fall=3,panic=50",
     ),
     "eject": Rule(_SERVICE, _eject, "off, or options, as in failures=3,base=5s,max=300s,share=50"),
     "hedge": Rule(_SERVICE, _off(_positive_duration), "a duration, as in 50ms, or off"),

@@ -16,6 +16,8 @@ class Check(NamedTuple):
     """So many failures in a row take it out."""
     script: str = ""
     """Name of an executable of the operator's directory that is asked instead."""
+    introduction: str = ""
+    """`v1` or `v2`: a PROXY header comes first, which says that it is a check."""
 
 
 class Probe(NamedTuple):

@@ -131,6 +131,24 @@ def test_an_endpoint_whose_check_fails_gets_no_connections_until_it_passes_again
         assert set(sites[A].asked) >= {"/ready svcnet"}
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_when_too_few_pass_all_are_used_if_that_is_asked_for(minion: Minion, mode: str) -> None:
+    asked = "http:/ready,interval=100ms,timeout=5s,rise=1,fall=1"
+    minion.put(*checked(f"{asked},panic=50", number=8081))
+    with websites(minion, 8081) as sites:
+        daemon = minion.daemon(f"--mode={mode}").ready()
+        sites[A].code = 503
+        daemon.until(lambda: failing(daemon) == {A})
+        assert gets_all(daemon, minion, VIP, B), "half is not less than half"
+        sites[B].code = 503
+        daemon.until(lambda: failing(daemon) == {A, B})
+        daemon.until(lambda: answers(minion, VIP) == {A, B})
+        reason = "its health check fails: HTTP 503; it is used, as 0 of 2 pass (panic)"
+        assert {entry["reason"] for entry in daemon.status()["left_out"]} == {reason}
+        minion.put(*checked(asked, number=8081))
+        daemon.until(lambda: minion.ask(VIP) == "refused")
+
+
 def test_a_server_that_is_down_when_the_daemon_starts_is_out_with_its_first_check(minion: Minion) -> None:
     minion.put(*checked("tcp,interval=1h,fall=3", number=8081))
     with websites(minion, 8081) as sites:

@@ -56,6 +56,8 @@ def asking(check: Check = CHECK) -> Schedule:
         ("http:/ready?x=1", Check("/ready?x=1")),
         ("tcp,interval=5s,timeout=250ms,rise=1,fall=4", Check("", 5, 0.25, 1, 4)),
         ("script:pg-ready,timeout=9s", Check(timeout_seconds=9, script="pg-ready")),
+        ("tcp,panic=50", Check()),
+        ("http:/,send-proxy=v2", Check("/", introduction="v2")),
     ],
 )
 def test_an_annotation_says_what_is_asked(text: str, expected: Check | None) -> None:
@@ -239,6 +241,58 @@ def test_when_all_fail_nobody_is_served() -> None:
     t = tracker(web(), pod("a", A))
     t.fold([Verdict(WEB, A, 8080, "no answer in time")])
     assert served(t) == []
+
+
+@pytest.mark.parametrize(
+    ("panic", "failing", "left"),
+    [
+        ("", [A], [B]),
+        ("panic=0", [A, B], []),
+        ("panic=1", [A], [B]),
+        ("panic=1", [A, B], [A, B]),
+        ("panic=50", [A], [B]),
+        ("panic=51", [A], [A, B]),
+        ("interval=1s,panic=100", [A], [A, B]),
+        ("panic=100", [], [A, B]),
+    ],
+)
+def test_when_less_than_a_share_pass_all_are_used_if_that_is_asked_for(
+    panic: str, failing: list[str], left: list[str]
+) -> None:
+    t = tracker(web(",".join(filter(None, ["tcp", panic]))), pod("a", A), pod("b", B))
+    t.fold([Verdict(WEB, address, 8080, "refused") for address in failing])
+    assert served(t) == left
+    reasons = [item.reason for item in t.left_out()]
+    assert len(reasons) == len(failing), "who fails is named in any case"
+    assert all(("(panic)" in reason) is (len(left) == 2) for reason in reasons)
+
+
+def test_a_panic_is_over_when_enough_pass_and_those_that_the_records_call_not_ready_stay_out() -> None:
+    names = {name: f"10.1.0.{number}" for number, name in enumerate("abcd", 2)}
+    t = tracker(web("tcp,panic=50"), *(pod(name, ip) for name, ip in names.items()))
+    t.fold([Put(structs.replace(pod("d", names["d"]), ready=False), 2)])
+    t.fold([Verdict(WEB, names[name], 8080, "refused") for name in "ab"])
+    assert served(t) == [names[name] for name in "abc"], "one of three is less than half"
+    t.fold([Verdict(WEB, names["a"], 8080, "")])
+    assert served(t) == [names["a"], names["c"]]
+
+
+@pytest.mark.parametrize(
+    ("health", "send_proxy", "said"),
+    [
+        ("tcp", "v1", "v1"),
+        ("http:/", "v2", "v2"),
+        ("tcp", "off", ""),
+        ("tcp,send-proxy=off", "v2", ""),
+        ("tcp,send-proxy=v1", "", "v1"),
+    ],
+)
+def test_a_check_says_first_what_the_proxy_says_first_unless_told_otherwise(
+    health: str, send_proxy: str, said: str
+) -> None:
+    annotations = {"svcnet.dev/health": health} | ({"svcnet.dev/send-proxy": send_proxy} if send_proxy else {})
+    t = tracker(structs.replace(web(), meta=Meta("web", "default", annotations=pairs(annotations))), pod("a", A))
+    assert [probe.check.introduction for port in t.ports_of(WEB) for probe in port.probes] == [said]
 
 
 def test_a_verdict_outlives_other_changes_but_not_the_endpoint_or_the_wish() -> None:

@@ -32,6 +32,7 @@ DECIDING = {
     "jhash",
     "pacing",
     "health",
+    "http_probe",
     "traffic",
 }
 """Modules of svcnet/ that decide and do no I/O."""

@@ -15,6 +15,7 @@ from svcnet.model.event import Verdict
 from svcnet.model.meta import Key
 from svcnet.model.snapshot import Delta, PortKey, ServedPort, Snapshot
 from svcnet.prober import MOST_AT_ONCE, Prober
+from svcnet.proxy import header
 from tests.harness.ports import unused
 
 WEB = Key("Service", "default", "web")
@@ -96,6 +97,72 @@ def test_checks_go_on_while_other_minions_can_not_be_told() -> None:
         await met(lambda: board.said)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
+class Listener:
+    """A server on loopback that keeps what it hears, and answers it all the same."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+        self.heard: list[bytes] = []
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.heard.append(await reader.read(4096))
+        writer.write(self._answer)
+        writer.close()
+
+    async def listen(self) -> asyncio.Server:
+        return await asyncio.start_server(self._serve, "127.0.0.1", 0)
+
+
+@pytest.mark.parametrize("path", ["", "/ready"])
+@pytest.mark.parametrize("form", ["", "v1", "v2"])
+def test_an_endpoint_that_expects_a_proxy_header_is_told_that_it_is_a_check(path: str, form: str) -> None:
+    async def scenario() -> None:
+        board, listener = Board(), Listener(b"HTTP/1.1 204 No Content\r\n\r\n")
+        async with await listener.listen() as server:
+            number = server.sockets[0].getsockname()[1]
+            port = served(Probe("127.0.0.1", number, CHECK._replace(path=path, introduction=form)))
+            prober = Prober(lambda _: (port,), board.tell, lambda _: None)
+            prober.publish(Snapshot(), Delta(1, added=(port,)))
+            running = asyncio.create_task(prober.run())
+            await met(lambda: len(listener.heard) > 1 and prober.passed > 1)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+        rest = listener.heard[0]
+        if form:
+            said, length = header.read(rest) or (None, 0)
+            assert said == header.NO_ADDRESSES, "who speaks for himself names no addresses"
+            assert (rest[:length] == header.LOCAL) is (form == "v2")
+            rest = rest[length:]
+        assert rest.startswith(f"GET {path} HTTP/1.1\r\n".encode()) if path else not rest
+        assert not board.failing
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (b"HTTP/1.1 404 Not Found\r\n\r\n", "HTTP 404"),
+        (b"SSH-2.0-x\r\n", "no HTTP answer: it begins otherwise"),
+        (b"HTTP/1.1 200 OK\r\n", "no HTTP answer: it ended too soon"),
+        (b"", "no HTTP answer: it ended too soon"),
+    ],
+)
+def test_an_answer_that_is_no_pass_is_why(answer: bytes, why: str) -> None:
+    async def scenario() -> None:
+        board, listener = Board(), Listener(answer)
+        async with await listener.listen() as server:
+            port = served(Probe("127.0.0.1", server.sockets[0].getsockname()[1], CHECK._replace(path="/"), own=True))
+            prober = Prober(lambda _: (port,), board.tell, lambda _: None, board)
+            prober.publish(Snapshot(), Delta(1, added=(port,)))
+            running = asyncio.create_task(prober.run())
+            await met(lambda: list(board.said.values()) == [why])
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(scenario())
 

@@ -25,7 +25,7 @@ PAGE = 10_000
 OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_receive_message_length", -1),  # gRPC's 4 MiB is less than a page of large records
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 3000),  # no pause: for so long may a connection take, with TLS and HTTP/2
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.use_local_subchannel_pool", 1),  # a client that is closed and opened again is a new connection
 )

@@ -84,7 +84,7 @@ class Daemon:
         self.options, self.chosen, self.notifier, self.before = options, chosen, notifier, before
         self.parts_state = {"data path": RUNNING if chosen.path else OFF, "dns": OFF}
         self.names = NameService(options, self._on_dns, before.names) if options.dns_listen else None
-        self.metrics = Metrics()
+        self.metrics = Metrics(time.time())
         self.metrics.proxy = chosen.proxy
         self.metrics.dns = self.names.ledger if self.names else None
         self.tallies = self._accounts()

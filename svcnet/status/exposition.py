@@ -16,8 +16,11 @@ from svcnet.status.traffic_exposition import traffic_metrics
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.metrics_core import Metric
+    from prometheus_client.registry import Collector
 
     from svcnet.prober import Prober
+
+START = "process_start_time_seconds"
 
 
 class Exposition:
@@ -30,7 +33,7 @@ class Exposition:
         self.report = report
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(_Source(self))
-        ProcessCollector(registry=self.registry)
+        self.registry.register(_Process(ProcessCollector(registry=None), metrics.began))
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Return (body, Content-Type) in the form that an Accept header asks for."""
@@ -57,6 +60,23 @@ class Collected:
 
         encode, content_type = choose_encoder(accept)
         return encode(cast("CollectorRegistry", self)), content_type
+
+
+class _Process:
+    """What the kernel tells of this process. After a reload (execv) that is older than what it counts."""
+
+    def __init__(self, collector: "Collector", began: float | None) -> None:
+        self._collector, self._began = collector, began
+
+    def collect(self) -> "Iterator[Metric]":
+        """Yield it; the start is that of the counts, so that a scraper knows why they fell."""
+        from prometheus_client.core import GaugeMetricFamily  # noqa: PLC0415 - as above
+
+        for family in self._collector.collect():
+            if family.name == START and self._began is not None:
+                yield GaugeMetricFamily(family.name, family.documentation, self._began)
+            else:
+                yield family
 
 
 class _Source:

@@ -40,7 +40,9 @@ class Histogram:
 class Metrics:
     """The counts of one daemon; the loop calls the methods, from one thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, began: float | None = None) -> None:
+        self.began = began
+        """Unix seconds at which these counts were 0; None: when the process was started."""
         self.sync_seconds = Histogram()
         self.programming_seconds = Histogram()
         self.last_sync = 0.0

@@ -105,7 +105,7 @@ def lab() -> None:
 @click.option("--cluster-cidr", default=DEFAULT.cluster_cidr, metavar="CIDR[,CIDR6]", show_default=True)
 @click.option("--ipv6/--no-ipv6", default=None, help="Give minions and pods an IPv6 address too. [if this machine can]")
 @click.option("--no-proxy", is_flag=True, help="Start no svcnet-proxy.")
-@click.option("--timeout", type=click.FloatRange(min=0.1), default=30.0, show_default=True, metavar="SECONDS")
+@click.option("--timeout", type=click.FloatRange(min=0.1), default=120.0, show_default=True, metavar="SECONDS")
 @click.argument("daemon_options", nargs=-1, metavar="[-- SVCNET_PROXY_OPTION…]")
 def up(ipv6: bool | None, no_proxy: bool, timeout: float, store: str, **given: Any) -> None:
     """Build a lab and wait until every pod answers and every svcnet-proxy is ready.
@@ -171,7 +171,7 @@ def kill(name: str, member: str) -> None:
 
 @lab.command()
 @name_option
-@click.option("--timeout", type=click.FloatRange(min=0.1), default=30.0, show_default=True, metavar="SECONDS")
+@click.option("--timeout", type=click.FloatRange(min=0.1), default=120.0, show_default=True, metavar="SECONDS")
 @click.argument("mode", callback=known_mode, shell_complete=candidate.modes)
 def mode(name: str, timeout: float, mode: str) -> None:
     """Put every minion in another MODE while it serves: their file is written, and they are told to read it."""

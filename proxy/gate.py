@@ -45,7 +45,10 @@ class Gate:
     @property
     def is_full(self) -> bool:
         """Whether nobody else may come."""
-        return 0 < self.most <= self.used or (self.rate > 0 and self._may_come() < 1 - _SLACK)
+        if 0 < self.most <= self.used:
+            return True
+        # What was saved is there still: the clock is asked only when that is used up.
+        return self.rate > 0 and self._saved < 1 and self._may_come() < 1 - _SLACK
 
     def limit(self, most: int, rate: int = 0) -> None:
         """From now on so many; those who are there stay."""

@@ -88,7 +88,10 @@ class Prober:
         unmade = self._scripts.unmade
         if not unmade:
             return ()
-        found = ((service, unmade[name]) for service, name in self._schedule.of_scripts() if name in unmade)
+        asked = list(self._schedule.of_scripts())
+        for name in unmade.keys() - {name for _, name in asked}:
+            self._scripts.forget(name)
+        found = [(service, unmade[name]) for service, name in asked if name in unmade]
         return tuple(
             LeftOut(f"svcnet.dev/health of {key.namespace}/{key.name}", f"{why}; its endpoints are not checked")
             for key, why in sorted(found)
@@ -168,7 +171,7 @@ class Prober:
         except UnmadeError as error:
             self._schedule.missed(probe, time.monotonic(), self._chance)
             self._wake.set()
-            if self._trouble != str(error):
+            if not probe.check.script and self._trouble != str(error):
                 self._trouble = str(error)
                 log.warning("health checks can't be made, what they said last stands why=%s", error)
             return

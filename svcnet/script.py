@@ -6,6 +6,7 @@ becomes of an answer.
 """
 
 import asyncio
+import logging
 import os
 import re
 import signal
@@ -19,6 +20,8 @@ from pathlib import Path
 from svcnet.model.check import Probe
 from svcnet.model.errors import UnmadeError
 from svcnet.model.meta import Key
+
+log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 8
 """Scripts that run; others wait for their turn."""
@@ -43,7 +46,7 @@ class Scripts:
         self._room = asyncio.Semaphore(MOST_AT_ONCE)
         self._running: set[_Run] = set()
         self.unmade: dict[str, str] = {}
-        """Those that can't be run, and why."""
+        """Those that can't be run, and why: each is logged once."""
 
     async def ask(self, probe: Probe, services: Iterable[Key]) -> str:
         """Run the one that a probe names; why its endpoint fails, or "". UnmadeError: it can't be run."""
@@ -53,7 +56,9 @@ class Scripts:
             run = _Run(self._command(probe), _environment(probe, services), self._gone)
         except UnmadeError as error:
             self._room.release()
-            self.unmade[name] = str(error)
+            if self.unmade.get(name) != str(error):
+                self.unmade[name] = str(error)
+                log.warning("health checks can't be made, what they said last stands why=%s", error)
             raise
         self._running.add(run)
         self.unmade.pop(name, None)
@@ -65,6 +70,10 @@ class Scripts:
         finally:
             run.kill()
         return run.why
+
+    def forget(self, name: str) -> None:
+        """No check names it any more."""
+        self.unmade.pop(name, None)
 
     def close(self) -> None:
         """End those that run."""

@@ -93,6 +93,13 @@ def test_who_fails_a_health_check_is_missing_in_its_step() -> None:
     assert [level.passing for level in served(tracker).levels] == [0.5, 1.0]
 
 
+def test_in_a_panic_of_checks_nobody_is_missing() -> None:
+    tracker = told(*records("node", health="tcp,panic=80"), zone("a"))
+    tracker.fold([Verdict(WEB, "10.1.1.2", 80, "refused")])
+    assert [level.passing for level in served(tracker).levels] == [1.0, 1.0, 1.0]
+    assert steps(tracker)[0] == ["10.1.1.1", "10.1.1.2"]
+
+
 @pytest.mark.parametrize(
     ("out", "share", "expected"),
     [

@@ -205,11 +205,13 @@ def no_descriptors() -> Iterator[None]:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-def test_a_script_that_is_missing_is_named_with_its_services_until_it_can_be_run(tmp_path: Path) -> None:
+def test_a_script_that_is_missing_is_named_with_its_services_until_it_can_be_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def scenario() -> None:
         board = Board()
         ask = CHECK._replace(script="ready")
-        port = served(Probe("127.0.0.1", 80, ask), Probe("127.0.0.2", 80, ask))
+        port = served(Probe("127.0.0.1", 80, ask), Probe("127.0.0.2", 80, ask), Probe("127.0.0.1", 1, CHECK))
         prober = Prober(lambda _: (port,), board.tell, lambda _: None, scripts=tmp_path)
         prober.publish(Snapshot(), Delta(1, added=(port,)))
         running = asyncio.create_task(prober.run())
@@ -217,14 +219,16 @@ def test_a_script_that_is_missing_is_named_with_its_services_until_it_can_be_run
         (found,) = prober.left_out()
         assert found.what == "svcnet.dev/health of default/web"
         assert found.reason.startswith(f"script:ready: {tmp_path}/ready: no such file")
-        assert (prober.passed, prober.failed, board.failing) == (0, 0, set())
+        await met(lambda: prober.failed > 1)
+        assert (prober.passed, board.failing) == (0, {("127.0.0.1", 1)})
         script = tmp_path / "new"
         script.write_text('#!/bin/sh\ntest "$1" != 127.0.0.2 || { echo behind >&2; exit 1; }\n')
         script.chmod(0o755)
         script.rename(tmp_path / "ready")
-        await met(lambda: board.failing == {("127.0.0.2", 80)})
+        await met(lambda: board.failing == {("127.0.0.2", 80), ("127.0.0.1", 1)})
         await met(lambda: prober.passed)
         assert prober.left_out() == ()
+        assert caplog.text.count("can't be made") == 1, "though it was tried again and again"
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 

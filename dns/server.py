@@ -217,9 +217,10 @@ class Server:
         try:
             async with self._transferring:
                 writer.transport.set_write_buffer_limits(0)  # what the kernel has arrives, whatever becomes of us
-                for message in self._transfers.stream(query, writer.get_extra_info("peername")[0]):
+                for number, message in enumerate(self._transfers.stream(query, writer.get_extra_info("peername")[0])):
                     send(message)
-                    self._counts.answered(message, query.type, way)
+                    if number == 0:  # one query, however many messages
+                        self._counts.answered(message, query.type, way)
                     async with asyncio.timeout(IDLE_SECONDS):
                         await writer.drain()
                     await asyncio.sleep(0)

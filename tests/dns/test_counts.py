@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import dns.message
 
+import dns.query
 from svcnet.dns.ledger import LEVELS, Ledger
 from svcnet.dns.settings import Settings
 from svcnet.feed import Change, Splitter
@@ -12,7 +13,7 @@ from svcnet.model.snapshot import Endpoint
 from svcnet.status.exposition import Exposition
 from svcnet.status.metrics import Metrics
 from svcnet.status.report import Report
-from tests.dns.serving import PATIENCE_SECONDS, Served, worker
+from tests.dns.serving import HOST, PATIENCE_SECONDS, Served, worker
 from tests.dns.world import headless, virtual
 from tests.harness.until import until
 
@@ -92,7 +93,8 @@ def test_replies_are_counted_with_the_bytes_that_they_have() -> None:
         assert whole is not None
         listening.requests(4)
         assert listening.ledger.bytes["udp"] == sum(sizes) + len(whole)
-        assert listening.ledger.sizes["udp"][:2] == [0, 4]
+        assert listening.ledger.sizes["udp"][:2] == [0, 2]
+        assert sum(listening.ledger.sizes["udp"]) == 4
 
 
 def test_packets_without_an_answer_are_counted_and_so_are_connections_and_the_serial() -> None:
@@ -124,3 +126,11 @@ def test_a_worker_that_is_another_process_adds_to_what_the_first_counted() -> No
                 listening.word()
     assert ledger.responses["NOERROR"] >= 2
     assert ledger.starts == 2
+
+
+def test_a_transfer_is_one_request_however_many_messages_it_takes() -> None:
+    with heard() as (running, listening):
+        messages = list(dns.query.xfr(HOST, "svc.", port=running.port, lifetime=PATIENCE_SECONDS, relativize=False))
+        assert len(messages) > 1
+        running.tcp("tomcat.svc.")
+        assert listening.requests(2) == {("tcp", "1", "AXFR"): 1, ("tcp", "1", "A"): 1}

@@ -24,6 +24,8 @@ from svcnet.bench.health import asking
 from svcnet.bench.paths import PATHS
 from svcnet.bench.world import PORT, TARGET_PORT, one_endpoint, records, virtual_ip, write
 
+MOST_SERVICES = 60_000
+"""Of the baseline: the addresses of its range."""
 ANSWERING = ("192.0.2.21", "192.0.2.22")
 FIRST_PACKET_SECONDS = 300.0
 CHANGE_SECONDS = 10.0
@@ -210,6 +212,13 @@ def chains_row(services: int, endpoints: int, seconds: float) -> None:
     chains.remove()
 
 
+def _sizes(text: str) -> list[int]:
+    sizes = [int(number) for number in text.split(",") if number]
+    if not all(0 < size <= MOST_SERVICES for size in sizes):
+        raise argparse.ArgumentTypeError(f"{text}: expected numbers from 1 to {MOST_SERVICES}")
+    return sizes
+
+
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser()
@@ -218,7 +227,7 @@ def main() -> None:
     parser.add_argument("--endpoints", type=int, default=10)
     parser.add_argument("--changes", type=int, default=150)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--chains", default="100,1000,2000", help="sizes of the baseline, in the same run")
+    parser.add_argument("--chains", type=_sizes, default="100,1000,2000", help="sizes of the baseline; empty: none")
     parser.add_argument("--chains-seconds", type=float, default=200.0)
     options = parser.parse_args()
     prepare()
@@ -232,7 +241,7 @@ def main() -> None:
         print(f"svcnet-proxy, {options.mode}, {shape}, {options.rounds} rounds", flush=True)
         svcnet_row(temporary, directory, probes, options.changes, options.rounds, options.mode)
         health_row(temporary, directory, probes, options.mode)
-    for size in (int(n) for n in options.chains.split(",") if n):
+    for size in options.chains:
         chains_row(size, options.endpoints, options.chains_seconds)
 
 

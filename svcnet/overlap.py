@@ -80,6 +80,17 @@ def check(
     ]
 
 
+def check_external(service_cidrs: Iterable[Network], external_ips: Iterable[Network]) -> list[str]:
+    """The same for what records may claim as external addresses; who allows all (/0) means virtual IPs too."""
+    wanted = [network for network in external_ips if network.prefixlen]
+    return [
+        f"--service-cidr {service} overlaps {network} of --external-ips: a record could claim a virtual IP"
+        for service in service_cidrs
+        for network in wanted
+        if service.version == network.version and service.overlaps(network)
+    ]
+
+
 def parse_addresses(text: bytes) -> tuple[MachineAddress, ...]:
     """Read `ip -j addr`."""
     return tuple(

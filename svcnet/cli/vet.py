@@ -16,7 +16,7 @@ from svcnet.cli.context import open_store
 from svcnet.cli.data_path import NOBODY, NOTHING, Chosen, Handing, choose, refuse_unbuilt
 from svcnet.config import Config
 from svcnet.model.errors import ConfigError, RecordError
-from svcnet.overlap import check, read_machine
+from svcnet.overlap import check, check_external, read_machine
 from svcnet.proxy.left import Left
 from svcnet.store.claim_file import ClaimFile
 from svcnet.virtual_ip import Allocation
@@ -27,6 +27,7 @@ def vet_options(config: Config) -> None:
     refuse_unbuilt(config)
     open_store(config, remember=False)
     _refuse(check(config.service_cidr, (), (), (), config.cluster_cidr))
+    _refuse(check_external(config.service_cidr, config.external_ips))
 
 
 def vet(config: Config, left: Left = NOBODY, handing: Handing = NOTHING) -> Chosen:

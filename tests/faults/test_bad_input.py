@@ -48,6 +48,7 @@ def test_a_service_cidr_that_overlaps_is_refused_before_anything_is_written(
         (["--mode=nftable"], "", ["--mode", "nftables"]),
         (["--service-cidr=10.0.0.0/33"], "", ["--service-cidr", "10.0.0.0/33"]),
         (["--service-cidr=10.0.0.1/16"], "", ["did you mean 10.0.0.0/16"]),
+        (["--external-ips=10.0.0.0/24"], "", ["--service-cidr 10.0.0.0/16", "10.0.0.0/24 of --external-ips"]),
         (["--status-listen=nowhere"], "", ["--status-listen"]),
         (["--records=consul:x"], "", ["--records"]),
         ([], "\nservice-cdir = '10.0.0.0/16'\n", ["svcnet.toml:2", "service-cidr"]),

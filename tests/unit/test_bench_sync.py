@@ -29,3 +29,12 @@ def test_an_unknown_mode_is_a_usage_error() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "invalid choice" in done.stderr
+
+
+@pytest.mark.parametrize("sizes", ["0", "100,0", "many"])
+def test_sizes_that_no_baseline_can_have_are_a_usage_error(sizes: str) -> None:
+    command = [sys.executable, "-m", "svcnet.bench.sync", f"--chains={sizes}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "argument --chains" in done.stderr
+    assert sizes in done.stderr

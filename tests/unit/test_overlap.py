@@ -17,6 +17,7 @@ from svcnet.overlap import (
     MachineAddress,
     Route,
     check,
+    check_external,
     parse_addresses,
     parse_name_servers,
     parse_routes,
@@ -63,6 +64,17 @@ def route(destination: str, *gateways: str, dev: str = "eth0") -> Route:
 def test_a_clash_names_both_sides(found: dict[str, Any], named: str) -> None:
     service = "fd00:5::/108" if "fd00" in named else "10.0.0.0/16"
     assert clashes(**found) == [f"--service-cidr {service} overlaps {named}"]
+
+
+@pytest.mark.parametrize("external", ["10.0.0.0/24", "10.0.0.0/8", "fd00:5::1/128"])
+def test_virtual_ips_are_not_for_records_to_claim(external: str) -> None:
+    service = "fd00:5::/108" if "fd00" in external else "10.0.0.0/16"
+    (said,) = check_external(SERVICE, [ip_network(external)])
+    assert said == f"--service-cidr {service} overlaps {external} of --external-ips: a record could claim a virtual IP"
+
+
+def test_who_allows_all_addresses_may() -> None:
+    assert check_external(SERVICE, map(ip_network, ("0.0.0.0/0", "::/0", "198.51.100.0/24"))) == []
 
 
 def test_default_routes_and_neighbours_are_no_clash() -> None:

@@ -99,7 +99,7 @@ def _service(service: Service, view: View, config: Config) -> Iterator[Section]:
     if service.type != "ExternalName":
         yield "Endpoints", _endpoints(service, view) or "none"
         yield "Not served", _not_served(service, view)
-        yield "Ejected", _ejected(service, config)
+        yield from _said(service, config)
     affinity = service.session_affinity
     yield "Affinity", f"{affinity}, {service.session_affinity_seconds} s" if affinity != "None" else affinity
     yield "Policies", f"internal {service.internal_traffic_policy}, external {service.external_traffic_policy}"
@@ -138,15 +138,21 @@ def _not_served(service: Service, view: View) -> list[str]:
     return [f"pod {pod.meta.name} ({','.join(pod.ips) or 'no address'}): {column.pod_status(pod)}" for pod in idle]
 
 
-def _ejected(service: Service, config: Config) -> list[str]:
-    """Endpoints that the userspace proxy of this machine leaves alone; none where no daemon says so."""
+def _said(service: Service, config: Config) -> Iterator[Section]:
+    """Endpoints that this machine's daemon leaves alone, and what of the service it left out; nothing without one."""
     try:
-        found = fetch(config.status_listen, DAEMON_SECONDS).get("ejected") or []
+        report = fetch(config.status_listen, DAEMON_SECONDS)
     except SvcnetError:
-        return []
+        return
     of = f" of {service.meta.namespace}/{service.meta.name}:"
-    both = (where.partition(of) for where in found if of in where)
-    return [f"{port} → {endpoint} (too many dials failed: none is made for a while)" for endpoint, _, port in both]
+    both = (where.partition(of) for where in report.get("ejected") or [] if of in where)
+    yield (
+        "Ejected",
+        [f"{port} → {endpoint} (too many dials failed: none is made for a while)" for endpoint, _, port in both],
+    )
+    mine = f" of {service.key}"
+    left = [(str(e.get("what", "")), e.get("reason", "")) for e in report.get("left_out") or []]
+    yield "Left out", [f"{what.removesuffix(mine)} ({why})" for what, why in left if what.endswith(mine)]
 
 
 def _pod(pod: Pod, view: View) -> Iterator[Section]:

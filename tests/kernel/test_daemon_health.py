@@ -213,6 +213,12 @@ def test_an_http_server_that_answers_nothing_or_nonsense_fails(minion: Minion) -
     done = minion.svcnet("trace", "192.0.2.1", f"{VIP}:80", *minion.options(), f"--state-dir={minion.state}")
     assert "its health check fails: " in done.stdout, done.stdout + done.stderr
 
+    def described() -> str:
+        return minion.svcnet("describe", "service", "web", *minion.options()[:2]).stdout
+
+    line = f"endpoint {A}:8080 (its health check fails: no "
+    daemon.until(lambda: line in described())  # it does not wait long for a daemon, which may be busy
+
 
 def test_an_endpoint_of_a_headless_service_has_names_while_its_check_passes(minion: Minion) -> None:
     service_, *slices = checked("tcp,interval=100ms,fall=2,rise=2", number=8081)

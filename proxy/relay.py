@@ -126,6 +126,8 @@ class Relay:
             self._turn(server)
         elif events & LOST:
             self._obey(self.session.client_lost())
+        elif self.wait is not None and client.hung_up:
+            self._obey(self.session.hung_up())
 
     def _on_server(self, events: int) -> None:
         server = self.server
@@ -220,6 +222,8 @@ class Relay:
         self.wait = Wait(self._place.loop, self.host.own_tally, seconds, self._waited)
         assert self.session.ticket is not None
         self.session.ticket.call = self._seated
+        if self.client.hung_up:
+            self._obey(self.session.hung_up())
 
     def _waited(self) -> None:
         self._obey(self.session.waited())

@@ -56,6 +56,11 @@ class Seats:
         return self._limit.seconds if self._limit is not None else 0.0
 
     @property
+    def aborts_on_close(self) -> bool:
+        """Whether who has no more to say while he waits is taken to be gone."""
+        return self._limit is not None and self._limit.abort_on_close
+
+    @property
     def is_due(self) -> bool:
         """Whether there may be room for those who wait: who comes now must not be faster."""
         return bool(self._due) and not self._is_calling and self._limit is not None

@@ -235,6 +235,13 @@ class Session:
         """The client went away before a backend answered."""
         return self._end(_CLOSE, Why.CLIENT_LEFT)
 
+    def hung_up(self) -> Command:
+        """While no backend has answered the client's FIN came, perhaps after what is still to be read."""
+        seats = self.watch.seats
+        if self.ticket is None or seats is None or not seats.aborts_on_close:
+            return _NOTHING
+        return self._end(_CLOSE, Why.CLIENT_LEFT)
+
     def finished(self, side: Side) -> Command:
         """All that `side` had to say was delivered, and its FIN came."""
         if self.state is State.ENDED or self._finished is side:

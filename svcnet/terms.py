@@ -57,8 +57,10 @@ def _eject(text: str) -> Eject | None:
 
 def _endpoint_limit(text: str) -> EndpointLimit:
     number, _, rest = text.partition(",")
-    found = options(rest, {"queue": int, "timeout": seconds}) if rest else {}
-    return EndpointLimit(int(number), **{"seconds" if name == "timeout" else name: v for name, v in found.items()})
+    readers: dict[str, Callable[[str], Any]] = {"queue": int, "timeout": seconds, "abort-on-close": "on".__eq__}
+    found = options(rest, readers) if rest else {}
+    renamed = {"timeout": "seconds", "abort-on-close": "abort_on_close"}
+    return EndpointLimit(int(number), **{renamed.get(name, name): value for name, value in found.items()})
 
 
 def _locality(text: str) -> Locality:

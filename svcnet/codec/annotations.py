@@ -56,7 +56,11 @@ def _options(parts: list[str], known: dict[str, Test]) -> bool:
 
 _COUNT = _within(1, 1000)
 _CONNECTIONS = _within(1, 999_999_999)
-_QUEUE: dict[str, Test] = {"queue": _within(0, 1_000_000), "timeout": _positive_duration}
+_QUEUE: dict[str, Test] = {
+    "queue": _within(0, 1_000_000),
+    "timeout": _positive_duration,
+    "abort-on-close": _word("on", "off"),
+}
 _HEALTH: dict[str, Test] = {
     "interval": _positive_duration,
     "timeout": _positive_duration,

@@ -26,6 +26,8 @@ class EndpointLimit(NamedTuple):
     """So many clients may wait."""
     seconds: float = 5.0
     """For so long each."""
+    abort_on_close: bool = False
+    """Who says that he has no more to say while he waits is taken to be gone."""
 
 
 class Locality(NamedTuple):

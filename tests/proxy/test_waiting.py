@@ -76,6 +76,35 @@ def test_a_client_that_resets_leaves_the_line(stage: Stage) -> None:
     assert stage.accept(server).recv(10) == b"last"
 
 
+@pytest.mark.parametrize("said", [b"", b"a request"])
+@pytest.mark.parametrize("aborts", [False, True])
+def test_a_client_that_closes_has_its_turn_or_leaves_the_line_as_the_service_asks(
+    stage: Stage, said: bytes, aborts: bool
+) -> None:
+    server, backend = stage.server()
+    limit = EndpointLimit(1, seconds=3600.0, abort_on_close=aborts)
+    front = stage.frontend(backend, terms=Terms(endpoint_limit=limit))
+    first = stage.client(front)
+    inner = stage.accept(server)
+    gone, patient = stage.client(front), stage.client(front)
+    until(waiting(stage, front, 2))
+    gone.sendall(said)
+    gone.shutdown(socket.SHUT_WR)
+    patient.sendall(b"mine")
+    patient.shutdown(socket.SHUT_RD)  # which nobody hears of
+    if aborts:
+        until(waiting(stage, front, 1))
+    first.close()
+    inner.close()
+    if not aborts:
+        its = stage.accept(server)
+        assert read_all(its) == said
+        its.sendall(b"an answer")
+        its.close()
+        assert read_all(gone) == b"an answer"
+    assert stage.accept(server).recv(10) == b"mine"
+
+
 def test_a_line_that_is_full_ends_in_a_reset_of_who_comes_last(stage: Stage) -> None:
     server, backend = stage.server()
     front = stage.frontend(backend, terms=Terms(endpoint_limit=EndpointLimit(1, queue=1, seconds=3600)))

@@ -43,6 +43,10 @@ def test_each_annotation_is_one_term() -> None:
     assert asked(eject="base=1s,max=1m").eject == Eject(base_seconds=1, most_seconds=60)
     assert asked(max_connections_per_endpoint="7").endpoint_limit == EndpointLimit(7, 1000, 5.0)
     assert asked(max_connections_per_endpoint="7,timeout=1s,queue=0").endpoint_limit == EndpointLimit(7, 0, 1.0)
+    assert asked(max_connections_per_endpoint="7,abort-on-close=on").endpoint_limit == EndpointLimit(
+        7, abort_on_close=True
+    )
+    assert asked(max_connections_per_endpoint="7,abort-on-close=off").endpoint_limit == EndpointLimit(7)
     assert asked(hedge="50ms").hedge_seconds == 0.05
     assert asked(eject="off", hedge="off", send_proxy="off", locality="off") == Terms(eject=None)
     assert asked(locality="node").locality == Locality("node", 70)

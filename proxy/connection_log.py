@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 MOST_LINES = 1000
 """That wait to be written."""
-LINES_A_WRITE = 64
+LINES_A_WRITE = 256
+PAUSE_SECONDS = 0.02
+"""Between two writes: each has two threads contend for the interpreter, which connections feel more than the lines."""
 CLOSE_SECONDS = 0.5
 """How long the end of the process may wait for what is still to be written."""
 STDERR = 2
@@ -115,6 +117,7 @@ class ConnectionLog:
                     text = text[os.write(self._out, text) :]
             if b"" in lines:
                 self._ended.set()
+            time.sleep(PAUSE_SECONDS)
 
 
 def bytes_sent(sock: _socket.socket) -> int | None:

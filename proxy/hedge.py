@@ -44,23 +44,26 @@ class Dialling(Protocol):
 
 
 class Hedge:
-    """Of one dial. It looks after `seconds`; `cancel` it when the dial is answered, or over."""
+    """Of one dial. Let it `look` when that takes long, or `wait` before; `cancel` it when that is answered, or over."""
 
-    __slots__ = ("_began", "_end", "_most", "_of", "_place", "_seconds", "_timer")
+    __slots__ = ("_began", "_end", "_most", "_of", "_place", "_timer")
 
-    def __init__(self, of: Dialling, place: Place, seconds: float) -> None:
+    def __init__(self, of: Dialling, place: Place) -> None:
         self._of: Dialling | None = of
         self._place = place
-        self._seconds = seconds
         self._end: End | None = None
         self._began = self._most = 0.0
         """When the dial began, and how long it may take."""
-        self._timer: Timer = place.loop.later(seconds, self._look)
+        self._timer: Timer | None = None
+
+    def wait(self, seconds: float) -> None:
+        """Look after so long."""
+        self._timer = self._place.loop.later(seconds, self.look)
 
     def cancel(self) -> None:
         """No more."""
         self._of = None
-        self._timer.cancel()
+        self._stop_timer()
         self._drop()
 
     def abort(self) -> None:
@@ -78,12 +81,13 @@ class Hedge:
         end = self._end
         assert end is not None
         self._end = self._of = None
-        self._timer.cancel()
+        self._stop_timer()
         self._place.loop.remove(end.sock.fileno())
         self._place.budget.give(1)  # for the first one's, which is closed
         return end, self._began, max(0.0, self._began + self._most - self._place.loop.now)
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Dial beside it, if that may be."""
         if self._of is not None and self._place.budget.take(1):
             command = self._of.session.slow()
             if command.act is Act.HEDGE:
@@ -136,9 +140,14 @@ class Hedge:
         if self._end is not None:
             of.count_failure(self._end.tally, kind)
         event()
-        self._timer.cancel()
+        self._stop_timer()
         self._drop()
-        self._place.loop.again(self._look)  # the next one, if there is one
+        self._place.loop.again(self.look)  # the next one, if there is one
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
 
     def _drop(self) -> None:
         end, self._end = self._end, None

@@ -19,10 +19,12 @@ from svcnet.proxy.place import PIPE_BYTES, Pipe, Place
 SPLICE_FROM_BYTES = 64 * 1024
 COPY_BELOW_BYTES = 4 * 1024
 MOVES_A_TURN = 16
-"""Reads of one direction until others get a turn."""
+"""Reads of one direction, after a first, until others get a turn."""
 _SPLICE = 1 | 2
 """SPLICE_F_MOVE | SPLICE_F_NONBLOCK (splice(2))."""
 _MORE_THAN_DATA = ~(select.EPOLLIN | select.EPOLLOUT)
+_FIN = select.EPOLLRDHUP
+_NOT_FIN_ALONE = select.EPOLLRDHUP | select.EPOLLERR | select.EPOLLPRI
 
 
 class End:
@@ -33,6 +35,7 @@ class End:
         "deaf",
         "ended",
         "field",
+        "fin",
         "held",
         "hung_up",
         "lost",
@@ -50,7 +53,9 @@ class End:
         self.tally: Tally | None = None
         self.readable = False
         self.hung_up = False
-        """A FIN or RST came: reads go on until they say so, a short one proves nothing."""
+        """A FIN, an RST or an urgent byte came: a short read proves nothing, they go on until one says so."""
+        self.fin = False
+        """It was a FIN, and no urgent byte comes before it, where reads stop short: the next short one is the last."""
         self.ended = False
         """There is nothing more to read."""
         self.lost = False
@@ -70,10 +75,12 @@ class End:
             self.readable = True
             if events & _MORE_THAN_DATA:
                 self.hung_up = True
+                self.fin = events & _NOT_FIN_ALONE == _FIN
 
     def lose(self) -> None:
         """Writing failed. What it said before can still be read."""
         self.deaf = self.lost = self.readable = self.hung_up = True
+        self.fin = False
 
     def drop(self, place: Place) -> None:
         """Nothing more comes for it: give back what it has of others."""
@@ -109,6 +116,8 @@ def pump(place: Place, source: End, sink: End) -> bool:
     """Move what can be moved; True when it is others' turn and there may be more."""
     if sink.out is not None and not _flush(place, sink):
         return False
+    if not sink.bulk and not sink.held and (not source.readable or source.ended or not _copy(place, source, sink)):
+        return False  # as mostly: one read was all
     for _ in range(MOVES_A_TURN):
         if sink.bulk or sink.held:
             if not _splice(place, source, sink):
@@ -133,8 +142,11 @@ def _copy(place: Place, source: End, sink: End) -> bool:
     if not number:
         source.ended = True
         return False
-    if number < place.read_bytes and not source.hung_up:
-        source.readable = False  # a short read emptied it; what comes after makes a new edge
+    if number < place.read_bytes:
+        if source.fin:
+            source.ended = True
+        elif not source.hung_up:
+            source.readable = False  # a short read emptied it; what comes after makes a new edge
     if sink.deaf:
         return source.readable
     tally = source.tally
@@ -154,7 +166,7 @@ def _copy(place: Place, source: End, sink: End) -> bool:
         return False
     if number >= SPLICE_FROM_BYTES:
         sink.bulk = True
-    return source.readable
+    return source.readable and not source.ended
 
 
 def _flush(place: Place, sink: End) -> bool:

@@ -24,7 +24,7 @@ from svcnet.proxy.patience import silent_seconds, watch_for_dead_peer
 from svcnet.proxy.place import Place
 from svcnet.proxy.pump import End, client_end, finish, pump, push, send_now, server_end
 from svcnet.proxy.row import Backend
-from svcnet.proxy.session import Act, Command, Session, Side
+from svcnet.proxy.session import CLIENT, SERVER, Act, Command, Session, Side
 from svcnet.proxy.wait import Wait
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 DESCRIPTORS = 2
 """Taken of the budget by each connection, from its begin."""
+_DIAL, _FINISH, _CLOSE = Act.DIAL, Act.FINISH, Act.CLOSE  # as CLIENT in session.py
 
 
 class Relay:
@@ -121,12 +122,14 @@ class Relay:
 
     def _on_client(self, events: int) -> None:
         client, server = self.client, self.server
+        if events == EPOLLOUT and client.out is None and not client.held:
+            return  # our FIN was acknowledged: nothing waits to be written
         client.notice(events)
         if server is not None and self.timer is None:
             self._turn(server)
         elif events & LOST:
             self._obey(self.session.client_lost())
-        elif self.wait is not None and client.hung_up:
+        elif self.wait is not None and client.fin:
             self._obey(self.session.hung_up())
 
     def _on_server(self, events: int) -> None:
@@ -149,9 +152,9 @@ class Relay:
         if client.lost and client.readable and not client.ended:
             more = True  # writing to it failed just now: what it said before that is still to be read
         if client.ended and not server.held and server.out is None:
-            self._pass_end(Side.CLIENT, client)
+            self._pass_end(CLIENT, client)
         if server.ended and not client.held and client.out is None and self.server is server:
-            self._pass_end(Side.SERVER, server)
+            self._pass_end(SERVER, server)
         if more and self.server is server:
             self._place.loop.again(self._again)
 
@@ -164,28 +167,25 @@ class Relay:
         self._obey(self.session.broken(side) if source.lost else self.session.finished(side))
 
     def _obey(self, command: Command) -> None:
-        match command.act:
-            case Act.DIAL:
-                assert command.backend is not None
-                self._dial(command.backend, command.seconds)
-            case Act.FINISH:
-                self._place.half_closed.add(self)
-                finish(self._end(command.side))
-            case Act.RESET:
-                self._reset(command.side)
-            case Act.CLOSE:
-                self._close()
-            case Act.WAIT:
-                self.timer = self._place.loop.later(command.seconds, self._timed_out)
-            case Act.SWAP:
-                self._swap()
-            case Act.QUEUE:
-                self._queue(command.seconds)
-            case _:
-                pass
+        if (act := command.act) is _DIAL:
+            assert command.backend is not None
+            self._dial(command.backend, command.seconds)
+        elif act is _FINISH:
+            self._place.half_closed.add(self)
+            finish(self._end(command.side))
+        elif act is _CLOSE:
+            self._close()
+        elif act is Act.RESET:
+            self._reset(command.side)
+        elif act is Act.WAIT:
+            self.timer = self._place.loop.later(command.seconds, self._timed_out)
+        elif act is Act.SWAP:
+            self._swap()
+        elif act is Act.QUEUE:
+            self._queue(command.seconds)
 
     def _end(self, side: Side) -> End:
-        if side is Side.CLIENT:
+        if side is CLIENT:
             return self.client
         assert self.server is not None
         return self.server
@@ -206,9 +206,11 @@ class Relay:
             return
         server = self.server = server_end(sock)
         server.tally = tally
-        self.timer = self._place.loop.later(seconds, self._timed_out)
-        if self.session.watch.hedge_seconds:
-            self._hedge()
+        self._drop_hedge()
+        if 0 < (alone := self.session.watch.hedge_seconds) < seconds:
+            self.timer = self._place.loop.later(alone, partial(self._late, seconds - alone))
+        else:
+            self.timer = self._place.loop.later(seconds, self._timed_out)
         error = sock.connect_ex(backend)
         if error in IN_PROGRESS:
             self._place.loop.add(sock.fileno(), self._on_server)
@@ -222,7 +224,7 @@ class Relay:
         self.wait = Wait(self._place.loop, self.host.own_tally, seconds, self._waited)
         assert self.session.ticket is not None
         self.session.ticket.call = self._seated
-        if self.client.hung_up:
+        if self.client.fin:
             self._obey(self.session.hung_up())
 
     def _waited(self) -> None:
@@ -313,16 +315,18 @@ class Relay:
         server, self._at, left = self.hedge.release()
         self.timer = self._place.loop.later(left, self._timed_out)
         self._adopt(server)
-        self._hedge()
+        self.hedge = Hedge(self, self._place)
+        self.hedge.wait(self.session.watch.hedge_seconds)
 
     def _adopt(self, server: End) -> None:
         self.server, self.client.tally = server, server.tally
         self._place.loop.add(server.sock.fileno(), self._on_server)  # which tells how it is
 
-    def _hedge(self) -> None:
-        """Look again whether there is an answer, once it is late."""
-        self._drop_hedge()
-        self.hedge = Hedge(self, self._place, self.session.watch.hedge_seconds)
+    def _late(self, seconds: float) -> None:
+        """The dial takes long: it may have a rival from now on, and so many seconds more."""
+        self.timer = self._place.loop.later(seconds, self._timed_out)
+        self.hedge = Hedge(self, self._place)
+        self.hedge.look()
 
     def _drop_hedge(self) -> None:
         hedge, self.hedge = self.hedge, None

@@ -5,6 +5,7 @@ waits is called, and tries. Who comes first is called first; clients that are le
 a line for it, all others have one for each picker that they share.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping
 
@@ -38,6 +39,7 @@ class Seats:
         self._load = load
         self._soon = soon
         self._limit: EndpointLimit | None = None
+        self._most: float = math.inf
         self._lines: dict[Hashable, Line] = {}
         self._shared: set[Hashable] = set()
         """The lines of those who come to any."""
@@ -47,13 +49,16 @@ class Seats:
         self.waiting = 0
 
     def __contains__(self, backend: object) -> bool:
-        limit = self._limit
-        return limit is not None and isinstance(backend, Backend) and self._load.get(backend, 0) >= limit.connections
+        return isinstance(backend, Backend) and self._load.get(backend, 0) >= self._most
 
     @property
     def seconds(self) -> float:
         """How long one may wait."""
         return self._limit.seconds if self._limit is not None else 0.0
+
+    def keep(self, backend: Backend) -> bool:
+        """Whether somebody who comes now can't go to this one: it is full, or `is_due`. Each connection asks."""
+        return self._load.get(backend, 0) >= self._most or (bool(self._due) and self.is_due)
 
     @property
     def aborts_on_close(self) -> bool:
@@ -68,6 +73,7 @@ class Seats:
     def limit(self, limit: EndpointLimit | None) -> None:
         """From now on so many; those who are there stay."""
         self._limit = limit
+        self._most = limit.connections if limit is not None else math.inf
         self.stir()
 
     def wait(self, line: Hashable, *, is_choosy: bool) -> Ticket | None:

@@ -75,6 +75,9 @@ class Command(NamedTuple):
     seconds: float = 0.0
 
 
+CLIENT, SERVER = Side.CLIENT, Side.SERVER
+"""A member of an enumeration is found by a call (Python 3.11), ten times the time of a name of the module: what each
+connection passes has names."""
 _RELAY, _NOTHING, _CLOSE = Command(Act.RELAY), Command(Act.NOTHING), Command(Act.CLOSE)
 _FINISH = {side: Command(Act.FINISH, side.other) for side in Side}
 """By the side that finished. Made once: to make one takes as long as a step of the state machine."""
@@ -86,6 +89,16 @@ class State(Enum):
     DIALLING = auto()
     RELAYING = auto()
     ENDED = auto()
+
+
+_DIALLING, _RELAYING, _ENDED = State.DIALLING, State.RELAYING, State.ENDED
+_UNKNOWN, _CLIENT_FINISHED, _SERVER_FINISHED = Why.UNKNOWN, Why.CLIENT_FINISHED, Why.SERVER_FINISHED
+
+
+@lru_cache(maxsize=4096)
+def _dial_to(backend: Backend, seconds: float) -> Command:
+    """Made once, as most connections have it."""
+    return Command(Act.DIAL, Side.SERVER, backend, seconds)
 
 
 @lru_cache(maxsize=4096)
@@ -127,10 +140,10 @@ class Session:
         """Dialled beside it."""
         self.ticket: Ticket | None = None
         """While it waits for a backend with room."""
-        self.state = State.DIALLING
+        self.state = _DIALLING
         self.tries = 0
         """Dials so far."""
-        self.why = Why.UNKNOWN
+        self.why = _UNKNOWN
         """What ended it, once something did."""
 
     def begin(self) -> Command:
@@ -152,7 +165,7 @@ class Session:
             self.watch.failed(self.backend)
             if self.rival is None and self._step < len(ladder) and not self.watch.may_retry():
                 rest, self._step = sum(ladder[self._step :]), len(ladder)
-                return Command(Act.WAIT, Side.SERVER, self.backend, rest)
+                return Command(Act.WAIT, SERVER, self.backend, rest)
             self._silent += (self.backend,)
             self._give(self.backend)
         return self._go_on(paid=True)
@@ -160,7 +173,7 @@ class Session:
     def seated(self) -> Command:
         """Its ticket was called. NOTHING: there is no room for this one, and it waits on."""
         command = self._dial()
-        if command.act is not Act.NOTHING:
+        if command.act is not _NOTHING.act:
             self._stop_waiting()
         return command
 
@@ -170,7 +183,7 @@ class Session:
 
     def join(self, watch: Watch) -> None:
         """From now on these count it, beside others; nobody else does."""
-        if self.ticket is not None or self.state is State.ENDED:
+        if self.ticket is not None or self.state is _ENDED:
             return
         if watch is not self.watch:
             self.leave()
@@ -181,7 +194,7 @@ class Session:
 
     def slow(self) -> Command:
         """The dial takes long."""
-        if self.state is not State.DIALLING or self.backend is None or (self.rival or self.ticket) is not None:
+        if self.state is not _DIALLING or self.backend is None or (self.rival or self.ticket) is not None:
             return _NOTHING
         tried, seats = (*self._refused, *self._silent, self.backend), self.watch.seats
         backend = self._pick(tried) if seats is None else self._elsewhere(seats, tried)
@@ -190,7 +203,7 @@ class Session:
         self.tries += 1
         self.rival = backend
         self._take(backend)
-        return Command(Act.HEDGE, Side.SERVER, backend, self.watch.ladder[self._step])
+        return Command(Act.HEDGE, SERVER, backend, self.watch.ladder[self._step])
 
     def rival_refused(self) -> Command:
         """As `refused`. The next one, if any, comes with `slow`."""
@@ -244,23 +257,23 @@ class Session:
 
     def finished(self, side: Side) -> Command:
         """All that `side` had to say was delivered, and its FIN came."""
-        if self.state is State.ENDED or self._finished is side:
+        if self.state is _ENDED or self._finished is side:
             return _NOTHING
         if self._finished is not None:
-            return self._end(_CLOSE, Why.SERVER_FINISHED if side is Side.CLIENT else Why.CLIENT_FINISHED)
+            return self._end(_CLOSE, _SERVER_FINISHED if side is CLIENT else _CLIENT_FINISHED)
         self._finished = side
         return _FINISH[side]
 
     def abandoned(self) -> Command:
         """Nothing was said for too long: the client learns that it was not an end."""
         why = Why.IDLE if self._finished is None else Why.HALF_CLOSED
-        return self._end(Command(Act.RESET, Side.CLIENT), why)
+        return self._end(Command(Act.RESET, CLIENT), why)
 
     def drained(self) -> Command:
         """Its endpoint is gone for too long, whether or not it has answered."""
-        if self.state is State.ENDED:
+        if self.state is _ENDED:
             return _NOTHING
-        return self._end(Command(Act.RESET, Side.CLIENT), Why.DRAINED)
+        return self._end(Command(Act.RESET, CLIENT), Why.DRAINED)
 
     def aborted(self) -> None:
         """It was ended, as a fault of ours came up in it."""
@@ -268,17 +281,17 @@ class Session:
 
     def stuck(self) -> Command:
         """No dial can be made."""
-        return self._end(Command(Act.RESET, Side.CLIENT), Why.NO_ROOM)
+        return self._end(Command(Act.RESET, CLIENT), Why.NO_ROOM)
 
     def broken(self, side: Side) -> Command:
         """`side` was reset, and what it said before was passed on."""
-        if self.state is State.ENDED:
+        if self.state is _ENDED:
             return _NOTHING
-        why = Why.CLIENT_RESET if side is Side.CLIENT else Why.SERVER_RESET
+        why = Why.CLIENT_RESET if side is CLIENT else Why.SERVER_RESET
         return self._end(Command(Act.RESET, side.other), why)
 
     def _connected(self) -> Command:
-        self.state = State.RELAYING
+        self.state = _RELAYING
         if self.watch.alert and self.backend is not None:
             self.watch.answered(self.backend)
         return _RELAY
@@ -287,7 +300,7 @@ class Session:
         """After a failed dial; `paid`: the next one is allowed."""
         if self.rival is not None:
             self.backend, self.rival = self.rival, None
-            return Command(Act.SWAP, Side.SERVER, self.backend)
+            return Command(Act.SWAP, SERVER, self.backend)
         return self._dial(paid=paid)
 
     def _dial(self, *, paid: bool = True) -> Command:
@@ -301,7 +314,7 @@ class Session:
         if backend is None or not (paid or self.watch.may_retry()):
             return self._give_up(Why.REFUSED if self.tries else Why.NO_ENDPOINT)
         seats = self.watch.seats
-        if seats is not None and (seats.is_due or backend in seats):
+        if seats is not None and seats.keep(backend):
             room = self._with_room(seats, backend)
             if not isinstance(room, Backend):
                 return room
@@ -310,7 +323,7 @@ class Session:
         self.backend = backend
         if self.watch.load is not None:
             self._take(backend)
-        return Command(Act.DIAL, Side.SERVER, backend, ladder[self._step])
+        return _dial_to(backend, ladder[self._step])
 
     def _with_room(self, seats: Seats, backend: Backend) -> Backend | Command:
         """Instead of one that is full, or that others wait for: another one, or to wait."""
@@ -325,7 +338,7 @@ class Session:
             self._stop_waiting()
         self.ticket = seats.wait(line, is_choosy=bool(tried))
         if self.ticket is not None:
-            return Command(Act.QUEUE, Side.SERVER, None, seats.seconds)
+            return Command(Act.QUEUE, SERVER, None, seats.seconds)
         other = self._elsewhere(seats, tried) if is_personal else None
         return other or self._give_up(Why.QUEUE_FULL)
 
@@ -364,8 +377,8 @@ class Session:
             self.watch.give(backend)
 
     def _give_up(self, why: Why) -> Command:
-        return self._end(Command(Act.RESET, Side.CLIENT), why)
+        return self._end(Command(Act.RESET, CLIENT), why)
 
     def _end(self, command: Command, why: Why) -> Command:
-        self.state, self.why = State.ENDED, why
+        self.state, self.why = _ENDED, why
         return command

@@ -40,6 +40,8 @@ class Chance(Generic[K]):
 
     def pick(self, without: Container[K] = ()) -> K | None:
         """Any one, passing over `without`; None when nobody is left."""
+        if without == () and self._keys:
+            return self._keys[self._draw()]
         for _ in range(_DRAWS if self._keys else 0):
             drawn = self._keys[self._draw()]
             if drawn not in without:
@@ -106,6 +108,8 @@ class RoundRobin(Generic[K]):
         if not self._heap:
             return None
         at, _, key = self._heap[0]
+        if len(self._heap) == 1:  # without others there are no turns
+            return key
         self._now = max(self._now, at)
         heapq.heapreplace(self._heap, (at + _ROUND // self._weights[key], next(self._order), key))
         return key
@@ -133,7 +137,7 @@ class LeastLoaded(Generic[K]):
     def pick(self, without: Container[K] = ()) -> K | None:
         """One of the less loaded, passing over `without`; None when nobody is left. O(n) when both drawn are passed."""
         lot = self._lot
-        if len(lot) < 2:  # of which two are drawn
+        if len(lot.weights) < 2:  # of which two are drawn
             return lot.pick(without)
         first, second = lot.pair()
         if first in without or second in without:

@@ -57,6 +57,24 @@ def test_what_comes_with_an_end_is_passed_on_in_one_packet_with_it(stage: Stage)
     assert packets(inner) == before + 1
 
 
+@pytest.mark.parametrize("ends", [True, False], ids=["an end follows", "nothing follows"])
+def test_what_comes_after_an_urgent_byte_is_passed_on(stage: Stage, ends: bool) -> None:
+    server, backend = stage.server()
+    client = stage.client(stage.frontend(backend))
+    inner = stage.accept(server)
+    stage.stop()  # so that one read finds all, and stops short at the urgent byte
+    client.sendall(b"before")
+    client.send(b"!", socket.MSG_OOB)
+    client.sendall(b"after")
+    if ends:
+        client.shutdown(socket.SHUT_WR)
+    stage.go_on()
+    got = b""
+    while len(got) < len(b"beforeafter"):
+        got += inner.recv(100)
+    assert got == b"beforeafter"  # the urgent byte itself is not on the way of the others (tcp(7), MSG_OOB)
+
+
 def packets(sock: socket.socket) -> int:
     """How many came so far (linux/tcp.h, tcp_info: tcpi_segs_in)."""
     return int.from_bytes(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 144)[140:], sys.byteorder)

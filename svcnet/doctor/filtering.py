@@ -7,27 +7,35 @@ from svcnet.doctor.finding import Finding
 from svcnet.doctor.packet_filter import Chain, Fate, Network, Packet, Table, Verdict, base_chains, fate
 
 _PROTOCOLS = ("tcp", "udp")
-_HOOKS = {"kernel": ("forward", "output"), "userspace": ("input",)}
+_KERNEL_HOOKS, _PROXY_HOOKS = ("forward", "output"), ("input",)
 
 
 def examine(facts: Facts) -> Iterator[Finding]:
     """Every chain at those hooks is asked by itself: a packet that one accepts still meets the others."""
     kernel = facts.mode in KERNEL_MODES
+    hooks = (*(_KERNEL_HOOKS if kernel else ()), *(_PROXY_HOOKS if not kernel or _has_workers(facts) else ()))
     for version in facts.versions:
         service = facts.of_version(version)
-        for table, chain in base_chains(facts.tables, version, "filter", _HOOKS["kernel" if kernel else "userspace"]):
-            ends = [fate(table, chain, packet) for packet in _packets(facts, version, chain.hook)]
+        for table, chain in base_chains(facts.tables, version, "filter", hooks):
+            ends = [fate(table, chain, packet) for packet in _packets(facts, version, chain.hook, kernel=kernel)]
             dropped = [end for end in ends if end.verdict is Verdict.DROP]
             if dropped:
                 first = min(dropped, key=lambda end: len(chain.rules) if end.place is None else end.place)
                 yield _finding(table, chain, first, service, kernel=kernel)
 
 
-def _packets(facts: Facts, version: int, hook: str) -> Iterator[Packet]:
+def _has_workers(facts: Facts) -> bool:
+    """Whether services of a kernel mode go through the userspace proxy: their rules lead to addresses of here."""
+    return any(part.startswith("proxy worker") for part in (facts.report or {}).get("parts", {}))
+
+
+def _packets(facts: Facts, version: int, hook: str, *, kernel: bool) -> Iterator[Packet]:
     """The first packet to a virtual IP as this hook sees it, and where answers pass it too, an answer."""
     service = (facts.of_version(version),)
     pods = tuple(network for network in facts.cluster_cidr if network.version == version)
-    if hook == "input":
+    if hook == "input" and kernel:
+        first = Packet(version, "new", wanted=service, translated=True, local=True)
+    elif hook == "input":
         first = Packet(version, "new", destinations=service, wanted=service, local=True)
     else:
         first = Packet(version, "new", destinations=pods, wanted=service, translated=True)

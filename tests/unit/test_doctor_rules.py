@@ -68,6 +68,12 @@ def test_userspace_mode_asks_the_input_chain() -> None:
     assert one(facts, "filter").mend == ("iptables-legacy -A INPUT -d 10.0.0.0/16 -j ACCEPT",)
 
 
+def test_services_through_the_proxy_beside_a_kernel_mode_pass_the_input_chain_too() -> None:
+    report = {"parts": {"proxy worker 0": "running: at most 1000 connections"}}
+    facts = replace(SOUND, report=report, tables=iptables("*filter\n:INPUT DROP [0:0]\nCOMMIT\n"))
+    assert one(facts, "filter").mend == ("iptables-legacy -A INPUT -m conntrack --ctorigdst 10.0.0.0/16 -j ACCEPT",)
+
+
 def nft(family: str, *rules: list[object], policy: str = "drop", kind: str = "filter", hook: str = "forward") -> Table:
     chain = {"name": "c", "hook": hook, "type": kind, "policy": policy}
     items = [{"rule": {"chain": "c", "handle": 4 + n, "expr": expr}} for n, expr in enumerate(rules)]

@@ -2,9 +2,10 @@
 
 import pytest
 
+from tests.harness.files import endpoints
 from tests.harness.minion import VIP, A, B, Minion
 from tests.harness.stage import minion
-from tests.proxy.test_hybrid import asking, endpoints, entrance, web
+from tests.proxy.test_hybrid import asking, entrance, web
 
 __all__ = ["minion"]
 

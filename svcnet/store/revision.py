@@ -25,7 +25,8 @@ class Revisions:
         """Return a number greater than every one before, also by earlier processes, and not below `least`."""
         self.last = max(self.last + 1, least)
         if self.last >= self._limit:
-            self._limit = self.last + BLOCK
+            # Another may have reserved more meanwhile: a daemon that was to take over, and did not.
+            self._limit = max(self.last, self._reserved() if self._path else 0) + BLOCK
             self._reserve()
         return self.last
 

@@ -71,3 +71,14 @@ def test_it_follows_another_counter_where_that_is_ahead(tmp_path: Path) -> None:
     assert [serials.next(least) for least in (0, 5000, 17, 5001, 5003)] == [1001, 5000, 5001, 5002, 5003]
     assert Revisions(tmp_path, 1000, "serial").next(17) > 5003
     assert Revisions(tmp_path, 1000).next() == 1001, "one counter a name"
+
+
+def test_what_another_has_reserved_meanwhile_stays_reserved(tmp_path: Path) -> None:
+    """A daemon that was to take over, and did not."""
+    old = Revisions(tmp_path, 1000)
+    old.next()
+    new = Revisions(tmp_path, 1000)
+    highest = max(new.next() for _ in range(BLOCK + 5))
+    for _ in range(BLOCK + 5):
+        old.next()
+    assert Revisions(tmp_path, 0).next() > highest

@@ -119,14 +119,26 @@ class Intake:
         return True
 
     def _work(self) -> Iterator[None]:
-        frames: list[Whole | Change] = []
+        few = len(self._payloads) < MANY
+        changes: list[Change] = []
         while self._payloads:
             yield
-            frames.append(decode(self._payloads.popleft()))
-        for frame in merged(frames):
+            frame = decode(self._payloads.popleft())
+            if isinstance(frame, Change):
+                changes.append(frame)
+                continue
+            if changes:
+                yield from self._take(merged(changes))
+                changes = []
+            yield from self._take(frame)  # and let go of it: to free all at once takes a fraction of a millisecond
+            self._rests = frame.last and few
+        if changes:
             yield
-            yield from self._responder.taking(frame)
-            self._rests = frame.last and len(frames) < MANY
-            if isinstance(frame, Change) or frame.last:
-                self.known.set()
-            self._taken(frame)
+            yield from self._take(merged(changes))
+            self._rests = changes[-1].last and few
+
+    def _take(self, frame: Whole | Change) -> Iterator[None]:
+        yield from self._responder.taking(frame)
+        if isinstance(frame, Change) or frame.last:
+            self.known.set()
+        self._taken(frame)

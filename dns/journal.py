@@ -16,7 +16,7 @@ MOST_RECORDS = 100_000
 MOST_BYTES = 8 << 20
 """Of all steps, about; beyond any of these the oldest go."""
 _STEP_BYTES, _OWNER_BYTES, _RECORD_BYTES = 600, 250, 200
-FREED = 100
+FREED = 20
 """Owners whose past is given up at a time."""
 
 Past = dict[Tree, dict[bytes, RRsets]]

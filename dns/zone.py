@@ -116,7 +116,7 @@ class Zone:
         self.mounts: dict[bytes, Mount] = {}
         self._records: dict[Key, tuple[RR, ...]] = {}
         self._missing: dict[Key, tuple[RR, ...]] | None = None
-        """While everything is told: what has not been yet, and was there before."""
+        """While everything is told: what has not been yet, and was there before; then not in `_records`."""
         self._parts: set[bytes] | None = None
         """What has changed in the parts so far of something that comes in several; nothing of it is told yet."""
         self._services, self.reverse, self._pods, self.namespaces = Tree(), Tree(), Tree(), Tree()
@@ -163,7 +163,8 @@ class Zone:
         whole = isinstance(frame, Whole)
         if isinstance(frame, Whole):
             self.place = self.place._replace(zone=frame.zone)
-            self._missing = self._records.copy() if self._missing is None else self._missing
+            if self._missing is None:  # no copy, which would stop answers for milliseconds
+                self._missing, self._records = self._records, {}
         last = frame.last and (whole or self._missing is None)
         touched: set[bytes] = set()
         several = not last or whole or self._parts is not None or len(frame.entries) + len(frame.census) > 1
@@ -171,8 +172,6 @@ class Zone:
             touched = self._hold()
         for key, rrs in self._told(frame):
             yield
-            if self._missing is not None:
-                self._missing.pop(key, None)
             touched |= self._replace(key, rrs)
             if several:
                 yield
@@ -180,7 +179,9 @@ class Zone:
             return set()
         while self._missing:
             yield
-            touched |= self._replace(self._missing.popitem()[0], frozenset())
+            key, left = self._missing.popitem()
+            self._records[key] = left
+            touched |= self._replace(key, frozenset())
         self._release()
         self._advance(frame.rev, bool(touched))
         if whole:
@@ -275,7 +276,10 @@ class Zone:
         return mount.tree is self._services or mount.tree is self._pods
 
     def _replace(self, key: Key, new: frozenset[RR]) -> set[bytes]:
-        old = frozenset(self._records.get(key, ()))
+        known = self._records.get(key, ())
+        if not known and self._missing and key in self._missing:
+            known = self._records[key] = self._missing.pop(key)
+        old = frozenset(known)
         if old == new:
             return set()
         gone, fresh = old - new, new - old

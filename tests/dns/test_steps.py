@@ -141,7 +141,7 @@ def frames_of(how: str, rev: int, told: list[Told], model: Model) -> list[Whole 
         return [*model.whole(rev)]
     if how == "merged":
         revs = range(rev - len(told) + 1, rev + 1)
-        return list(merged([Change(r, *one) for r, one in zip(revs, told, strict=True)]))
+        return [merged([Change(r, *one) for r, one in zip(revs, told, strict=True)])] if told else []
     return [Change(rev, *one, last=n == len(told)) for n, one in enumerate(told, 1)]
 
 

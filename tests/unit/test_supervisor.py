@@ -70,9 +70,11 @@ class Scribe:
     def known(self, pid: int) -> dict[str, str]:
         """Service → address, as the worker has it after all frames."""
         services: dict[str, str] = {}
+        begun = False
         for frame in self.frames(pid):
             if isinstance(frame, Whole):
-                services = {}
+                services = services if begun else {}
+                begun = not frame.last
             for entry in frame.entries:
                 services.pop(entry.name, None)
                 if entry.service:

@@ -205,8 +205,11 @@ def _splice(place: Place, source: End, sink: End) -> bool:
         number = os.splice(source.sock.fileno(), sink.pipe.write, PIPE_BYTES, None, None, _SPLICE)
         source.ended = number == 0
     except BlockingIOError:
-        source.readable = False  # empty, which says nothing of how much comes next
         sink.drop_pipe(place)
+        if source.hung_up:  # it may be an urgent byte that is next, which only a read passes over
+            sink.bulk = False
+            return True
+        source.readable = False  # empty, which says nothing of how much comes next
         return False
     except OSError:
         source.ended = source.lost = True

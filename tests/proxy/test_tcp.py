@@ -282,3 +282,26 @@ def test_many_at_once_are_spread_evenly(stage: Stage) -> None:
     for server in servers.values():
         for _ in range(len(clients) // len(servers)):
             stage.accept(server)
+
+
+def test_what_comes_after_an_urgent_byte_in_bulk_is_passed_on(stage: Stage) -> None:
+    """A splice ends before it as a read does, and does not pass over it."""
+    size = 1 << 20
+    server, backend = stage.server()
+    front = stage.frontend(backend)
+    client = stage.client(front)
+    inner = stage.accept(server)
+
+    def write() -> None:
+        client.sendall(b"a" * size)
+        client.send(b"!", socket.MSG_OOB)
+
+    for _ in range(3):
+        writer = threading.Thread(target=write)
+        writer.start()
+        heard = 0
+        while heard < size:
+            heard += len(inner.recv(1 << 20))
+        writer.join()
+    client.sendall(b"end")
+    assert inner.recv(10) == b"end"

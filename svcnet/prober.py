@@ -145,7 +145,8 @@ class Prober:
                         told = str(error)
                         log.warning("other minions do not hear of failing checks why=%s", told)
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._unsaid.wait(), SPEAK_SECONDS)
+                    async with asyncio.timeout(SPEAK_SECONDS):  # wait_for (3.11) may lose a cancellation to the event
+                        await self._unsaid.wait()
         finally:
             speaker.close()
 
@@ -163,7 +164,8 @@ class Prober:
         at = self._schedule.next_at()
         self._wake.clear()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), None if at is None else max(0.0, at - time.monotonic()))
+            async with asyncio.timeout(None if at is None else max(0.0, at - time.monotonic())):  # as in _speak
+                await self._wake.wait()
 
     async def _check(self, probe: Probe, room: asyncio.Semaphore | None = None) -> None:
         try:

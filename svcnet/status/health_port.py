@@ -119,7 +119,8 @@ class HealthPorts:
             self._wake.clear()
             await self._listen(runner, inherited)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), AGAIN_SECONDS if self._failed else None)
+                async with asyncio.timeout(AGAIN_SECONDS if self._failed else None):  # wait_for may lose a cancellation
+                    await self._wake.wait()
 
     async def close(self) -> None:
         """Accept nobody any more; after `run` was cancelled."""

@@ -251,3 +251,22 @@ def test_scripts_that_hang_keep_no_other_check_waiting(tmp_path: Path) -> None:
         await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("turns", range(5))
+def test_an_end_that_comes_as_records_come_is_not_lost(turns: int) -> None:
+    async def scenario() -> None:
+        port = served(Probe("127.0.0.1", 1, CHECK._replace(interval_seconds=1000.0)))
+        prober = Prober(lambda _: (port,), Board().tell, lambda _: None)
+        prober.publish(Snapshot(), Delta(1, added=(port,)))
+        running = asyncio.create_task(prober.run())
+        for _ in range(5):
+            await asyncio.sleep(0)  # until it waits for the first check
+        prober.publish(Snapshot(), Delta(2, added=(port,)))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        running.cancel()
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await asyncio.wait([running])
+
+    asyncio.run(scenario())

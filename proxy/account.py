@@ -37,7 +37,7 @@ def settle(one: Ended, place: Place) -> None:
     field = COUNTED.get(one.session.why)
     if field is not None:
         (tally or one.host.own_tally).add(field)
-    if place.log is not None:
+    if place.log is not None and (one.peer is not NOWHERE or one.origin is not None):
         note(one, place.log, one.session.why, place.loop.now)
 
 

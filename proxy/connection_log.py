@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MOST_LINES = 1000
 """That wait to be written."""
 LINES_A_WRITE = 256
-PAUSE_SECONDS = 0.02
+PAUSE_SECONDS = 0.05
 """Between two writes: each has two threads contend for the interpreter, which connections feel more than the lines."""
 CLOSE_SECONDS = 0.5
 """How long the end of the process may wait for what is still to be written."""
@@ -59,7 +59,8 @@ class ConnectionLog:
         self._now = now
         self._left = 1
         self._out = out
-        self._lines: queue.Queue[bytes] = queue.Queue(MOST_LINES)
+        self._said: queue.Queue[tuple[float, Entry] | None] = queue.Queue(MOST_LINES)
+        """When each ended, in seconds since 1970; None is the end of all."""
         self._ended = threading.Event()
         threading.Thread(target=self._write, daemon=True, name="connection log").start()
 
@@ -75,7 +76,7 @@ class ConnectionLog:
     def note(self, entry: Entry) -> bool:
         """Log it; whether there was room."""
         try:
-            self._lines.put_nowait(self._line(entry))
+            self._said.put_nowait((self._now(), entry))
         except queue.Full:
             return False
         return True
@@ -83,41 +84,43 @@ class ConnectionLog:
     def close(self) -> None:
         """Write what waits, if that does not take long."""
         with suppress(queue.Full):
-            self._lines.put_nowait(b"")
+            self._said.put_nowait(None)
             self._ended.wait(CLOSE_SECONDS)
-
-    def _line(self, entry: Entry) -> bytes:
-        whose = entry.whose
-        said: dict[str, object] = {
-            "time": round(self._now(), 6),
-            "service": entry.service,
-            "frontend": _text(whose.destination),
-            "client": _text(whose.source),
-            "endpoint": str(entry.backend) if entry.backend is not None else None,
-            "bytes_in": entry.bytes_in,
-            "bytes_out": entry.bytes_out,
-            "dial_ms": _milliseconds(entry.dial),
-            "duration_ms": _milliseconds(entry.duration),
-            "tries": entry.tries,
-            "why": entry.why.value,
-        }
-        if whose.by is not None:
-            said["by"] = _text(whose.by)
-        return json.dumps(said).encode() + b"\n"
 
     def _write(self) -> None:
         while True:
-            lines = [self._lines.get()]
+            ones = [self._said.get()]
             with suppress(queue.Empty):
-                while len(lines) < LINES_A_WRITE:
-                    lines.append(self._lines.get_nowait())
-            text = b"".join(lines)
+                while len(ones) < LINES_A_WRITE:
+                    ones.append(self._said.get_nowait())
+            text = b"".join(_line(*one) for one in ones if one is not None)
             with suppress(OSError):  # nobody reads any more
                 while text:
                     text = text[os.write(self._out, text) :]
-            if b"" in lines:
+            if None in ones:
                 self._ended.set()
-            time.sleep(PAUSE_SECONDS)
+            if len(ones) < LINES_A_WRITE:
+                time.sleep(PAUSE_SECONDS)
+
+
+def _line(ended: float, entry: Entry) -> bytes:
+    whose = entry.whose
+    said: dict[str, object] = {
+        "time": round(ended, 6),
+        "service": entry.service,
+        "frontend": _text(whose.destination),
+        "client": _text(whose.source),
+        "endpoint": str(entry.backend) if entry.backend is not None else None,
+        "bytes_in": entry.bytes_in,
+        "bytes_out": entry.bytes_out,
+        "dial_ms": _milliseconds(entry.dial),
+        "duration_ms": _milliseconds(entry.duration),
+        "tries": entry.tries,
+        "why": entry.why.value,
+    }
+    if whose.by is not None:
+        said["by"] = _text(whose.by)
+    return json.dumps(said).encode() + b"\n"
 
 
 def bytes_sent(sock: _socket.socket) -> int | None:

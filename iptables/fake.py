@@ -114,6 +114,9 @@ class FakeKernel:
         for name in chains:
             table.chains[name] = replace(table.chains[name], rules=())
 
+    def settle(self) -> None:
+        """Packets are through at once here."""
+
     def remove(self, family: int) -> None:
         """Delete the table."""
         del self.tables[family]

@@ -8,6 +8,7 @@ import errno
 import shutil
 import struct
 import subprocess
+import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from svcnet.iptables.elements import (
@@ -40,6 +41,7 @@ CHAIN_TABLE, CHAIN_NAME = 1, 3
 RULE_TABLE, RULE_CHAIN = 1, 2
 GEN_ID = 1
 DUMP_TRIES = 5
+SETTLE_SECONDS = 0.1
 
 
 class NftKernel:
@@ -99,6 +101,13 @@ class NftKernel:
         """Empty these chains in one transaction."""
         ip = "ip" if family == 4 else "ip6"
         self._run([f"flush chain {ip} {TABLE} {name}" for name in chains])
+
+    def settle(self) -> None:
+        """Wait until no packet is in rules that are gone.
+
+        It is there for some microseconds, unless its processor is interrupted meanwhile, or taken away from the machine.
+        """
+        time.sleep(SETTLE_SECONDS)
 
     def remove(self, family: int) -> None:
         """Delete the table."""

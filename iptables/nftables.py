@@ -63,6 +63,10 @@ class Kernel(Protocol):
         """Empty chains of the table."""
         ...
 
+    def settle(self) -> None:
+        """Wait until no packet is in rules that are gone: it still sees their elements as they are now."""
+        ...
+
     def remove(self, family: int) -> None:
         """Delete the table."""
         ...
@@ -219,11 +223,17 @@ class Nftables:
         return bool(there)
 
     def remove(self) -> bool:
-        """Delete our tables; whether there were any."""
-        there = [family for family in (4, 6) if self._kernel.chains(family)]
-        for family in there:
-            self._kernel.remove(family)
-        return bool(there)
+        """Delete our tables; whether there were any.
+
+        Nobody is led into them before that: a packet between two look-ups would find the second map empty, and refuse.
+        """
+        if not self.silence():
+            return False
+        self._kernel.settle()
+        for family in (4, 6):
+            if self._kernel.chains(family):
+                self._kernel.remove(family)
+        return True
 
     def _replace(self, parameters: Parameters, shadow: Shadow, phases: Phases) -> int:
         """A table that is not as it should be, and all it translates, give way in one commit: no moment without."""

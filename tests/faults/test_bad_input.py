@@ -116,12 +116,14 @@ def test_the_last_good_version_of_a_file_serves_while_it_is_broken(minion: Minio
     file = path(minion.records, endpoints("web", A))
     whole = file.read_text()
     with minion.hammer(VIP) as hammer:
+        until(lambda: hammer.answers)
         file.write_text(whole[: len(whole) // 2])
         daemon.until(lambda: any(file.name in item["what"] for item in daemon.status()["left_out"]))
         assert minion.ask(VIP) == A
         minion.put(endpoints("web", B))
         assert minion.reaches(VIP, B)
         daemon.until(lambda: not daemon.status()["left_out"])
+        until(lambda: B in hammer.answered_by)
     assert hammer.answered_by == {A, B}
 
 

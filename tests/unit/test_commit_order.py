@@ -13,8 +13,10 @@ from svcnet.iptables.nftables import Nftables
 from svcnet.iptables.ruleset import (
     BEHIND,
     CLASSES,
+    DISPATCH,
     ENDPOINTS,
     HERE,
+    LEAK_GUARD,
     LOCAL_SCOPE,
     MEMBERS,
     PICKS,
@@ -162,3 +164,20 @@ def test_no_packet_misses_a_member_a_short_way_or_what_is_behind_a_range(before:
         first = len(kernel.states) - 1
         nft.apply(diff(old, new))
         assert [dead_ends(*step) for step in pairwise(kernel.states[first:])] == [[]] * (len(kernel.states) - first - 1)
+
+
+def test_a_table_goes_when_no_packet_is_in_it_any_more() -> None:
+    seen: list[tuple[bool, int]] = []
+
+    class Settling(FakeKernel):
+        def settle(self) -> None:
+            table = self.tables[4]
+            seen.append((any(table.chains[name].rules for name in (DISPATCH, LEAK_GUARD)), len(table.maps[ENDPOINTS])))
+
+    kernel = Settling()
+    nft = Nftables(kernel, (Parameters(4, ("10.0.0.0/16",)),))
+    nft.sync(row("a", 3))
+    assert nft.remove()
+    assert seen == [(False, 3)], "nobody new is led into it, and whoever is on his way finds all"
+    assert not kernel.tables
+    assert not nft.remove()

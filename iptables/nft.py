@@ -105,7 +105,7 @@ class NftKernel:
     def settle(self) -> None:
         """Wait until no packet is in rules that are gone.
 
-        It is there for some microseconds, unless its processor is interrupted meanwhile, or taken away from the machine.
+        It is there for some microseconds, unless its processor is interrupted meanwhile, or taken away for a while.
         """
         time.sleep(SETTLE_SECONDS)
 

@@ -79,6 +79,7 @@ CLIENT, SERVER = Side.CLIENT, Side.SERVER
 """A member of an enumeration is found by a call (Python 3.11), ten times the time of a name of the module: what each
 connection passes has names."""
 _RELAY, _NOTHING, _CLOSE = Command(Act.RELAY), Command(Act.NOTHING), Command(Act.CLOSE)
+_WAITING = {Act.NOTHING, Act.QUEUE}
 _FINISH = {side: Command(Act.FINISH, side.other) for side in Side}
 """By the side that finished. Made once: to make one takes as long as a step of the state machine."""
 
@@ -171,9 +172,9 @@ class Session:
         return self._go_on(paid=True)
 
     def seated(self) -> Command:
-        """Its ticket was called. NOTHING: there is no room for this one, and it waits on."""
+        """Its ticket was called. NOTHING: there is no room for this one, and it waits on; QUEUE: in another line."""
         command = self._dial()
-        if command.act is not _NOTHING.act:
+        if command.act not in _WAITING:
             self._stop_waiting()
         return command
 

@@ -46,7 +46,7 @@ class Talk:
         return command
 
     def _seat(self, client: str, one: Session) -> bool:
-        command = one.seated()
+        command = self.wake(client, one, one.seated())
         if command.act is not Act.NOTHING:
             self.woken.append((client, command))
         return command.act is not Act.NOTHING
@@ -163,6 +163,21 @@ def test_a_client_that_belongs_to_an_endpoint_waits_for_that_and_goes_elsewhere_
     assert talk.go() == []
     first.leave()
     assert talk.go() == [("198.51.100.7", command)]
+
+
+def test_who_waits_for_an_endpoint_that_goes_waits_on_for_the_one_where_he_belongs_then() -> None:
+    talk = Talk(A, B, choice=Choice.HASH)
+    addresses = [f"198.51.100.{number}" for number in range(32)]
+    at_a = [address for address in addresses if talk.pool.pick(address, 0.0) == A]
+    at_b = next(address for address in addresses if talk.pool.pick(address, 0.0) == B)
+    talk.come(at_a[0])
+    holder, _ = talk.come(at_b)
+    for address in at_a[1:3]:
+        assert talk.come(address)[1] == QUEUE
+    talk.lead(B)
+    assert talk.go() == [(address, QUEUE) for address in at_a[1:3]], "B is full"
+    holder.leave()
+    assert talk.go() == [(at_a[1], dial(B))]
 
 
 def test_a_rival_is_dialled_only_where_there_is_room() -> None:

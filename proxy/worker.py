@@ -158,8 +158,14 @@ class Worker:
         trace, self._traces = "".join(self._traces), []
         if not self.is_led:
             sys.stderr.write(trace)
-        elif select.select([], [self._control], [], 0)[1]:  # one that does not read is not waited for
+        elif self._is_heard():  # one that does not read is not waited for
             self._confirm(0, trace)
+
+    def _is_heard(self) -> bool:
+        """Whether there is room for a word to the daemon. By poll(2), as select(2) knows no descriptor above 1023."""
+        asks = select.poll()
+        asks.register(self._control, select.POLLOUT)
+        return bool(asks.poll(0))
 
     def _lose_daemon(self) -> None:
         self.is_led = False

@@ -1,9 +1,13 @@
 """Bugs in the worker's own code: what they cost, and what is said of them."""
 
+import fcntl
+import os
+import resource
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +24,8 @@ from tests.proxy.buggy import SAID
 from tests.proxy.stage import HOST, PATIENCE_SECONDS, Stage, leading_to, read_all
 
 ROOT = Path(__file__).resolve().parents[2]
+BEYOND_SELECT = 1100
+"""A number that select(2) does not know: a daemon with as many listeners gives its later workers such ones."""
 BUGGY = [sys.executable, "-m", "tests.proxy.buggy"]
 
 
@@ -30,16 +36,28 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     def start() -> Started:
         ours, theirs = socket.socketpair()
         with theirs:
-            number = theirs.fileno()
-            process = subprocess.Popen([*BUGGY, str(number)], pass_fds=[number], stdin=subprocess.DEVNULL, cwd=ROOT)
+            number = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, BEYOND_SELECT)
+        process = subprocess.Popen([*BUGGY, str(number)], pass_fds=[number], stdin=subprocess.DEVNULL, cwd=ROOT)
+        os.close(number)
         return Started(process, ours)
 
     monkeypatch.setattr(child, "start", start)
-    with Stage() as made:
+    with at_least(2 * BEYOND_SELECT), Stage() as made:
         yield made
         made.hang_up()
         until(lambda: not made.happened("active"))
         assert made.child.starts == 1, "it is the same worker as in the beginning"
+
+
+@contextmanager
+def at_least(files: int) -> Iterator[None]:
+    """This process, and those that it starts, may have so many file descriptors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, files), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_fault_in_one_connection_resets_both_of_its_sides_and_no_other(stage: Stage) -> None:

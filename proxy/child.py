@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 CONFIRM_SECONDS = 5.0
 """A worker that says nothing for so long is ended, and started again."""
+START_SECONDS = 30.0
+"""The same before its first word: on a busy machine a start takes long, and one that is begun again takes longer."""
 LIVED_SECONDS = 1.0
 """When two in a row lived for less, the next ones are started later and later."""
 
@@ -77,6 +79,8 @@ class Child:
         self._spare: Started | None = None
         self._told = threading.Condition()
         self._asked = self._confirmed = 0
+        self._has_spoken = False
+        """Whether this process has confirmed anything."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"proxy-worker-{number}", daemon=True)
         self.starts = 0
@@ -136,11 +140,12 @@ class Child:
         with self._lock:
             self._asked += 1
             asked, there = self._asked, self._socket
+            patience = CONFIRM_SECONDS if self._has_spoken else START_SECONDS
             self.tell([({"ack": asked}, ())])
         if there is None:
             return False
         with self._told:
-            done = self._told.wait_for(lambda: self._confirmed >= asked or self._socket is not there, CONFIRM_SECONDS)
+            done = self._told.wait_for(lambda: self._confirmed >= asked or self._socket is not there, patience)
         if not done:
             log.error("proxy worker hangs number=%s: starting another", self._number)
             self._give_up()
@@ -188,9 +193,10 @@ class Child:
             self._drop_spare()
         now, self._spare = self._spare or start(), None
         try:
-            now.socket.settimeout(CONFIRM_SECONDS)
+            now.socket.settimeout(START_SECONDS)
             with self._lock:
                 self._process, self._socket = now
+                self._has_spoken = False
                 self._faults_before = self.faults
                 self.starts += 1
                 if self._stopping.is_set():
@@ -220,6 +226,9 @@ class Child:
                 return
             while (got := inbox.take()) is not None:
                 self._hear(got[0])
+            if not self._has_spoken:
+                self._has_spoken = True
+                ours.settimeout(CONFIRM_SECONDS)
             if not alive:
                 return
 

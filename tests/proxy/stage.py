@@ -49,7 +49,9 @@ class Stage:
 
     def __enter__(self) -> Self:
         # One that is slow, as the machine is busy, does not hang.
-        self._stack.enter_context(pytest.MonkeyPatch.context()).setattr(child, "CONFIRM_SECONDS", PATIENCE_SECONDS)
+        patient = self._stack.enter_context(pytest.MonkeyPatch.context())
+        for name in ("CONFIRM_SECONDS", "START_SECONDS"):
+            patient.setattr(child, name, PATIENCE_SECONDS)
         self.child.start()
         self._stack.callback(self.ledger.close)
         self._stack.callback(self.child.stop)

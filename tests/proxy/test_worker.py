@@ -9,6 +9,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ import pytest
 from svcnet.model.frontend import Frontend
 from svcnet.model.terms import Terms
 from svcnet.proxy import child
+from svcnet.proxy.child import Started
 from svcnet.proxy.lead import Lead, Neighbours
 from svcnet.proxy.listener import Hall, TcpDoor
 from svcnet.proxy.loop import Loop
@@ -156,6 +158,27 @@ def test_a_worker_that_hangs_is_replaced(stage: Stage, monkeypatch: pytest.Monke
         hasty.setattr(child, "CONFIRM_SECONDS", 0.2)
         assert not stage.child.confirm()
     until(lambda: stage.child.pid not in {0, before} and stage.child.confirm())
+
+
+def test_a_worker_that_takes_long_to_start_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = child.start
+
+    def slowly() -> Started:
+        monkeypatch.setattr(child, "start", start)  # its spare is to be as quick as ever
+        started = start()
+        os.kill(started.process.pid, signal.SIGSTOP)
+        return started
+
+    monkeypatch.setattr(child, "start", slowly)
+    with Stage() as stage, ThreadPoolExecutor() as others:
+        until(lambda: stage.child.pid)
+        with monkeypatch.context() as hasty:
+            hasty.setattr(child, "CONFIRM_SECONDS", 0.001)
+            confirmed = others.submit(stage.child.confirm)
+            until(lambda: stage.child._asked)
+            stage.go_on()
+            assert confirmed.result()
+        assert stage.child.starts == 1
 
 
 def test_a_worker_that_dies_again_and_again_is_started_again(stage: Stage) -> None:

@@ -264,7 +264,8 @@ class Daemon:
             await asyncio.to_thread(takeover.finish)
         while not self.ready.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.ready.wait(), STATUS_AFTER_SECONDS)
+                async with asyncio.timeout(STATUS_AFTER_SECONDS):
+                    await self.ready.wait()
             if not self.agent.is_loading:
                 gc.enable()  # nothing came to load: don't wait for it
                 break

@@ -114,7 +114,8 @@ class Takeover:
         """Return when `ready` is set. SvcnetError: it won't be, or it takes too long; `why` has what is known of it."""
         while not ready.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(ready.wait(), WAKE_SECONDS)
+                async with asyncio.timeout(WAKE_SECONDS):
+                    await ready.wait()
                 return
             late = not self.seconds and not self._is_alone
             if late or self._failure:

@@ -94,13 +94,14 @@ class Scripts:
             raise UnmadeError(f"script:{name!r}: expected the name of a file in {self._directory}")
         path = self._directory / name
         try:
-            mode = path.stat().st_mode
+            mode, around = path.stat().st_mode, self._directory.stat().st_mode
         except OSError as error:
             raise UnmadeError(f"script:{name}: {path}: {_text(error)}") from error
         if not stat.S_ISREG(mode) or not os.access(path, os.X_OK):
             raise UnmadeError(f"script:{name}: {path} is not executable, expected a file with mode 0755")
-        if mode & stat.S_IWOTH:
-            raise UnmadeError(f"script:{name}: everybody may write to {path}, expected mode 0755")
+        for where, bits in ((path, mode), (self._directory, around)):  # be it sticky: anybody could put others there
+            if bits & stat.S_IWOTH:
+                raise UnmadeError(f"script:{name}: everybody may write to {where}, expected mode 0755")
         return str(path), probe.address, str(probe.port)
 
 

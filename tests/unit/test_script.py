@@ -194,6 +194,16 @@ def test_what_can_not_be_run_says_why_and_nothing_of_the_endpoint(shelf: Shelf) 
         assert str(caught.value) == why
 
 
+def test_nothing_is_run_from_a_directory_where_everybody_may_put_scripts(shelf: Shelf) -> None:
+    shelf.put("sound", "exit 0")
+    made = shelf.path / "made"
+    made.chmod(0o1777)
+    with pytest.raises(UnmadeError, match=f"script:sound: everybody may write to {made}, expected mode 0755"):
+        shelf.ask("sound")
+    made.chmod(0o755)
+    assert shelf.ask("sound") == ""
+
+
 def test_without_a_directory_nothing_is_run() -> None:
     with pytest.raises(UnmadeError, match="script:sh: none is run here, expected --health-scripts DIR"):
         run(lambda: Scripts(None).ask(probe("sh"), []))

@@ -84,7 +84,7 @@ class ConnectionLog:
     def close(self) -> None:
         """Write what waits, if that does not take long."""
         with suppress(queue.Full):
-            self._said.put_nowait(None)
+            self._said.put(None, timeout=CLOSE_SECONDS)  # it may be full, of lines that are counted as written
             self._ended.wait(CLOSE_SECONDS)
 
     def _write(self) -> None:

@@ -4,19 +4,21 @@ import json
 import os
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 
 from svcnet.model.terms import Terms
-from svcnet.proxy import header
+from svcnet.proxy import connection_log, header
 from svcnet.proxy.connection_log import MOST_LINES, ConnectionLog, Entry
 from svcnet.proxy.counts import CONNECTIONS
 from svcnet.proxy.origin import Origin
 from svcnet.proxy.why import Why
 from tests.harness.until import until
-from tests.proxy.stage import Stage, read_all, reset
+from tests.proxy.stage import PATIENCE_SECONDS, Stage, read_all, reset
 
 CLIENT, DIALLED = ("192.0.2.1", 4711), ("198.51.100.7", 443)
 Lines = Callable[[int], list[dict[str, Any]]]
@@ -203,6 +205,30 @@ def test_a_reader_that_stands_still_holds_up_nobody_and_what_is_lost_is_known() 
     while read.count(b"\n") < number - lost:
         read += os.read(reader, 1 << 16)
     assert read.count(b"\n") == number - lost
+    os.close(reader)
+
+
+def test_the_end_waits_for_lines_that_are_read_as_many_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_log, "CLOSE_SECONDS", PATIENCE_SECONDS)
+    reader, writer = os.pipe()
+    log = ConnectionLog(1, writer, lambda: 0.0)
+    number = 0
+    while log.note(ENTRY):  # until there is no room for more, as nobody reads
+        number += 1
+    put, begun = log._said.put, Event()
+
+    def tell(*arguments: Any, **named: Any) -> None:
+        begun.set()
+        put(*arguments, **named)
+
+    monkeypatch.setattr(log._said, "put", tell)
+    with ThreadPoolExecutor() as others:
+        others.submit(log.close).add_done_callback(lambda _: os.close(writer))
+        begun.wait()
+        read = 0
+        while data := os.read(reader, 1 << 16):
+            read += data.count(b"\n")
+    assert read == number
     os.close(reader)
 
 

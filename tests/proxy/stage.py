@@ -85,6 +85,7 @@ class Stage:
 
     def rest(self) -> None:
         """Wait until the worker, and any other proxy, has done all that there was to do."""
+        until(self.child.confirm)  # a stage for another proxy alone may come so far before its worker runs
         # Whatever happens on a socket of theirs wakes them at once: they run, or would.
         until(lambda: all(state(pid) == "S" for pid in (self.child.pid, *self.proxies)))
 

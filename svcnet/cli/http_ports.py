@@ -46,9 +46,9 @@ class HttpPorts:
         self._inherited.keep((self._listen, *self._health.wanted()))
 
     def listeners(self) -> tuple[socket.socket, ...]:
-        """What it accepts by now."""
+        """What it accepts by now, or would yet: a reload may come before this one is through."""
         own = self._server.listeners() if self._server is not None else ()
-        return (*own, *self._health.listeners())
+        return (*own, *self._health.listeners(), *self._inherited.waiting())
 
     async def close(self) -> None:
         """Accept nobody any more: that is the end of `run`."""
@@ -57,6 +57,7 @@ class HttpPorts:
         if self._server is not None:
             await self._server.close()
         await self._health.close()
+        self._inherited.keep(())
 
     async def stop(self) -> None:
         """The same, and return when whoever has connected is answered."""

@@ -46,6 +46,10 @@ class Inherited:
         """Return a socket that is bound there. OSError."""
         return self._sockets.pop(place, None) or _bind(place)
 
+    def waiting(self) -> tuple[socket.socket, ...]:
+        """Those that nobody has taken yet."""
+        return tuple(self._sockets.values())
+
     def keep(self, wanted: Iterable[Place]) -> None:
         """Close those where nobody will listen: a client is refused rather than kept waiting."""
         for place in self._sockets.keys() - {tuple(one) for one in wanted}:

@@ -73,6 +73,21 @@ def test_no_http_port_refuses_anybody_in_a_reload(minion: Minion, tmp_path: Path
     assert daemon.stop() == 0
 
 
+def test_no_http_port_refuses_anybody_in_a_reload_that_comes_before_another_is_through(
+    minion: Minion, tmp_path: Path
+) -> None:
+    file = tmp_path / "svcnet.toml"
+    file.write_text('zone = "zone1"\n')
+    daemon = serving(minion, f"--config={file}", "--mode=nftables")
+    with asked(minion):
+        for number in (2, 3, 4):
+            file.write_text(f'zone = "zone{number}"\n')
+            daemon.signal(signal.SIGHUP)
+            daemon.until(lambda n=number: daemon.log.count("starting node=") == n)  # type: ignore[misc]  # the loop's
+        daemon.ready()
+    assert daemon.stop() == 0
+
+
 def test_a_port_that_the_next_one_does_not_want_is_closed(minion: Minion) -> None:
     old = serving(minion, "--mode=nftables")
     elsewhere = STATUS_PORT + 1

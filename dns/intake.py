@@ -64,7 +64,7 @@ class Intake:
     def begin(self, responder: Responder, taken: Callable[[Whole | Change], None]) -> None:
         """Let `responder` follow; `taken` is called after each frame."""
         self._responder, self._taken = responder, taken
-        self._steps = self._work()
+        self._steps = self._work(b"")
         self._go_on()
 
     def _read(self) -> None:
@@ -79,8 +79,7 @@ class Intake:
             self.ended.set_result(None)
             self.known.set()
             return
-        self._payloads.extend(self._frames.feed(data))
-        self._steps, self._rests = self._work(), False
+        self._steps, self._rests = self._work(data), False
         self._go_on()
 
     def _woken(self) -> None:
@@ -118,7 +117,8 @@ class Intake:
             look = served + max(LOOK_SECONDS, min((served - now) * SHARE, MOST_SECONDS))
         return True
 
-    def _work(self) -> Iterator[None]:
+    def _work(self, data: bytes) -> Iterator[None]:
+        self._payloads.extend(self._frames.feed(data))
         few = len(self._payloads) < MANY
         changes: list[Change] = []
         while self._payloads:

@@ -154,6 +154,11 @@ def test_a_change_is_taken_in_at_once_and_those_that_follow_it_closely_together_
     assert names == [{"a2"}, {"a3", "a4"}, {"a5", "a6"}, {"a7"}]
 
 
-def test_bytes_that_are_no_frame_end_it_with_the_reason() -> None:
-    with told(framed(b"\xc1")) as sockets, pytest.raises(msgspec.DecodeError):
+@pytest.mark.parametrize(("data", "why"), [(framed(b"\xc1"), msgspec.DecodeError), (b"\xff\xff\xff\xff", ValueError)])
+@pytest.mark.parametrize("number", [1, 400])
+def test_bytes_that_are_no_frame_end_it_with_the_reason(number: int, data: bytes, why: type[Exception]) -> None:
+    """Whether they come with what is read first or later, rather than to answer from what is ever older."""
+    before = encode(Whole(2, tuple(virtual(f"a{n}", "10.0.0.1") for n in range(number))))
+    assert (len(before) > intake.READ_BYTES) == (number > 1)
+    with told(before, data) as sockets, pytest.raises(why):
         asyncio.run(follow(*sockets, serves=True))

@@ -390,6 +390,7 @@ def svcnet_proxy(**flags: Any) -> None:
 def main() -> None:
     """Entry point."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until their handlers are there: no window in which one kills
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where who starts us ignores it, a child has no exit code
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname).1s %(name)s %(message)s")
     sys.exit(run(svcnet_proxy))
 

@@ -77,6 +77,8 @@ class Prober:
         """Checks that were made."""
         self._trouble = ""
         """Why the last one could not be."""
+        self._bugs: set[type[Exception]] = set()
+        """Exceptions that nobody expected, of each kind the first is logged."""
 
     @property
     def failing(self) -> int:
@@ -171,11 +173,16 @@ class Prober:
         try:
             why = await self._ask(probe)
         except UnmadeError as error:
-            self._schedule.missed(probe, time.monotonic(), self._chance)
-            self._wake.set()
             if not probe.check.script and self._trouble != str(error):
                 self._trouble = str(error)
                 log.warning("health checks can't be made, what they said last stands why=%s", error)
+            self._miss(probe)
+            return
+        except Exception as error:  # a bug, which shall not end the checks of all others
+            if type(error) not in self._bugs:
+                self._bugs.add(type(error))
+                log.exception("health checks: endpoint=%s:%s can't be checked", probe.address, probe.port)
+            self._miss(probe)
             return
         finally:
             if room is not None:
@@ -191,6 +198,10 @@ class Prober:
             log.warning("health %s endpoint=%s:%s %s", "fails" if why else "passes", probe.address, probe.port, why)
             self._say()
             self._pass_on(verdicts, {(probe.address, probe.port)} if probe.own else set())
+
+    def _miss(self, probe: Probe) -> None:
+        self._schedule.missed(probe, time.monotonic(), self._chance)
+        self._wake.set()
 
     async def _ask(self, probe: Probe) -> str:
         """Why an endpoint fails, or "". UnmadeError."""

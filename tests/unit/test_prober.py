@@ -101,6 +101,23 @@ def test_checks_go_on_while_other_minions_can_not_be_told() -> None:
     asyncio.run(scenario())
 
 
+def test_a_bug_that_one_endpoint_meets_ends_no_check_of_another(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        board, number = Board(), unused()
+        port = served(Probe("127.0.0.1", 1 << 16, CHECK), Probe("127.0.0.1", number, CHECK))  # no such port is read
+        prober = Prober(lambda _: (port,), board.tell, lambda _: None)
+        prober.publish(Snapshot(), Delta(1, added=(port,)))
+        running = asyncio.create_task(prober.run())
+        await met(lambda: board.failing == {("127.0.0.1", number)} and caplog.records)
+        failed = prober.failed
+        await met(lambda: prober.failed > failed + 3)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(scenario())
+    assert caplog.text.count("OverflowError") == 1, "once, not with each check"
+
+
 class Listener:
     """A server on loopback that keeps what it hears, and answers it all the same."""
 

@@ -42,7 +42,7 @@ class Scripts:
     """Those of a directory; None: there are none."""
 
     def __init__(self, directory: Path | None) -> None:
-        self._directory = directory
+        self._directory = directory and directory.absolute()  # scripts run in /
         self._room = asyncio.Semaphore(MOST_AT_ONCE)
         self._running: set[_Run] = set()
         self.unmade: dict[str, str] = {}

@@ -204,6 +204,14 @@ def test_nothing_is_run_from_a_directory_where_everybody_may_put_scripts(shelf: 
     assert shelf.ask("sound") == ""
 
 
+def test_a_directory_may_be_named_from_where_the_daemon_was_started(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.put("sound", "exit 0")
+    monkeypatch.chdir(shelf.path)
+    assert run(lambda: shelf.asked(Scripts(Path("made")), "sound")) == ""
+
+
 def test_without_a_directory_nothing_is_run() -> None:
     with pytest.raises(UnmadeError, match="script:sh: none is run here, expected --health-scripts DIR"):
         run(lambda: Scripts(None).ask(probe("sh"), []))

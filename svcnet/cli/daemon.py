@@ -43,7 +43,7 @@ from svcnet.config import BY_NAME, OPTIONS, Config
 from svcnet.endpoints import Networks
 from svcnet.env import EnvFiles
 from svcnet.instance import DataPathClaim
-from svcnet.model.errors import SvcnetError
+from svcnet.model.errors import SvcnetError, cause
 from svcnet.model.event import Verdict
 from svcnet.parts import Parts
 from svcnet.prober import Prober
@@ -143,20 +143,20 @@ class Daemon:
         """Serve until SIGTERM or SIGINT, or until a changed configuration or another daemon asks for an end."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._end)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up, reload)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         loop.set_default_executor(threads := ThreadPoolExecutor())
         http = self.http
-        predecessor = Predecessor(self.options, self.agent, self._leave, http.listeners, http.close)
-        self.control = ControlServer(self.options.state_dir, self._handlers(), {COMMAND: predecessor.converse})
+        self._heirs = heirs = Predecessor(self.options, self.agent, self._leave, http.listeners, http.close)
+        self.control = ControlServer(self.options.state_dir, self._handlers(), {COMMAND: heirs.converse})
         if self.before.takeover is None:
             await self._listen()
         tasks = [asyncio.create_task(part) for part in self._parts()]
         answering = asyncio.create_task(http.run(self._loaded))
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait([stopping, *tasks[:1]], return_when=asyncio.FIRST_COMPLETED)
-        if self._after is not After.LEAVE:  # another process is the service by now
+        if self._after is After.STOP:  # else this process stays the service, or another is it by now
             self.notifier.stopping()
         for task in tasks:
             task.cancel()
@@ -166,7 +166,7 @@ class Daemon:
         if self._after is After.LEAVE:
             loop.set_default_executor(ThreadPoolExecutor())
             await asyncio.to_thread(threads.shutdown)  # what a thread does yet, it does while the claims are ours
-            self._after = await self._hand_over(predecessor)
+            self._after = await self._hand_over()
         if self._after is After.AGAIN:
             bequeath(http.listeners(), os.environ)
         await http.stop()
@@ -174,7 +174,7 @@ class Daemon:
         await self.control.stop()
         for result in results:
             if isinstance(result, Exception):
-                raise _cause(result)
+                raise cause(result)
         return self._after
 
     def _parts(self) -> Iterator[Coroutine[Any, Any, None]]:
@@ -190,12 +190,12 @@ class Daemon:
         yield self._supervise("health checks", self.prober.run())
         yield see_off(self.before.children)
 
-    async def _hand_over(self, predecessor: Predecessor) -> After:
+    async def _hand_over(self) -> After:
         """Let another daemon have it all; what comes then."""
         self.chosen.leave()
         for claim in self.before.claims:
             claim.release()
-        return await predecessor.outcome()
+        return await self._heirs.outcome()
 
     def _handlers(self) -> dict[str, Handler]:
         return {
@@ -216,7 +216,14 @@ class Daemon:
             self.names.leave()
         self._stop.set()
 
+    def _end(self) -> None:
+        if self._after is After.AGAIN:  # the next program's, whose handlers wait behind the mask
+            signal.raise_signal(signal.SIGTERM)
+        self._stop.set()
+
     def _hang_up(self, reload: Reload) -> None:
+        if self._heirs.postpone(partial(self._hang_up, reload)) or self._stop.is_set():
+            return
         try:
             fresh = reload()
         except SvcnetError as error:
@@ -340,13 +347,6 @@ async def _start(starting: Awaitable[None]) -> str:
     except OSError as error:
         return f"failed: {error.strerror or error}"
     return RUNNING
-
-
-def _cause(error: Exception) -> Exception:
-    """What to tell of a failure in the loop: the operator's mistake in a group of errors, else the error itself."""
-    while isinstance(error, ExceptionGroup):
-        error = next((e for e in error.exceptions if isinstance(e, SvcnetError)), error.exceptions[0])
-    return error
 
 
 def serve(flags: Mapping[str, Any]) -> None:

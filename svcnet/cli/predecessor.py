@@ -42,12 +42,30 @@ class Predecessor:
         self._options, self._agent, self._leave = options, agent, leave
         self._listeners, self._fall_silent = listeners, fall_silent
         self._is_busy = False
+        self._heir = 0
+        """Pid of the daemon that has taken over."""
+        self._reload: Callable[[], None] | None = None
         self._outcome = asyncio.get_running_loop().create_future()
 
     async def outcome(self) -> After:
         """After `leave`: LEAVE when the other one is the daemon, AGAIN when it came to nothing."""
         after: After = await self._outcome
         return after
+
+    def postpone(self, reload: Callable[[], None]) -> bool:
+        """Whether a reload has to wait as another daemon takes over; then whoever is the daemon after that does it."""
+        if not self._is_busy:
+            return False
+        log.info("a reload waits for the end of a take-over")
+        self._reload = reload
+        self._pass_on()
+        return True
+
+    def _pass_on(self) -> None:
+        if self._reload is not None and self._heir:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._heir, signal.SIGHUP)
+            self._reload = None
 
     async def converse(
         self, request: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -68,7 +86,11 @@ class Predecessor:
             log.warning("the daemon that wanted to take over hangs: going on")
             writer.write(answer({"message": "--takeover: not ready in time"}, ok=False))
         finally:
-            self._is_busy = False
+            if not self._outcome.done():
+                self._is_busy = False
+                reload, self._reload = self._reload, None
+                if reload is not None:
+                    reload()
 
     def _about(self) -> dict[str, Any]:
         return {
@@ -110,6 +132,8 @@ class Predecessor:
         if request.get("command") != DONE:
             log.warning("the daemon that took over is gone: starting again")
             return After.AGAIN
+        self._heir = _peer(writer)
+        self._pass_on()
         await self._fall_silent()
         writer.write(answer({}, ok=True))
         with contextlib.suppress(ConnectionError):

@@ -51,3 +51,10 @@ class NotFoundError(SvcnetError):
     """Something that was named is not there."""
 
     exit_code = 1
+
+
+def cause(error: Exception) -> Exception:
+    """What to tell of a failure in the loop: the operator's mistake in a group of errors, else the error itself."""
+    while isinstance(error, ExceptionGroup):
+        error = next((e for e in error.exceptions if isinstance(e, SvcnetError)), error.exceptions[0])
+    return error

@@ -97,6 +97,17 @@ def test_a_changed_configuration_takes_effect_on_sighup_and_a_broken_one_does_no
         assert daemon.stop() == 0
     assert "RELOADING=1" in told
     assert told.count("READY=1") == 2
+    assert told.count("STOPPING=1") == 1, "a reload is no end"
+
+
+def test_an_end_that_is_asked_for_in_the_middle_of_a_reload_is_not_forgotten(minion: Minion) -> None:
+    config = minion.root / "svcnet.toml"
+    config.write_text("masquerade-all = false\n")
+    daemon = minion.daemon(f"--config={config}").ready()
+    config.write_text("masquerade-all = true\n")
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        daemon.signal(number)
+    assert daemon.ended() == 0, daemon.log
 
 
 def test_one_daemon_a_state_directory_and_a_namespace(minion: Minion, tmp_path: Path) -> None:

@@ -125,6 +125,37 @@ def test_until_the_old_one_is_through_the_new_one_writes_nothing(minion: Minion,
     assert int((minion.state / "revision").read_text()) >= number
 
 
+@pytest.mark.parametrize("step", ["greeted", "at rest", "gone"])
+def test_a_reload_that_is_asked_for_meanwhile_is_done_by_the_new_one(minion: Minion, tmp_path: Path, step: str) -> None:
+    """The old one, whose configuration is another than that of the file by then, would start again beside it."""
+    file = tmp_path / "svcnet.toml"
+    file.write_text("masquerade-all = false\n")
+    minion.put(service("web", VIP), endpoints("web", A, B))
+    old = minion.daemon("--mode=nftables", f"--config={file}").ready()
+    file.write_text("masquerade-all = true\n")
+    with minion.hammer(VIP):
+        new = cut_short(minion, NFTABLES, step, signal.SIGHUP, "old", f"--config={file}")
+        assert old.ended() == 0, old.log
+        new.until(lambda: "configuration unchanged" in new.log)
+        assert leads(minion, new)
+
+
+def test_a_reload_that_is_asked_for_meanwhile_is_done_by_the_old_one_if_it_stays(
+    minion: Minion, tmp_path: Path
+) -> None:
+    file = tmp_path / "svcnet.toml"
+    file.write_text("masquerade-all = false\n")
+    minion.put(service("web", VIP), endpoints("web", A, B))
+    old = minion.daemon("--mode=nftables", f"--config={file}").ready()
+    new = cut_short(minion, NFTABLES, "at rest", signal.SIGSTOP, "new")
+    old.until(lambda: "another daemon is about to take over" in old.log)
+    file.write_text("masquerade-all = true\n")
+    old.signal(signal.SIGHUP)
+    old.until(lambda: old.log.count("starting node=") == 2)
+    new.kill()
+    assert leads(minion, old)
+
+
 def files(*directories: Path) -> dict[str, tuple[int, bytes]]:
     """Name → when it was written, and what, of all files but reserved numbers."""
     found = {p.name: p for directory in directories for p in directory.iterdir() if p.is_file()}

@@ -7,7 +7,8 @@ import pytest
 
 from svcnet.model.terms import EndpointLimit, Terms
 from svcnet.proxy.counts import NO_ROOM, NOW, QUEUE_TIMEOUTS, QUEUED_NOW, part_of
-from svcnet.proxy.row import Backend
+from svcnet.proxy.hashed import Hashed
+from svcnet.proxy.row import Backend, Choice
 from tests.harness.until import until
 from tests.proxy.stage import PATIENCE_SECONDS, Stage, read_all, reset
 
@@ -158,6 +159,32 @@ def test_who_waits_when_the_service_goes_is_reset_at_once_and_who_is_connected_s
     until(waiting(stage, front, 0))
     first.sendall(b"x")
     assert inner.recv(1) == b"x"
+
+
+def test_who_waits_for_an_endpoint_that_goes_is_served_by_another_in_his_turn(stage: Stage) -> None:
+    (one, going), (other, staying) = stage.server(), stage.server()
+    hashed, clients = Hashed(), [f"127.0.0.{number}" for number in range(2, 34)]
+    hashed.update({going: 1, staying: 1})
+    first, waits = [client for client in clients if hashed.pick(client, ()) == going][:2]
+    holds = next(client for client in clients if hashed.pick(client, ()) == staying)
+    front = stage.frontend(going, staying, choice=Choice.HASH, terms=ONE)
+
+    def come(client: str) -> socket.socket:
+        return stage.keep(socket.create_connection(stage.address(front), PATIENCE_SECONDS, (client, 0)))
+
+    come(first)
+    stage.accept(one)
+    holder = come(holds)
+    inner = stage.accept(other)
+    waiter = come(waits)
+    until(waiting(stage, front, 1))
+    stage.update(front, staying, terms=ONE)
+    waiter.sendall(b"request")
+    stage.rest()
+    assert queued(stage, front) == 1
+    holder.close()
+    inner.close()
+    assert stage.accept(other).recv(100) == b"request"
 
 
 def test_two_hundred_clients_are_all_served_one_at_a_time_by_each_of_two(stage: Stage) -> None:

@@ -19,12 +19,12 @@ CALLS_A_TURN = 64
 class Ticket:
     """Of one who waits."""
 
-    __slots__ = ("call", "is_choosy", "line")
+    __slots__ = ("call", "line", "tried")
 
-    def __init__(self, line: Hashable, *, is_choosy: bool) -> None:
+    def __init__(self, line: Hashable, tried: frozenset[Backend]) -> None:
         self.line = line
-        self.is_choosy = is_choosy
-        """Others of the line may be led where this one may not."""
+        self.tried = tried
+        """Others of the line may be led there, this one not."""
         self.call: Callable[[], bool] = _nobody
         """Asked once there may be room; whether it waits no more."""
 
@@ -76,11 +76,11 @@ class Seats:
         self._most = limit.connections if limit is not None else math.inf
         self.stir()
 
-    def wait(self, line: Hashable, *, is_choosy: bool) -> Ticket | None:
+    def wait(self, line: Hashable, tried: Iterable[Backend] = ()) -> Ticket | None:
         """Stand in a line: a backend's, or of what those who come to any have in common. None: too many wait."""
         if self._limit is None or self.waiting >= self._limit.queue:
             return None
-        ticket = Ticket(line, is_choosy=is_choosy)
+        ticket = Ticket(line, frozenset(tried))
         self._lines.setdefault(line, OrderedDict())[ticket] = None
         if not isinstance(line, Backend):
             self._shared.add(line)
@@ -137,22 +137,28 @@ class Seats:
             ticket = next(iter(waiting))
             if ticket.call():
                 self.leave(ticket)
-            elif ticket.is_choosy:
-                self._serve_others(waiting)
+            elif ticket.tried:
+                self._serve_others(waiting, {ticket.tried} if line in self._shared else None)
                 break
             else:
                 break
         return left
 
-    def _serve_others(self, waiting: Mapping[Ticket, None]) -> None:
-        """Those behind one who is choosy."""
+    def _serve_others(self, waiting: Mapping[Ticket, None], vain: set[frozenset[Backend]] | None) -> None:
+        """Those behind one who may not go everywhere.
+
+        `vain`: of who comes to any, what those had tried who found nobody. Who has tried the same would not either, and
+        there may be a thousand of them; None: each belongs somewhere else.
+        """
         for ticket in tuple(waiting)[1:]:
-            if ticket not in waiting:
+            if ticket not in waiting or (vain is not None and ticket.tried in vain):
                 continue
             if ticket.call():
                 self.leave(ticket)
-            elif not ticket.is_choosy:
+            elif not ticket.tried:
                 return
+            elif vain is not None:
+                vain.add(ticket.tried)
 
 
 def _nobody() -> bool:

@@ -337,7 +337,7 @@ class Session:
             if self.ticket.line == line:
                 return _NOTHING
             self._stop_waiting()
-        self.ticket = seats.wait(line, is_choosy=bool(tried))
+        self.ticket = seats.wait(line, tried)
         if self.ticket is not None:
             return Command(Act.QUEUE, SERVER, None, seats.seconds)
         other = self._elsewhere(seats, tried) if is_personal else None

@@ -144,6 +144,32 @@ def test_one_who_cannot_have_what_is_free_holds_up_nobody_behind_him() -> None:
     assert holder.backend != free
 
 
+def test_of_hundreds_who_have_tried_the_same_one_who_finds_nobody_is_asked_for_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    talk = Talk(A, B, terms=ONE._replace(eject=None))
+    holder, _ = talk.come()
+    if holder.backend == A:
+        talk.wake("", holder, holder.refused())
+    for number in range(200):
+        talk.pool.answered(B)  # which pays for a retry
+        one, command = talk.come(str(number))
+        assert command == dial(A), "which refuses everybody"
+        assert talk.wake(str(number), one, one.refused()) == QUEUE
+        talk.go()
+    asked: list[Session] = []
+    seated = Session.seated
+
+    def ask(one: Session) -> Command:
+        asked.append(one)
+        return seated(one)
+
+    monkeypatch.setattr(Session, "seated", ask)
+    holder.leave()
+    assert talk.go() == [("0", dial(B))]
+    assert len(asked) == 2
+
+
 def test_an_endpoint_that_is_out_is_no_way_around_a_line() -> None:
     talk = Talk(A, B, terms=Terms(endpoint_limit=EndpointLimit(1), eject=Eject(failures=1, base_seconds=3.0)))
     talk.pool.failed(A)
@@ -260,7 +286,7 @@ def test_never_more_than_may_be_and_nobody_waits_while_there_is_room(
     talk.go()
     load = talk.pool.load or {}
     for one in there:
-        if one.ticket is not None and not one.ticket.is_choosy:
+        if one.ticket is not None and not one.ticket.tried:
             full = {backend for backend, number in load.items() if number == 2}
             assert (one.ticket.line in full) if talk.pool.is_personal else (full == {A, B})
     for one in [one for one in there if one.ticket is None]:

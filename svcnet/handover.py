@@ -77,8 +77,7 @@ def find(kind: str) -> Iterator[Found]:
 
 def has_ended(found: Found) -> bool:
     """Whether a worker is gone; what it said is left to be read."""
-    with suppress(OSError):
-        os.waitpid(found.pid, os.WNOHANG)  # after a reload, which is the same process, it is a child of ours
+    reap(found, os.WNOHANG)
     pending = select.poll()
     pending.register(found.connection, select.POLLIN)
     if not pending.poll(0):  # recv would wait: the socket has a timeout
@@ -87,6 +86,16 @@ def has_ended(found: Found) -> bool:
         return found.connection.recv(1, socket.MSG_PEEK) == b""
     except OSError:
         return True
+
+
+def reap(found: Found, how: int) -> None:
+    """Leave no zombie of one that is a child of ours, as after a reload, which is the same process. `how`: its options.
+
+    To waitpid(2) a pid of 0 is any child: of one that can't be seen nothing is asked, as that would be another's code.
+    """
+    if found.pid:
+        with suppress(OSError):
+            os.waitpid(found.pid, how)
 
 
 def _names(kind: str) -> list[str]:

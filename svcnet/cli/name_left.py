@@ -108,15 +108,11 @@ class NameLeft:
                 found.connection.settimeout(handover.ANSWER_SECONDS)
                 while found.connection.recv(1 << 16):  # until its end
                     pass
-            self._reap(found)
+            found.connection.close()
+            handover.reap(found, 0)
         self._retired.clear()
         self._close()
         return there
-
-    def _reap(self, found: handover.Found) -> None:
-        found.connection.close()
-        with suppress(OSError):
-            os.waitpid(found.pid, 0)  # a child of ours after a reload, which is the same process
 
     def _have(self, sockets: Iterable[socket.socket], places: Iterable[Listen]) -> None:
         for one, place in zip(sockets, places, strict=True):

@@ -81,10 +81,10 @@ def check(
 
 
 def check_external(service_cidrs: Iterable[Network], external_ips: Iterable[Network]) -> list[str]:
-    """The same for what records may claim as external addresses; who allows all (/0) means virtual IPs too."""
+    """What records may claim as external addresses though virtual IPs come from it; who allows all (/0) means it."""
     wanted = [network for network in external_ips if network.prefixlen]
     return [
-        f"--service-cidr {service} overlaps {network} of --external-ips: a record could claim a virtual IP"
+        f"--service-cidr {service} overlaps {network} of --external-ips: a record may claim a virtual IP that is free"
         for service in service_cidrs
         for network in wanted
         if service.version == network.version and service.overlaps(network)

@@ -3,6 +3,7 @@
 Owns: the checks that need more than one option, and those that look at the machine. Nothing is written.
 """
 
+import logging
 import os
 import socket
 from collections.abc import Mapping
@@ -21,13 +22,19 @@ from svcnet.proxy.left import Left
 from svcnet.store.claim_file import ClaimFile
 from svcnet.virtual_ip import Allocation
 
+log = logging.getLogger(__name__)
+
 
 def vet_options(config: Config) -> None:
-    """ConfigError for what is wrong on every machine: parts that this version lacks, ranges that overlap."""
+    """ConfigError for what is wrong on every machine: parts that this version lacks, ranges that overlap.
+
+    What is unwise is logged.
+    """
     refuse_unbuilt(config)
     open_store(config, remember=False)
     _refuse(check(config.service_cidr, (), (), (), config.cluster_cidr))
-    _refuse(check_external(config.service_cidr, config.external_ips))
+    for said in check_external(config.service_cidr, config.external_ips):
+        log.warning("%s", said)
 
 
 def vet(config: Config, left: Left = NOBODY, handing: Handing = NOTHING) -> Chosen:

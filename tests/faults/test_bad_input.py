@@ -48,7 +48,6 @@ def test_a_service_cidr_that_overlaps_is_refused_before_anything_is_written(
         (["--mode=nftable"], "", ["--mode", "nftables"]),
         (["--service-cidr=10.0.0.0/33"], "", ["--service-cidr", "10.0.0.0/33"]),
         (["--service-cidr=10.0.0.1/16"], "", ["did you mean 10.0.0.0/16"]),
-        (["--external-ips=10.0.0.0/24"], "", ["--service-cidr 10.0.0.0/16", "10.0.0.0/24 of --external-ips"]),
         (["--status-listen=nowhere"], "", ["--status-listen"]),
         (["--records=consul:x"], "", ["--records"]),
         ([], "\nservice-cdir = '10.0.0.0/16'\n", ["svcnet.toml:2", "service-cidr"]),
@@ -70,6 +69,18 @@ def test_a_wrong_option_is_named_with_what_was_expected(
     assert "Traceback" not in daemon.log
     assert minion.ruleset() == ""
     assert not minion.state.exists()
+
+
+def test_virtual_ips_that_records_may_claim_are_told_at_the_start_and_a_services_own_stays_its_own(
+    minion: Minion,
+) -> None:
+    minion.put(WEB, endpoints("web", A))
+    daemon = minion.daemon("--external-ips=10.0.0.0/24").ready()
+    minion.put(service("late", "10.0.0.9", externalIPs=[VIP]), endpoints("late", B))
+    assert "--service-cidr 10.0.0.0/16 overlaps 10.0.0.0/24 of --external-ips" in daemon.log
+    assert minion.reaches("10.0.0.9", B)
+    assert minion.reaches(VIP, A)
+    assert any(VIP in item["reason"] or VIP in item["what"] for item in daemon.status()["left_out"])
 
 
 def test_records_that_cannot_be_served_are_left_out_and_named_and_the_rest_works(minion: Minion) -> None:

@@ -3,12 +3,11 @@
 Owns: what such a client sees. Every socket belongs to the namespace that `enter` moves the thread to.
 """
 
-import threading
 from collections.abc import Callable, Sequence
 from http.client import HTTPConnection, HTTPException
-from typing import Self
 
 from tests.harness.client import LONG_SECONDS
+from tests.harness.repeated import Repeated
 from tests.harness.until import until
 
 PAUSE_SECONDS = 0.01
@@ -17,38 +16,25 @@ Port = tuple[str, int, str]
 """Address, port, path."""
 
 
-class HttpHammer(threading.Thread):
-    """Asks one port after the other, from the beginning of the block to its end; `heed` is given each body."""
+class HttpHammer(Repeated):
+    """Asks one port after the other, from the beginning of the block to its end; `heed` is given each body.
+
+    A failure is every answer that was not 200, and every connection without one.
+    """
 
     def __init__(self, enter: Callable[[], None], ports: Sequence[Port], heed: Callable[[str], object] = len) -> None:
-        super().__init__(name="http hammer")
-        self._enter, self._ports, self._heed = enter, ports, heed
-        self._over = threading.Event()
-        self.rounds = 0
-        self.failures: list[str] = []
-        """Every answer that was not 200, and every connection without one."""
+        super().__init__("http hammer", enter, PAUSE_SECONDS)
+        self._ports, self._heed = ports, heed
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self.join()
-
-    def run(self) -> None:
-        self._enter()
-        while not self._over.wait(PAUSE_SECONDS):
-            for port in self._ports:
-                why = self._ask(*port)
-                if why:
-                    self.failures.append(f"{port}, in round {self.rounds}: {why}")
-            self.rounds += 1
+    def turn(self) -> list[str]:
+        """Ask each once."""
+        whys = ((port, self._ask(*port)) for port in self._ports)
+        return [f"{port}, in round {self.answers}: {why}" for port, why in whys if why]
 
     def asks_more(self) -> bool:
         """Wait until it has asked often, from now on."""
-        before = self.rounds
-        return until(lambda: self.rounds > before + 10)
+        before = self.answers
+        return until(lambda: self.answers > before + 10)
 
     def _ask(self, address: str, number: int, path: str) -> str:
         connection = HTTPConnection(address, number, timeout=LONG_SECONDS)

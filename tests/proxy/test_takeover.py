@@ -1,10 +1,9 @@
 """One daemon takes another's place, planned (`--takeover`) or after a crash: clients notice nothing."""
 
 import socket
-import threading
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import dns.exception
 import dns.message
@@ -17,6 +16,7 @@ from tests.harness.daemon import STATUS_PORT, Daemon
 from tests.harness.files import Written, endpoints, service
 from tests.harness.http_hammer import HttpHammer
 from tests.harness.minion import VIP, A, B, C, Minion
+from tests.harness.repeated import Repeated
 from tests.harness.stage import minion
 from tests.harness.until import until
 from tests.kernel.test_node_ports import HEALTH_PORT, MINION
@@ -32,31 +32,17 @@ TAKEOVER = "--takeover"
 HTTP_PORTS = [("127.0.0.1", STATUS_PORT, "/healthz"), ("127.0.0.1", STATUS_PORT, "/readyz"), (MINION, HEALTH_PORT, "/")]
 
 
-class Asker(threading.Thread):
+class Asker(Repeated):
     """Asks one thing in a loop, each time with a new socket, and notes what is no answer."""
 
     def __init__(self, minion: Minion, protocol: str) -> None:
-        super().__init__(name=f"asker {protocol}")
-        self._minion, self._ask = minion, {"udp": self._datagram, "dns": self._query}[protocol]
-        self._over = threading.Event()
-        self.answers = 0
-        self.failures: list[str] = []
+        super().__init__(f"asker {protocol}", minion.enter, 0.002)
+        self._ask = {"udp": self._datagram, "dns": self._query}[protocol]
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self.join()
-
-    def run(self) -> None:
-        self._minion.enter()
-        while not self._over.wait(0.002):
-            said = self._ask()
-            if said not in {A, B, VIP}:
-                self.failures.append(said)
-            self.answers += 1
+    def turn(self) -> list[str]:
+        """Ask once."""
+        said = self._ask()
+        return [] if said in {A, B, VIP} else [said]
 
     @staticmethod
     def _datagram() -> str:

@@ -95,7 +95,7 @@ def test_a_port_that_the_next_one_does_not_want_is_closed(minion: Minion) -> Non
     assert old.ended() == 0, old.log
     until(lambda: minion.ask("127.0.0.1", port=STATUS_PORT) == "refused")
     with HttpHammer(minion.enter, [("127.0.0.1", elsewhere, "/readyz")]) as hammer:
-        assert until(lambda: hammer.rounds > len(hammer.failures))
+        assert until(lambda: hammer.answers > len(hammer.failures))
     assert health(minion)[0] == 200
     assert new.stop() == 0
 

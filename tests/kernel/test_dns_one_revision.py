@@ -73,6 +73,8 @@ def at_once(minion: Minion, name: str, records: list[Written]) -> None:
 
 def test_a_worker_that_dies_in_the_middle_of_a_transfer_is_followed_by_one_that_gives_the_whole(minion: Minion) -> None:
     at_once(minion, "many", [service(f"s{n}", f"10.0.{n // 250 + 1}.{n % 250 + 1}") for n in range(300)])
+    # Of what it sends the kernel holds little, so that most of a transfer dies with it.
+    minion.inside(lambda: Path("/proc/sys/net/ipv4/tcp_wmem").write_text("4096 4096 4096"))
     daemon = minion.daemon(*OPTIONS, "--mode=none").ready()
     minion.inside(lambda: until(lambda: resolved("s7.svc.")))
     secondary = Secondary("svc.")

@@ -124,7 +124,7 @@ def test_one_daemon_a_state_directory_and_a_namespace(minion: Minion, tmp_path: 
 
     # Without a data path there is nothing to fight over; in another namespace neither.
     beside = minion.daemon("--mode=none", f"--state-dir={tmp_path}/state3", "--status-listen=127.0.0.1:10300")
-    beside.until((minion.env / "default.env").exists)
+    beside.until((tmp_path / "state3" / "control.sock").exists)
     (tmp_path / "other").mkdir()
     with Minion(f"{minion.name}-other", tmp_path / "other") as other:
         other.put(WEB, endpoints("web", B))
